@@ -1,0 +1,121 @@
+"""Any image file that Pillow decodes, as 8-bit RGB, or one line that says why not."""
+
+import contextlib
+import re
+import warnings
+from os import PathLike, fspath
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from bottleneck_transformer_flax.errors import DataError
+
+# Formats that Pillow names but does not decode itself: EPS starts Ghostscript on the file, which
+# no uploaded file should be able to do; the others need a plug-in or are only identified.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+Image.init()
+_FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
+
+IMAGE_SUFFIXES = frozenset(
+    suffix.lower() for suffix, name in Image.registered_extensions().items() if name in _FORMATS
+)
+"""The lower-case suffixes (with the dot) of the files that this installation can decode."""
+
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+def decode_image(file: str | PathLike[str] | BinaryIO) -> Image.Image:
+    """Decode one image to mode RGB, 8 bits a channel, upright.
+
+    The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are
+    scaled to [0, 255], never clipped from a wider range; of an animation the first frame is
+    taken. Colour profiles are not applied, as in the usual training pipelines.
+
+    Pillow's warnings about odd but readable files are silenced for the whole process from the
+    first call on: ``warnings.catch_warnings`` is not safe in the loader's reader threads.
+
+    Args:
+        file: a path, or a binary file object positioned at the image; it is not closed.
+
+    Raises:
+        DataError: when the file is missing, empty, truncated, no image, or far too large; the
+            one-line message names the file and the reason.
+    """
+    if _PILLOW_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            image.load()
+            return _to_rgb(_upright(image))
+    # Pillow's decoders raise almost anything (struct.error, SyntaxError, KeyError, …) on damage.
+    except Exception as error:
+        raise DataError(f"{_name(file)}: cannot be read as an image: {_reason(error)}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The loaded image with its EXIF orientation applied; damaged EXIF counts as none."""
+    orientation = 1
+    with contextlib.suppress(Exception):
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    transpose = _TRANSPOSES.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_grey_to_uint8(np.asarray(image))).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data or image.mode == "RGBa":
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Scale integer or float grey values (h, w) to uint8.
+
+    Integers count as 16-bit unless one of them is wider, then as 31-bit; floats as [0, 1] unless
+    one of them is outside, then as [0, 255].
+    """
+    if values.size == 0:
+        return np.zeros(values.shape, np.uint8)
+    grey = np.nan_to_num(values.astype(np.float64), nan=0, posinf=255, neginf=0)
+    if np.issubdtype(values.dtype, np.floating):
+        scale = 255.0 if grey.min() >= 0 and grey.max() <= 1 else 1.0
+    else:
+        scale = 255 / (65535 if grey.max() <= 65535 else 2**31 - 1)
+    return np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)
+
+
+def _name(file: object) -> str:
+    """The path of a file or file object, or a stand-in for what has none."""
+    if isinstance(file, str | PathLike):
+        return str(fspath(file))
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) and name else "the given image"
+
+
+def _reason(error: Exception) -> str:
+    """Why Pillow gave up, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty or of no image format that Pillow decodes"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    first_line = str(error).strip().partition("\n")[0]
+    return first_line or type(error).__name__

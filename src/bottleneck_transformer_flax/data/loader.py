@@ -1,0 +1,198 @@
+"""Batches of images for training and evaluation, read ahead by threads or worker processes."""
+
+import contextlib
+import multiprocessing.resource_tracker
+import os
+import signal
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TypedDict
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Int32, Integer, UInt8
+
+from bottleneck_transformer_flax.data.sources import ImageSource
+from bottleneck_transformer_flax.data.transforms import Transform
+from bottleneck_transformer_flax.errors import ConfigError, DataError
+
+_MAX_READER_THREADS = 8
+
+
+class Batch(TypedDict):
+    """Images of one size with their labels.
+
+    Keys:
+        image: RGB in [0, 255]; zeros where ``valid`` is False.
+        label: index into the source's class names; 0 for padding.
+        index: position in the source; -1 for padding.
+        valid: False for padding and for images that could not be read.
+    """
+
+    image: UInt8[np.ndarray, "b h w 3"]
+    label: Int32[np.ndarray, "b"]
+    index: Int32[np.ndarray, "b"]
+    valid: Bool[np.ndarray, "b"]
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """From positions in a source to a batch: one stage, because stages per image cost more."""
+
+    source: ImageSource
+    transform: Transform
+    batch_size: int
+
+    def __call__(self, indices: Integer[np.ndarray, "m"], rng: np.random.Generator) -> Batch:
+        """Read the images at the given positions, at most ``batch_size``, and pad to that many."""
+        height, width = self.transform.preprocessing.size
+        batch = Batch(
+            image=np.zeros((self.batch_size, height, width, 3), np.uint8),
+            label=np.zeros(self.batch_size, np.int32),
+            index=np.full(self.batch_size, -1, np.int32),
+            valid=np.zeros(self.batch_size, np.bool_),
+        )
+        for row, index in enumerate(indices.tolist()):
+            batch["label"][row] = self.source.labels[index]
+            batch["index"][row] = index
+            # An error would end the worker, and with it the run: the consumer decides instead.
+            with contextlib.suppress(DataError):
+                batch["image"][row] = self.transform(self.source.read(index), rng)
+                batch["valid"][row] = True
+        return batch
+
+
+def training_batches(
+    source: ImageSource,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Endless batches in an order and with augmentations that are new in every epoch.
+
+    The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts
+    at ``start_step`` goes on exactly as one that was never interrupted, with any number of
+    workers. An epoch is ``len(source) // batch_size`` batches; the images left over differ from
+    epoch to epoch.
+
+    Args:
+        source: the images.
+        transform: applied to each image, with a generator of random numbers.
+        batch_size: images a batch.
+        seed: of the order and of the augmentations, in [0, 2**32).
+        start_step: the first batch to give, counted from 0 over all epochs.
+        num_workers: worker processes; with 0, threads of this process read ahead. The program
+            that starts workers must guard its ``__main__``.
+
+    Returns:
+        A generator; ``close()``, or dropping it, ends threads and workers.
+
+    Raises:
+        ConfigError: when an argument is out of range, or ``batch_size`` exceeds the source.
+    """
+    _check_at_least(1, batch_size=batch_size)
+    _check_at_least(0, start_step=start_step, num_workers=num_workers, seed=seed)
+    if seed >= 2**32:
+        raise ConfigError(f"seed is {seed}; expected less than 2**32")
+    if batch_size > len(source):
+        raise ConfigError(
+            f"batch_size is {batch_size} but there are only {len(source)} training images; "
+            f"choose a batch_size of at most {len(source)}"
+        )
+    batches = (
+        grain.MapDataset.range(len(source))
+        .seed(seed)
+        .shuffle()
+        .batch(batch_size, drop_remainder=True)
+        .random_map(ReadBatch(source, transform, batch_size))
+        .repeat()
+        .slice(slice(start_step, None))
+    )
+    return _iterate(batches, source, num_workers)
+
+
+def evaluation_batches(
+    source: ImageSource,
+    transform: Transform,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Every image once, in order; the last batch is padded to ``batch_size``.
+
+    Arguments and result are as for ``training_batches``.
+
+    Raises:
+        ConfigError: when an argument is out of range.
+    """
+    _check_at_least(1, batch_size=batch_size)
+    _check_at_least(0, num_workers=num_workers)
+    batches = (
+        grain.MapDataset.range(len(source))
+        .batch(batch_size, drop_remainder=False)
+        .random_map(ReadBatch(source, transform, batch_size), seed=0)
+    )
+    return _iterate(batches, source, num_workers)
+
+
+def bad_images(batch: Batch) -> list[int]:
+    """The source positions of images that could not be read; ``source.read`` says why."""
+    return [int(index) for index in batch["index"][~batch["valid"] & (batch["index"] >= 0)]]
+
+
+def _iterate(
+    batches: "grain.MapDataset[Batch]", source: ImageSource, num_workers: int
+) -> Generator[Batch, None, None]:
+    """Read ahead, batch after batch, and tidy up at the end, however it comes."""
+    # Images in memory cost only Python: more threads would take turns at the same lock.
+    in_memory = source.native_size is not None
+    num_threads = 1 if in_memory or num_workers else min(os.cpu_count() or 1, _MAX_READER_THREADS)
+    dataset = batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 1)
+    )
+    if num_workers:
+        # grain's workers ask for its flags, which only absl programs have parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+        )
+    iterator = iter(dataset)
+    try:
+        with _interrupts_blocked() if num_workers else contextlib.nullcontext():
+            first = next(iterator, None)
+        if first is not None:
+            yield first
+            yield from iterator
+    finally:
+        iterator.close()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Keep SIGINT from this thread, and so from the worker processes started meanwhile.
+
+    A Ctrl-C reaches every process of a terminal, and each worker would print a traceback. A
+    signal mask is inherited, so it covers a worker's start-up too, which no initialiser could;
+    this process is the one that answers the interrupt, as soon as the first batch is there.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Started with the first worker, the tracker would unblock the signal again.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_at_least(lowest: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < lowest:
+            raise ConfigError(f"{name} is {value}; expected at least {lowest}")

@@ -1,0 +1,137 @@
+"""The course of a training run: loss, accuracy and learning rate by epoch."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.figures.style import (
+    INK_COLOR,
+    TEST_COLOR,
+    TITLE_FONT_SIZE,
+    TRAIN_COLOR,
+    new_figure,
+    save_png,
+    style_axes,
+)
+
+History = Sequence[Mapping[str, Any]]
+
+REQUIRED_KEYS = ("epoch", "train_loss", "train_accuracy", "learning_rate")
+MOST_POINTS_WITH_MARKERS = 20
+
+
+def plot_training_curves(history: History, path: str | os.PathLike[str]) -> None:
+    """Write ``draw_training_curves(history)`` to ``path`` as a PNG of 1800 × 600 pixels.
+
+    Raises:
+        DataError: as ``draw_training_curves``.
+        ConfigError: when ``path`` is not a PNG in an existing folder that can be written.
+    """
+    save_png(draw_training_curves(history), path)
+
+
+def draw_training_curves(history: History) -> Figure:
+    """Draw loss, accuracy and learning rate by epoch, side by side.
+
+    Args:
+        history: one mapping per epoch with the numbers ``epoch``, ``train_loss``,
+            ``train_accuracy``, ``learning_rate`` and, in the epochs that were tested,
+            ``test_loss`` and ``test_accuracy``. Accuracies are fractions in [0, 1]. Other keys
+            are ignored; a value that is infinite or NaN leaves a gap.
+
+    Raises:
+        DataError: when there is no epoch, or an epoch lacks a number other than a test value.
+    """
+    _check(history)
+    figure = new_figure(12, 4)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
+    loss, accuracy, learning_rate = figure.subplots(1, 3)
+
+    _draw_curve(loss, history, "train_loss", TRAIN_COLOR, "o", "train")
+    _draw_curve(loss, history, "test_loss", TEST_COLOR, "s", "test")
+    _draw_curve(accuracy, history, "train_accuracy", TRAIN_COLOR, "o", "train", scale=100)
+    _draw_curve(accuracy, history, "test_accuracy", TEST_COLOR, "s", "test", scale=100)
+    _draw_curve(learning_rate, history, "learning_rate", INK_COLOR, "o", "learning rate")
+    learning_rate.set_ylim(bottom=0)
+
+    _finish_panel(loss, history, "Loss")
+    _finish_panel(accuracy, history, "Accuracy (%)")
+    _finish_panel(learning_rate, history, "Learning rate")
+    for axes in (loss, accuracy):
+        # Above the panel, beside its title, where no curve can pass.
+        axes.legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=2,
+            borderaxespad=0,
+            frameon=False,
+            labelcolor=INK_COLOR,
+        )
+    figure.suptitle(_title(history), fontsize=TITLE_FONT_SIZE, color=INK_COLOR)
+    return figure
+
+
+def _check(history: History) -> None:
+    if not history:
+        raise DataError("training history has no epoch; expected at least one to draw curves")
+    for index, row in enumerate(history):
+        missing = [key for key in REQUIRED_KEYS if row.get(key) is None]
+        if missing:
+            raise DataError(
+                f"training history row {index} has no {', '.join(missing)}; expected a number in "
+                f"every epoch for each of {', '.join(REQUIRED_KEYS)}"
+            )
+
+
+def _draw_curve(
+    axes: Axes,
+    history: History,
+    key: str,
+    color: str,
+    marker: str,
+    label: str,
+    scale: float = 1,
+) -> None:
+    # Epochs without a value are left out, so that tests every few epochs still form a line.
+    rows = [row for row in history if row.get(key) is not None]
+    if not rows:
+        return
+    axes.plot(
+        [row["epoch"] for row in rows],
+        [scale * float(row[key]) for row in rows],
+        color=color,
+        marker=marker if len(rows) <= MOST_POINTS_WITH_MARKERS else "",
+        markersize=4.5,
+        linewidth=1.6,
+        # A learning rate of zero lies on the frame, which would hide half of it.
+        clip_on=False,
+        label=label,
+    )
+
+
+def _finish_panel(axes: Axes, history: History, title: str) -> None:
+    style_axes(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(title, fontsize=10, loc="left", color=INK_COLOR)
+    axes.set_xlabel("epoch", color=INK_COLOR)
+    # Plain numbers: a common factor above the axis is overlooked, and would cover the title.
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if len({row["epoch"] for row in history}) == 1:
+        axes.set_xlim(history[0]["epoch"] - 0.5, history[0]["epoch"] + 0.5)
+        axes.set_xticks([history[0]["epoch"]])
+
+
+def _title(history: History) -> str:
+    tested = [row for row in history if row.get("test_accuracy") is not None]
+    if not tested:
+        return "Training curves"
+    last = tested[-1]
+    return f"Test accuracy {100 * float(last['test_accuracy']):.2f}% after epoch {last['epoch']}"

@@ -1,0 +1,68 @@
+"""What every figure shares: ink, resolution, and how a PNG reaches the disk.
+
+Figures are built on ``matplotlib.figure.Figure`` and drawn by Agg, never through pyplot, so that
+no backend is chosen and no state is shared with the program that calls.
+"""
+
+import io
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bottleneck_transformer_flax.errors import ConfigError
+
+DOTS_PER_INCH = 150
+# Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
+TRAIN_COLOR = "#0072B2"
+TEST_COLOR = "#D55E00"
+INK_COLOR = "0.2"
+FRAME_COLOR = "0.7"
+TITLE_FONT_SIZE = 11
+
+
+def new_figure(width_inches: float, height_inches: float) -> Figure:
+    """An empty white figure with an Agg canvas."""
+    figure = Figure((width_inches, height_inches), dpi=DOTS_PER_INCH, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style_axes(axes: Axes) -> None:
+    """Quiet frame and ticks, so that the data is the darkest thing on the page."""
+    axes.set_facecolor("white")
+    for spine in axes.spines.values():
+        spine.set_color(FRAME_COLOR)
+    axes.tick_params(colors=INK_COLOR, color=FRAME_COLOR, labelcolor=INK_COLOR)
+
+
+def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write the figure as a PNG; ``path`` holds either all of it or what it held before.
+
+    Raises:
+        ConfigError: when ``path`` does not end in ``.png``, its folder does not exist, or it
+            cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"figure path is {path}; expected a name that ends in .png")
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"figure path is {path}, but {path.parent} is not a folder; "
+            "create it or choose another path"
+        )
+    png = io.BytesIO()
+    # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
+    FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(png.getvalue())
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"figure {path} cannot be written: {error.strerror}; choose another path"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

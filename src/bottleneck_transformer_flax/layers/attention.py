@@ -1,0 +1,100 @@
+"""Global 2-D self-attention with decomposed relative positions, the paper's MHSA layer."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.layers.attention_backends import (
+    attention_weights,
+    reference_attention,
+)
+
+
+class Projections(NamedTuple):
+    """What an attention backend takes, in its order."""
+
+    query: Float[Array, "b h w n d"]
+    key: Float[Array, "b h w n d"]
+    value: Float[Array, "b h w n d"]
+    height_table: Float[Array, "height_rows d"]
+    width_table: Float[Array, "width_rows d"]
+
+
+class RelativeSelfAttention(nn.Module):
+    """Every position of a grid attends to every other, by content and by relative position.
+
+    ``softmax(q·kᵀ + q·rᵀ) · v`` with ``q = W_q x · d^-½``, jointly over all h·w keys (arXiv
+    2101.11605, figure 4). There is no output projection and no bias. The authors' code gives the
+    standard deviation of the relative tables, d^-½, as their mean by mistake; here it is the
+    standard deviation.
+
+    The grid's size is fixed by the input that initialises the layer.
+
+    Attributes:
+        num_heads: n.
+        head_dim: d; the output has n·d channels.
+        dtype: of the computation; the softmax is float32 always.
+    """
+
+    num_heads: int
+    head_dim: int
+    dtype: Any = jnp.float32
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
+        """Attend over all positions; n·d features come out.
+
+        Raises:
+            ConfigError: when the variables were made for a grid of another size.
+        """
+        b, h, w, _ = x.shape
+        output = reference_attention(*self.project(x))
+        return output.reshape(b, h, w, self.num_heads * self.head_dim)
+
+    def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
+        """The attention weights for ``x``, float32; each query's sum over the keys is 1."""
+        query, key, _, height_table, width_table = self.project(x)
+        return attention_weights(query, key, height_table, width_table)
+
+    @nn.compact
+    def project(self, x: Float[Array, "b h w c"]) -> Projections:
+        """Scaled queries, keys, values, and the two relative tables."""
+        _, h, w, _ = x.shape
+        query, key, value = (
+            nn.DenseGeneral(
+                (self.num_heads, self.head_dim),
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(0.01),
+                name=name,
+            )(x)
+            for name in ("query", "key", "value")
+        )
+        self._check_grid(h, w)
+        init = nn.initializers.normal(self.head_dim**-0.5)
+        height_table = self.param("relative_height", init, (2 * h - 1, self.head_dim))
+        width_table = self.param("relative_width", init, (2 * w - 1, self.head_dim))
+        return Projections(
+            query * self.head_dim**-0.5,
+            key,
+            value,
+            height_table.astype(self.dtype),
+            width_table.astype(self.dtype),
+        )
+
+    def _check_grid(self, h: int, w: int) -> None:
+        if not self.has_variable("params", "relative_height"):
+            return
+        rows = [
+            self.get_variable("params", name).shape[0]
+            for name in ("relative_height", "relative_width")
+        ]
+        if rows != [2 * h - 1, 2 * w - 1]:
+            made_for = " × ".join(str((count + 1) // 2) for count in rows)
+            raise ConfigError(
+                f"the input gives an attention grid of {h} × {w} positions, but the variables "
+                f"hold relative tables for {made_for}; feed images of the size they were made "
+                "for, or call resize_relative_positions(model, variables, image_size) once"
+            )

@@ -1,0 +1,78 @@
+"""Convolutions with batch norm, and the pools around them, all padded k // 2 as in ResNets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bottleneck_transformer_flax.axes import Array, Float
+
+Activation = Callable[[Array], Array]
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class ConvolutionNorm(nn.Module):
+    """Convolution without bias → batch norm → activation.
+
+    A k×k kernel pads k // 2 on every side whatever the stride. ("SAME" would pad (0, 1) at
+    stride 2, one pixel off from every published ResNet.)
+
+    Attributes:
+        features: output channels.
+        kernel_size: k.
+        stride: in both directions; the output has ceil(size / stride) positions.
+        activation: applied last; None for none.
+        zero_scale: whether the norm's scale starts at zero, so that a residual branch starts as
+            nothing.
+        bn_momentum: share of the running statistics that each batch leaves in place.
+        bn_epsilon: added to the variance.
+        dtype: of the computation; statistics are float32 always.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    activation: Activation | None = None
+    zero_scale: bool = False
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b out_h out_w features"]:
+        """Convolve; in training the batch's own statistics normalise and update the running."""
+        padding = self.kernel_size // 2
+        x = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            strides=self.stride,
+            padding=[(padding, padding)] * 2,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=KERNEL_INIT,
+            name="convolution",
+        )(x)
+        x = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            dtype=self.dtype,
+            scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
+            name="norm",
+        )(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]:
+    """3×3 max-pool of stride 2, padded by 1 with −inf on every side."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(padded, (3, 3), strides=(2, 2), padding="VALID")
+
+
+def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b out_h out_w c"]:
+    """stride×stride average pool; at an odd border the mean is over the positions that exist."""
+    window = (stride, stride)
+    return nn.avg_pool(x, window, strides=window, padding="SAME", count_include_pad=False)

@@ -1,0 +1,75 @@
+"""Relative position tables: their logits, and how they move to another grid.
+
+A table holds one embedding for each offset key − query along one axis. For an axis of length L
+the offsets −(L−1) … L−1 are its 2L−1 rows, the offset 0 in the middle.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.errors import ConfigError
+
+
+def relative_embeddings(table: Float[Array, "rows d"], length: int) -> Float[Array, "q k d"]:
+    """The embedding of every (query, key) pair along one axis of ``length`` positions."""
+    positions = np.arange(length)
+    return table[positions[None, :] - positions[:, None] + length - 1]
+
+
+def relative_logits(
+    query: Float[Array, "b h w n d"],
+    height_table: Float[Array, "height_rows d"],
+    width_table: Float[Array, "width_rows d"],
+) -> Float[Array, "b n q k"]:
+    """Position logits q · (r_height + r_width), in float32.
+
+    Equation 1 of arXiv 2101.11605 (figure 4): for the query at (i, j) and the key at (k, l),
+    ``query[i, j] · (height_table[k − i + h − 1] + width_table[l − j + w − 1])``.
+
+    Args:
+        query: queries, already scaled.
+        height_table: (2h − 1, d), shared by the heads.
+        width_table: (2w − 1, d), shared by the heads.
+    """
+    b, h, w, n, _ = query.shape
+    by_row = jnp.einsum(
+        "bhwnd,hkd->bnhwk",
+        query,
+        relative_embeddings(height_table, h),
+        preferred_element_type=jnp.float32,
+    )
+    by_column = jnp.einsum(
+        "bhwnd,wld->bnhwl",
+        query,
+        relative_embeddings(width_table, w),
+        preferred_element_type=jnp.float32,
+    )
+    return (by_row[..., :, None] + by_column[..., None, :]).reshape(b, n, h * w, h * w)
+
+
+def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "new_rows d"]:
+    """A table for an axis of ``length`` positions, interpolated linearly over the offset.
+
+    The farthest offsets of the old axis become the farthest of the new one and the offset 0 stays
+    the offset 0, so its row is unchanged and a table linear in the offset stays linear. A table
+    of the right size is returned as it is.
+
+    Raises:
+        ConfigError: when the table has an even number of rows or ``length`` is below 1.
+    """
+    rows = table.shape[0]
+    if rows % 2 == 0 or length < 1:
+        raise ConfigError(
+            f"a relative table of {rows} rows cannot be resized to length {length}; "
+            "expected an odd number of rows (2L − 1 for an axis of length L) and length ≥ 1"
+        )
+    if rows == 2 * length - 1:
+        return table
+    farthest = (rows - 1) // 2
+    # A single new position has the offset 0 alone, which the ratio below would leave undefined.
+    offsets = np.linspace(-farthest, farthest, 2 * length - 1) if length > 1 else np.zeros(1)
+    below = np.floor(offsets + farthest).astype(int)
+    above = np.minimum(below + 1, rows - 1)
+    share = jnp.asarray(offsets + farthest - below, table.dtype)[:, None]
+    return table[below] * (1 - share) + table[above] * share

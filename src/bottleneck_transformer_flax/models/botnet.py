@@ -1,0 +1,185 @@
+"""BoTNet: a stem, four stages of residual bottleneck blocks, and a classifier."""
+
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.layers.convolution import stem_max_pool
+from bottleneck_transformer_flax.models.blocks import (
+    ACTIVATIONS,
+    AttentionBottleneck,
+    Bottleneck,
+    ConvolutionBottleneck,
+    configured_convolution,
+)
+from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
+
+
+class Stem(nn.Module):
+    """The first convolution and, where the model has it, the max-pool."""
+
+    config: BoTNetConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
+        """From images to the channels of c2's input."""
+        kernel_size, stride = {"7x7": (7, 2), "3x3": (3, 1)}[self.config.stem]
+        x = configured_convolution(self.config)(
+            self.config.initial_filters,
+            kernel_size=kernel_size,
+            stride=stride,
+            activation=ACTIVATIONS[self.config.activation],
+            name="layer_1",
+        )(x, train=train)
+        return stem_max_pool(x) if self.config.stem_pool else x
+
+
+class Stage(nn.Module):
+    """A run of blocks, ``block_1`` and on, of which the first may change resolution and width."""
+
+    config: BoTNetConfig
+    stage: int
+
+    def setup(self) -> None:
+        """The blocks, with the drop rate growing over all blocks of the model."""
+        config, stage = self.config, self.stage
+        filters = config.initial_filters * 2**stage
+        out_channels = filters * config.projection_factor
+        before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
+        stage_input = config.initial_filters if stage == 0 else out_channels // 2
+        self.blocks = [
+            (AttentionBottleneck if kind == "A" else ConvolutionBottleneck)(
+                config,
+                in_channels=stage_input if index == 0 else out_channels,
+                filters=filters,
+                stride=config.stage_strides[stage] if index == 0 else 1,
+                drop_rate=config.stochastic_depth_rate * (before + index) / max(1, total - 1),
+                name=f"block_{index + 1}",
+            )
+            for index, kind in enumerate(config.block_kinds(stage))
+        ]
+
+    def named_blocks(self) -> Iterator[tuple[str, Bottleneck]]:
+        """Every block with its name, in order."""
+        for index, block in enumerate(self.blocks):
+            yield f"block_{index + 1}", block
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
+        """All blocks in turn."""
+        for block in self.blocks:
+            x = block(x, train=train)
+        return x
+
+
+class BoTNet(nn.Module):
+    """The Bottleneck Transformer (arXiv 2101.11605) and the ResNets it is compared with.
+
+    Called with images it gives float32 logits, in inference by default. In training pass
+    ``train=True, mutable=["batch_stats"]`` and, where the config drops anything,
+    ``rngs={"dropout": key}``.
+
+    Attributes:
+        config: what the model is made of.
+    """
+
+    config: BoTNetConfig
+
+    def setup(self) -> None:
+        """Stem, stages as ``c2/block_1`` and so on, and the head."""
+        self.stem = Stem(self.config)
+        self.stages = {
+            name: Stage(self.config, stage, name=name) for stage, name in enumerate(STAGE_NAMES)
+        }
+        self.dropout = nn.Dropout(self.config.dropout_rate)
+        self.head = classifier_head(self.config.num_classes)
+
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b classes"]:
+        """Classify normalised NHWC images.
+
+        Returns:
+            Logits, float32, (b, num_classes).
+
+        Raises:
+            ConfigError: for images that are too small, have other channels, are not floating
+                point, or are not of the size the variables were made for.
+        """
+        features = self._stage_outputs(images, train=train)["c5"]
+        pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
+        return self.head(self.dropout(pooled, deterministic=not train))
+
+    def feature_maps(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> dict[str, Float[Array, "b map_h map_w map_c"]]:
+        """The output of every stage, {"c2": …, "c5": …}, for dense prediction.
+
+        In the model's dtype; raises as ``__call__`` does.
+        """
+        return self._stage_outputs(images, train=train)
+
+    def attention_maps(self, images: Float[Array, "b h w c"]) -> dict[str, Array]:
+        """The attention weights of every attention block, {"c5/block_1": …}.
+
+        Each is float32, (b, n, h, w, h, w): for every head and every query position (row, column)
+        the weights over the key positions, which sum to 1. Raises as ``__call__`` does.
+        """
+        x = self._stem_output(images, train=False)
+        maps = {}
+        for stage_name, stage in self.stages.items():
+            for block_name, block in stage.named_blocks():
+                if isinstance(block, AttentionBottleneck):
+                    b, h, w, _ = x.shape
+                    grid = (b, self.config.num_heads, h, w, h, w)
+                    maps[f"{stage_name}/{block_name}"] = block.attention_weights(x).reshape(grid)
+                x = block(x, train=False)
+        return maps
+
+    def _stage_outputs(self, images: Array, *, train: bool) -> dict[str, Array]:
+        x = self._stem_output(images, train=train)
+        outputs = {}
+        for name, stage in self.stages.items():
+            x = outputs[name] = stage(x, train=train)
+        return outputs
+
+    def _stem_output(self, images: Array, *, train: bool) -> Array:
+        check_images(images, self.config)
+        return self.stem(images.astype(self.config.dtype), train=train)
+
+
+def classifier_head(num_classes: int) -> nn.Dense:
+    """The last layer, float32 whatever the model computes in."""
+    return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01))
+
+
+def check_images(images: Array, config: BoTNetConfig) -> None:
+    """See that a model of this config can read these images.
+
+    Raises:
+        ConfigError: saying what came, what is expected and what to do.
+    """
+    if images.ndim != 4:
+        raise ConfigError(
+            f"images have shape {images.shape}; expected (batch, height, width, channels): add "
+            "a batch axis to a single image with images[None]"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ConfigError(
+            f"images are {images.dtype}; expected normalised floating point values: see "
+            "Preprocessing.normalize"
+        )
+    height, width, channels = images.shape[1:]
+    if channels != config.image_channels:
+        raise ConfigError(
+            f"images of shape {images.shape} have {channels} channels last; expected "
+            f"{config.image_channels} (NHWC): convert the images, or set image_channels"
+        )
+    if min(height, width) < config.total_stride:
+        raise ConfigError(
+            f"images are {height} × {width} pixels; expected at least {config.total_stride} a "
+            "side, the network's total stride: enlarge them, or use a model of smaller stride "
+            '(stem="3x3", stem_pool=False)'
+        )

@@ -1,0 +1,63 @@
+"""What a model costs: parameters and multiply-adds, counted on the model itself."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bottleneck_transformer_flax.axes import Array, Shaped
+from bottleneck_transformer_flax.models.botnet import BoTNet
+
+PyTree = Any
+
+
+def abstract_variables(model: BoTNet, image_size: tuple[int, int]) -> dict[str, PyTree]:
+    """The model's variables as shapes and dtypes, without computing any.
+
+    Raises:
+        ConfigError: when images of this (height, width) are too small for the model.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def count_parameters(variables: dict[str, PyTree]) -> int:
+    """Trainable parameters; batch statistics are not among them."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
+    """Multiply-adds of every convolution and matrix product for one image of (height, width).
+
+    Attention and its relative terms are matrix products and are counted; what is done once for
+    each value (norms, activations, softmax, sums) is not.
+    """
+    variables = abstract_variables(model, image_size)
+    images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
+    closed = jax.make_jaxpr(model.apply)(variables, images)
+    return sum(_multiply_adds(equation) for equation in _equations(closed.jaxpr))
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _multiply_adds(equation: Any) -> int:
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return _size(equation.outvars[0].aval) * math.prod(left[axis] for axis in contracted)
+    if equation.primitive.name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        out_channels = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+        return _size(equation.outvars[0].aval) * (_size(kernel) // out_channels)
+    return 0
+
+
+def _size(array: Shaped[Array, "..."]) -> int:
+    return math.prod(array.shape)

@@ -1,0 +1,55 @@
+"""(model, variables) → (model, variables): the same network with another head or resolution."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bottleneck_transformer_flax.layers.relative_position import resize_table
+from bottleneck_transformer_flax.models.botnet import BoTNet, classifier_head
+from bottleneck_transformer_flax.models.cost import abstract_variables
+
+Variables = dict[str, Any]
+RELATIVE_TABLES = ("relative_height", "relative_width")
+
+
+def resize_relative_positions(
+    model: BoTNet, variables: Variables, image_size: tuple[int, int]
+) -> tuple[BoTNet, Variables]:
+    """The same network for images of another (height, width).
+
+    Every relative table is interpolated linearly over its offset (see ``resize_table``); all
+    else, and every table that fits already, is the very same array. A model without attention
+    comes back as it was.
+
+    Raises:
+        ConfigError: when images of this size are too small for the model.
+    """
+    needed = flatten_dict(abstract_variables(model, image_size)["params"])
+    params = flatten_dict(variables["params"])
+    for path, table in params.items():
+        if path[-1] in RELATIVE_TABLES:
+            params[path] = resize_table(table, (needed[path].shape[0] + 1) // 2)
+    return model, dict(variables) | {"params": unflatten_dict(params)}
+
+
+def replace_head(
+    model: BoTNet, variables: Variables, *, num_classes: int, rng: jax.Array
+) -> tuple[BoTNet, Variables]:
+    """The same network with a new classifier, drawn at random, for other classes.
+
+    Args:
+        model: the network.
+        variables: its variables; all but the head's are the very same arrays in the result.
+        num_classes: outputs of the new head.
+        rng: key from which the head is drawn.
+
+    Raises:
+        ConfigError: when ``num_classes`` is below 1.
+    """
+    model = BoTNet(config=model.config.replace(num_classes=num_classes))
+    params = dict(variables["params"])
+    features = params["head"]["kernel"].shape[0]
+    head = classifier_head(num_classes).init(rng, jnp.zeros((1, features)))
+    return model, dict(variables) | {"params": params | {"head": head["params"]}}

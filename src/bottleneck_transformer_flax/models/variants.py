@@ -1,0 +1,147 @@
+"""The named models: each a row of a config, its source, and what was published about it.
+
+``parameters`` is the exact count of all trainable parameters at the row's input size. For T3 to
+T7 it is lower than the paper's own, which counts squeeze-and-excite in blocks that have none: see
+"The published parameter counts" in the README.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.models.config import BoTNetConfig, unknown_name
+
+PAPER = "arXiv 2101.11605"
+RESNET = "arXiv 1512.03385"
+SENET = "arXiv 1709.01507"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A named model.
+
+    Attributes:
+        name: what ``get_config`` and the command line call it.
+        config: what it is made of.
+        size: height and width in pixels that it is described at.
+        source: where it comes from.
+        parameters: exact count of trainable parameters at ``size``.
+        published_parameters: in millions, as the source says.
+        published_multiply_adds: in billions, for one image, as the source says.
+        published_top1: ImageNet accuracy in percent, as the source says; the weights were not
+            published.
+    """
+
+    name: str
+    config: BoTNetConfig
+    size: int
+    source: str
+    parameters: int
+    published_parameters: float | None = None
+    published_multiply_adds: float | None = None
+    published_top1: float | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.size, self.size)
+
+
+def _scaled(*stage_sizes: int) -> BoTNetConfig:
+    return BoTNetConfig(stage_sizes=stage_sizes)  # type: ignore[arg-type]
+
+
+def _botnet(*stage_sizes: int, stride_one: bool = False) -> BoTNetConfig:
+    return BoTNetConfig(
+        stage_sizes=stage_sizes,  # type: ignore[arg-type]
+        stride_one=stride_one,
+        se_ratio=0.0,
+        activation="relu",
+    )
+
+
+def _resnet(*stage_sizes: int, se_ratio: float = 0.0) -> BoTNetConfig:
+    return BoTNetConfig(
+        stage_sizes=stage_sizes,  # type: ignore[arg-type]
+        stride_one=False,
+        se_ratio=se_ratio,
+        activation="relu",
+        block_pattern=("C", "C", "C", "C"),
+    )
+
+
+def _published(parameters: float, multiply_adds: float, top1: float) -> dict[str, Any]:
+    return {
+        "published_parameters": parameters,
+        "published_multiply_adds": multiply_adds,
+        "published_top1": top1,
+    }
+
+
+# fmt: off
+_ROWS = (
+    Variant(name="botnet50", config=_botnet(3, 4, 6, 3), size=224, source=PAPER,
+            parameters=20_852_008, **_published(20.8, 3.79, 78.3)),
+    Variant(name="botnet101", config=_botnet(3, 4, 23, 3), size=224, source=PAPER,
+            parameters=39_844_136),
+    Variant(name="botnet152", config=_botnet(3, 8, 36, 3), size=224, source=PAPER,
+            parameters=0),
+    Variant(name="botnet200", config=_botnet(3, 24, 36, 3), size=224, source=PAPER,
+            parameters=0),
+    Variant(name="botnet_s1_50", config=_botnet(3, 4, 6, 3, stride_one=True), size=224,
+            source=PAPER, parameters=20_859_176, **_published(20.8, 4.27, 79.1)),
+    Variant(name="botnet_t3", config=_scaled(3, 4, 6, 6), size=224, source=PAPER,
+            parameters=30_500_696, **_published(33.5, 7.3, 81.7)),
+    Variant(name="botnet_t4", config=_scaled(3, 4, 23, 6), size=224, source=PAPER,
+            parameters=51_739_544, **_published(54.7, 10.9, 82.8)),
+    Variant(name="botnet_t5", config=_scaled(3, 4, 23, 12), size=256, source=PAPER,
+            parameters=69_131_672, **_published(75.1, 19.3, 83.5)),
+    Variant(name="botnet_t6", config=_scaled(3, 4, 6, 12), size=320, source=PAPER,
+            parameters=47_917_400, **_published(53.9, 23.3, 84.0)),
+    Variant(name="botnet_t7", config=_scaled(3, 4, 23, 12), size=384, source=PAPER,
+            parameters=69_180_824, **_published(75.1, 45.8, 84.7)),
+    Variant(name="resnet50", config=_resnet(3, 4, 6, 3), size=224, source=RESNET,
+            parameters=25_557_032),
+    Variant(name="resnet101", config=_resnet(3, 4, 23, 3), size=224, source=RESNET,
+            parameters=0),
+    Variant(name="resnet152", config=_resnet(3, 8, 36, 3), size=224, source=RESNET,
+            parameters=0),
+    Variant(name="seresnet50", config=_resnet(3, 4, 6, 3, se_ratio=1 / 16), size=224,
+            source=SENET, parameters=0),
+    Variant(name="seresnet101", config=_resnet(3, 4, 23, 3, se_ratio=1 / 16), size=224,
+            source=SENET, parameters=0),
+    Variant(name="seresnet152", config=_resnet(3, 8, 36, 3, se_ratio=1 / 16), size=224,
+            source=SENET, parameters=0),
+    Variant(name="botnet_tiny", size=64, source="this project", parameters=0,
+            config=BoTNetConfig(stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=32,
+                                stem="3x3", stem_pool=False)),
+)
+# fmt: on
+VARIANTS = {row.name: row for row in _ROWS}
+
+
+def list_variants() -> list[str]:
+    """The names of all variants."""
+    return list(VARIANTS)
+
+
+def get_variant(name: str) -> Variant:
+    """The row of a variant.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest one.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(unknown_name("variant", name, VARIANTS))
+    return VARIANTS[name]
+
+
+def get_config(name: str, **changes: Any) -> BoTNetConfig:
+    """The configuration of a variant, with some fields changed.
+
+    ``get_config("botnet_t3", num_classes=10)`` is T3 for ten classes.
+
+    Raises:
+        ConfigError: for an unknown variant or field (with the nearest name) or a bad value.
+    """
+    return get_variant(name).config.replace(**changes)

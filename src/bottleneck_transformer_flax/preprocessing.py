@@ -1,0 +1,86 @@
+"""The record of how images become model input. It travels with every set of weights."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+
+from bottleneck_transformer_flax.errors import ConfigError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = tuple[float, float, float]
+ImageArray = TypeVar("ImageArray", bound=Any)
+
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an RGB image becomes model input.
+
+    The image is resized, its proportions kept, until ``size / crop`` just fits inside it; the
+    centre ``size`` is cut out; values in [0, 255] become ``(value / 255 - mean) / std``.
+
+    Attributes:
+        size: (height, width) of the model's input in pixels.
+        crop: fraction of the resized image's side that the centre crop keeps, in (0, 1].
+        mean: per RGB channel, of values in [0, 1].
+        std: per RGB channel, of values in [0, 1]; positive.
+        interpolation: the resampling filter, always antialiased.
+
+    Raises:
+        ConfigError: when a value is outside what is said above.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    crop: float = 0.875
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Turn lists (JSON has no tuples) into tuples, then check every value."""
+        for name in ("size", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.size) != 2 or any(not isinstance(s, int) or s < 1 for s in self.size):
+            raise ConfigError(
+                f"preprocessing size is {self.size}; expected (height, width), both at least 1"
+            )
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f"preprocessing crop is {self.crop}; expected a value in (0, 1]")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"preprocessing mean is {self.mean} and std is {self.std}; "
+                "expected three values each, every std positive"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise ConfigError(
+                f"preprocessing interpolation is {self.interpolation!r}; "
+                f"expected one of {', '.join(get_args(Interpolation))}"
+            )
+
+    def normalize(self, images: ImageArray) -> ImageArray:
+        """Map RGB values in [0, 255], NumPy or JAX, ``(..., 3)``, to float32 model input."""
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
+        return (images.astype(np.float32) / 255 - mean) / std
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The record from what ``to_json`` gave.
+
+        Raises:
+            ConfigError: when a key is unknown or a value is not allowed.
+        """
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ConfigError(
+                f"preprocessing has unknown keys {unknown}; expected only "
+                f"{sorted(cls.__dataclass_fields__)}"
+            )
+        return cls(**values)

@@ -1,0 +1,203 @@
+"""Confusion matrices: right colours and numbers, every name readable."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.figures.confusion import (
+    draw_confusion_matrix,
+    plot_confusion_matrix,
+)
+
+FASHION_MNIST = (
+    ("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot")
+    .replace("_", " ")
+    .split(" ", 9)
+)
+LONG_NAME = "great white shark, white shark, man-eater, man-eating shark"
+
+
+def make_confusion(num_classes, seed=0):
+    generator = np.random.default_rng(seed)
+    confusion = generator.integers(0, 40, (num_classes, num_classes))
+    confusion[generator.random(confusion.shape) < 0.6] = 0
+    return confusion + np.diag(generator.integers(500, 1000, num_classes))
+
+
+def make_names(num_classes):
+    """Short and long ones in turn."""
+    return [f"{LONG_NAME if index % 3 else 'goldfish'} {index}" for index in range(num_classes)]
+
+
+def tick_names(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 20, 21, 63, 64, 300])
+def test_names_and_numbers_are_readable(num_classes, assert_readable):
+    figure = draw_confusion_matrix(make_confusion(num_classes), make_names(num_classes))
+    texts = assert_readable(figure)
+    assert "predicted class" in texts
+    assert "true class" in texts
+    box = figure.axes[0].get_window_extent()
+    assert box.width == pytest.approx(box.height)
+    assert box.width == pytest.approx(
+        150 * {1: 2.4, 2: 2.4, 3: 2.4, 20: 12.4, 21: 3.99, 63: 11.97}.get(num_classes, 12), abs=61
+    )
+
+
+def test_fashion_mnist_is_readable(assert_readable):
+    assert len(FASHION_MNIST) == 10
+    figure = draw_confusion_matrix(make_confusion(10), FASHION_MNIST)
+    texts = assert_readable(figure)
+    assert all(texts.count(name) == 2 for name in FASHION_MNIST)
+
+
+@pytest.mark.parametrize("num_classes", [2, 40, 1000])
+def test_png_is_whole_and_has_the_size_of_the_figure(num_classes, tmp_path):
+    confusion, names = make_confusion(num_classes), make_names(num_classes)
+    plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
+    expected = draw_confusion_matrix(confusion, names).canvas.get_width_height()
+    with Image.open(tmp_path / "confusion.png") as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", expected)
+    # The matrix is at most 12 inches wide, whatever the number of classes.
+    assert max(expected) < 16 * 150
+
+
+def test_colours_are_percentages_of_the_true_class():
+    confusion = make_confusion(7)
+    confusion[4] = 0
+    shown = draw_confusion_matrix(confusion, make_names(7)).axes[0].images[0].get_array()
+    for row in range(7):
+        for column in range(7):
+            if row == 4:
+                assert shown.mask[row, column]
+            else:
+                share = 100 * confusion[row, column] / sum(confusion[row].tolist())
+                assert shown[row, column] == pytest.approx(share)
+
+
+def test_cells_tell_percentage_and_count():
+    confusion = np.array([[9996, 4, 0], [1, 1, 2], [0, 0, 7]])
+    figure = draw_confusion_matrix(confusion, ["a", "b", "c"])
+    written = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert written == {
+        (0, 0): "100.0%\n9996",
+        (1, 0): "<0.1%\n4",
+        (0, 1): "25.0%\n1",
+        (1, 1): "25.0%\n1",
+        (2, 1): "50.0%\n2",
+        (2, 2): "100.0%\n7",
+    }
+
+
+def test_numbers_fit_into_their_cells():
+    confusion = np.full((20, 20), 1_234_567)
+    figure = draw_confusion_matrix(confusion, make_names(20))
+    figure.canvas.draw()
+    cell_pixels = figure.axes[0].get_window_extent().width / 20
+    assert len(figure.axes[0].texts) == 400
+    assert max(text.get_window_extent().width for text in figure.axes[0].texts) < cell_pixels
+
+
+def test_numbers_stand_out_from_every_colour():
+    """WCAG's contrast of at least 4.5 for every share."""
+
+    def luminance(color):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for share in range(1, 101):
+        axes = draw_confusion_matrix(np.array([[share, 100 - share], [0, 1]]), ["a", "b"]).axes[0]
+        paper = luminance(axes.images[0].to_rgba(np.array([[float(share)]]))[0, 0])
+        ink = luminance(to_rgb(axes.texts[0].get_color()))
+        contrast = (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05)
+        assert contrast >= 4.5, share
+
+
+@pytest.mark.parametrize("num_classes", [5, 30, 300])
+def test_class_without_images_is_a_blank_row(num_classes, tmp_path):
+    confusion = make_confusion(num_classes)
+    confusion[3] = 0
+    names = make_names(num_classes)
+    plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
+    figure = draw_confusion_matrix(confusion, names)
+    figure.canvas.draw()
+    assert "no images" in figure.axes[0].get_ylabel()
+    assert all(text.get_position()[1] != 3 for text in figure.axes[0].texts)
+    with Image.open(tmp_path / "confusion.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    for column in range(num_classes):
+        x, y = figure.axes[0].transData.transform((column, 3))
+        red, green, blue = pixels[pixels.shape[0] - round(y), round(x)]
+        assert red == green == blue == round(0.88 * 255)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "step"), [(63, 1), (64, 2), (126, 2), (127, 5), (1000, 20)]
+)
+def test_names_are_thinned(num_classes, step):
+    names = [f"class {index}" for index in range(num_classes)]
+    axes = draw_confusion_matrix(np.eye(num_classes, dtype=int), names).axes[0]
+    assert tick_names(axes.xaxis) == tick_names(axes.yaxis) == names[::step]
+    assert axes.get_xticks().tolist() == list(range(0, num_classes, step))
+
+
+def test_names_stay_level_where_they_fit():
+    def rotations(names):
+        axes = draw_confusion_matrix(np.eye(len(names), dtype=int), names).axes[0]
+        return {label.get_rotation() for label in axes.get_xticklabels()}
+
+    assert rotations(["cat", "dog", "emu"]) == {0}
+    assert rotations(FASHION_MNIST) == {45}
+
+
+def test_odd_names(assert_readable):
+    names = ["", "costs $5 or $6", "two\nlines", LONG_NAME, r"\alpha_1^2", "Ünïcödé"]
+    figure = draw_confusion_matrix(make_confusion(6), names)
+    assert_readable(figure)
+    shown = tick_names(figure.axes[0].yaxis)
+    assert shown[:3] == ["", "costs $5 or $6", "two lines"]
+    assert shown[3] == "great white shark, white shar…"
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
+
+
+def test_title_tells_the_accuracy():
+    figure = draw_confusion_matrix(np.array([[900, 100], [25, 975]]), ["a", "b"])
+    assert figure.axes[0].get_title(loc="left") == "93.75% of 2,000 images right"
+
+
+@pytest.mark.parametrize(
+    ("confusion", "message"),
+    [
+        (np.ones((2, 3), int), r"shape \(2, 3\); expected \(2, 2\)"),
+        (np.ones((3, 3), int), r"shape \(3, 3\); expected \(2, 2\)"),
+        (np.array([[1, -2], [0, 1]]), "negative number, -2"),
+        (np.zeros((2, 2), int), "no images"),
+    ],
+)
+def test_matrices_that_cannot_be_drawn_are_refused(confusion, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        plot_confusion_matrix(confusion, ["a", "b"], tmp_path / "confusion.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_class_at_all_is_refused():
+    with pytest.raises(DataError, match="no images"):
+        draw_confusion_matrix(np.zeros((0, 0), int), [])
+
+
+def test_side_follows_the_number_of_classes():
+    def side_inches(num_classes):
+        figure = draw_confusion_matrix(np.eye(num_classes, dtype=int), ["name"] * num_classes)
+        return figure.axes[0].get_window_extent().width / figure.dpi
+
+    assert side_inches(10) == pytest.approx(6.2)
+    assert side_inches(40) == pytest.approx(7.6)
+    assert side_inches(500) == pytest.approx(12)
+    assert math.isclose(side_inches(2), 2.4)

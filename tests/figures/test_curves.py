@@ -1,0 +1,125 @@
+"""Training curves: every value where it belongs, every text readable."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.figures.curves import draw_training_curves, plot_training_curves
+
+
+def make_history(num_epochs, test_every=1):
+    history = []
+    for epoch in range(1, num_epochs + 1):
+        progress = epoch / max(num_epochs, 4)
+        row = {
+            "epoch": epoch,
+            "train_loss": 2.3 * math.exp(-3 * progress),
+            "train_accuracy": 1 - 0.9 * math.exp(-3 * progress),
+            "learning_rate": 5e-4 * (1 + math.cos(math.pi * progress)),
+        }
+        if epoch % test_every == 0:
+            row |= {"test_loss": 2 * row["train_loss"], "test_accuracy": progress / 2}
+        history.append(row)
+    return history
+
+
+def lines_of(figure):
+    return [
+        {line.get_label(): np.asarray(line.get_xydata()) for line in axes.get_lines()}
+        for axes in figure.axes
+    ]
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 4, 60])
+def test_curves_are_readable(num_epochs, tmp_path, assert_readable):
+    history = make_history(num_epochs)
+    plot_training_curves(history, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", (1800, 600))
+    texts = assert_readable(draw_training_curves(history))
+    for text in ("Loss", "Accuracy (%)", "Learning rate"):
+        assert texts.count(text) == 1
+    assert texts.count("train") == texts.count("test") == 2
+    assert texts.count("epoch") == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_loss": 1e12},
+        {"train_loss": math.nan},
+        {"train_loss": math.inf},
+        {"test_loss": math.nan, "test_accuracy": None},
+        {"train_loss": np.float32(3), "epoch": np.int64(2)},
+        {"learning_rate": 0.0},
+        {"learning_rate": 1e-9, "notes": "other keys are ignored"},
+    ],
+)
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_odd_values_are_readable(num_epochs, change, assert_readable):
+    history = make_history(num_epochs)
+    for row in history[-2:]:
+        row.update(change)
+    assert_readable(draw_training_curves(history))
+
+
+def test_lines_hold_the_history():
+    history = make_history(6, test_every=2)
+    history[3]["test_loss"] = None
+    loss, accuracy, learning_rate = lines_of(draw_training_curves(history))
+    assert set(loss) == set(accuracy) == {"train", "test"}
+    np.testing.assert_array_equal(loss["train"], [(r["epoch"], r["train_loss"]) for r in history])
+    np.testing.assert_array_equal(loss["test"], [(e, history[e - 1]["test_loss"]) for e in (2, 6)])
+    np.testing.assert_allclose(
+        accuracy["train"], [(r["epoch"], 100 * r["train_accuracy"]) for r in history]
+    )
+    np.testing.assert_allclose(
+        accuracy["test"], [(e, 100 * history[e - 1]["test_accuracy"]) for e in (2, 4, 6)]
+    )
+    np.testing.assert_array_equal(
+        learning_rate["learning rate"], [(r["epoch"], r["learning_rate"]) for r in history]
+    )
+
+
+def test_few_points_have_markers_and_many_have_none():
+    def markers(history):
+        lines = draw_training_curves(history).axes[0].get_lines()
+        return [line.get_marker() for line in lines]
+
+    assert markers(make_history(1)) == ["o", "s"]
+    assert markers(make_history(20)) == ["o", "s"]
+    assert markers(make_history(21)) == ["", ""]
+    assert markers(make_history(60, test_every=5)) == ["", "s"]
+
+
+def test_title_tells_the_last_test():
+    history = make_history(5, test_every=2)
+    history[3]["test_accuracy"] = 0.91234
+    assert draw_training_curves(history).get_suptitle() == "Test accuracy 91.23% after epoch 4"
+
+
+def test_runs_without_a_test_have_no_test_curve(assert_readable):
+    texts = assert_readable(draw_training_curves(make_history(3, test_every=9)))
+    assert "Training curves" in texts
+    assert "test" not in texts
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 3, 60])
+def test_epochs_are_whole_numbers(num_epochs):
+    for axes in draw_training_curves(make_history(num_epochs)).axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_histories_that_cannot_be_drawn_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no epoch"):
+        plot_training_curves([], tmp_path / "curves.png")
+    history = make_history(3)
+    del history[1]["train_loss"]
+    history[1]["learning_rate"] = None
+    with pytest.raises(DataError, match="row 1 has no train_loss, learning_rate"):
+        plot_training_curves(history, tmp_path / "curves.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,75 @@
+"""How figures reach the disk: whole or not at all, and without pyplot."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from PIL import Image
+
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.figures.style import new_figure, save_png
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_png_has_the_size_of_the_figure(tmp_path):
+    save_png(new_figure(2, 1), tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", (300, 150))
+    assert names_in(tmp_path) == ["figure.png"]
+
+
+def test_settings_of_the_user_do_not_change_the_size(tmp_path):
+    with matplotlib.rc_context({"savefig.dpi": 20, "savefig.bbox": "tight", "figure.dpi": 30}):
+        save_png(new_figure(2, 1), str(tmp_path / "figure.png"))
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.size == (300, 150)
+
+
+def test_missing_folder_is_named_and_not_made(tmp_path):
+    with pytest.raises(ConfigError, match="absent is not a folder; create it"):
+        save_png(new_figure(1, 1), tmp_path / "absent" / "figure.png")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["figure.pdf", "figure"])
+def test_other_formats_are_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"ends in \.png"):
+        save_png(new_figure(1, 1), tmp_path / name)
+    assert names_in(tmp_path) == []
+
+
+def test_path_that_cannot_be_replaced_is_an_error(tmp_path):
+    (tmp_path / "figure.png").mkdir()
+    with pytest.raises(ConfigError, match=r"figure\.png cannot be written"):
+        save_png(new_figure(1, 1), tmp_path / "figure.png")
+    assert names_in(tmp_path) == ["figure.png"]
+
+
+def test_interrupted_write_keeps_what_was_there(tmp_path, monkeypatch):
+    def write_half(path, data):
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "figure.png").write_bytes(b"before")
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        save_png(new_figure(1, 1), tmp_path / "figure.png")
+    assert names_in(tmp_path) == ["figure.png"]
+    assert (tmp_path / "figure.png").read_bytes() == b"before"
+
+
+def test_figures_bring_in_neither_pyplot_nor_jax():
+    program = (
+        "import sys, bottleneck_transformer_flax.figures.curves\n"
+        "import bottleneck_transformer_flax.figures.confusion\n"
+        "print(*({'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr

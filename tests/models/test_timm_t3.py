@@ -1,0 +1,41 @@
+"""The proof from outside: T3 computes what timm's independent implementation computes."""
+
+import jax
+import numpy as np
+import torch
+from reference.timm_t3 import randomize, timm_botnet, to_variables
+
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
+from bottleneck_transformer_flax.models.variants import get_config
+
+IMAGE_SIZE = 64
+
+
+def test_t3_gives_the_logits_of_timm(record_property):
+    network = timm_botnet((3, 4, 6, 6), IMAGE_SIZE, num_classes=1000)
+    randomize(network, seed=0)
+    variables = to_variables(network)
+    model = BoTNet(config=get_config("botnet_t3"))
+    shapes = jax.tree.map(np.shape, variables)
+    assert shapes == jax.tree.map(np.shape, abstract_variables(model, (IMAGE_SIZE, IMAGE_SIZE)))
+
+    images = np.random.default_rng(0).normal(size=(2, IMAGE_SIZE, IMAGE_SIZE, 3))
+    images = images.astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    logits = np.asarray(jax.jit(model.apply)(variables, images))
+
+    difference = float(np.abs(logits - expected).max())
+    record_property("largest_difference", difference)
+    print(f"largest difference of T3's logits from timm's: {difference:.2e}")
+    assert 0.1 < expected.std() < 100
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+
+def test_timm_counts_the_parameters_of_t3_and_t6():
+    for name, size in (("botnet_t3", 224), ("botnet_t6", 320)):
+        config = get_config(name)
+        network = timm_botnet(config.stage_sizes, size, num_classes=1000)
+        theirs = sum(parameter.numel() for parameter in network.parameters())
+        assert theirs == count_parameters(abstract_variables(BoTNet(config=config), (size, size)))
