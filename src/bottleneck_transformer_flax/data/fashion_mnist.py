@@ -38,7 +38,7 @@ class LabelledImages(NamedTuple):
     """Grey images in [0, 255] and their class numbers."""
 
     images: UInt8[np.ndarray, "b 28 28"]
-    labels: UInt8[np.ndarray, "b"]
+    labels: UInt8[np.ndarray, " b"]
 
 
 def default_folder() -> Path:

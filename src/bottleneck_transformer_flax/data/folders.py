@@ -58,7 +58,9 @@ def list_classes(folder: Path) -> Listing:
     return Listing(folder, names)
 
 
-def list_splits(folder: Path, validation_fraction: float, split_seed: int) -> tuple[Listing, ...]:
+def list_splits(
+    folder: Path, validation_fraction: float, split_seed: int
+) -> tuple[Listing, Listing]:
     """List the (training, test) images of a folder in either layout.
 
     Raises:

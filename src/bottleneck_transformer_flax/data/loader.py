@@ -31,9 +31,9 @@ class Batch(TypedDict):
     """
 
     image: UInt8[np.ndarray, "b h w 3"]
-    label: Int32[np.ndarray, "b"]
-    index: Int32[np.ndarray, "b"]
-    valid: Bool[np.ndarray, "b"]
+    label: Int32[np.ndarray, " b"]
+    index: Int32[np.ndarray, " b"]
+    valid: Bool[np.ndarray, " b"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ReadBatch:
     transform: Transform
     batch_size: int
 
-    def __call__(self, indices: Integer[np.ndarray, "m"], rng: np.random.Generator) -> Batch:
+    def __call__(self, indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Batch:
         """Read the images at the given positions, at most ``batch_size``, and pad to that many."""
         height, width = self.transform.preprocessing.size
         batch = Batch(
@@ -164,12 +164,39 @@ def _iterate(
     iterator = iter(dataset)
     try:
         with _interrupts_blocked() if num_workers else contextlib.nullcontext():
-            first = next(iterator, None)
-        if first is not None:
-            yield first
-            yield from iterator
+            batch = next(iterator, None)
+        while batch is not None:
+            # A copy, because nobody downstream knows that memory may be shared with a process.
+            yield _copy(batch) if num_workers else batch
+            batch = next(iterator, None)
     finally:
+        batch = None
         iterator.close()
+        if num_workers:
+            _finish_deletions()
+
+
+def _copy(batch: Batch) -> Batch:
+    """The batch in plain arrays of its own."""
+    return Batch(
+        image=np.array(batch["image"]),
+        label=np.array(batch["label"]),
+        index=np.array(batch["index"]),
+        valid=np.array(batch["valid"]),
+    )
+
+
+def _finish_deletions() -> None:
+    """Wait until grain's background thread has unlinked the shared memory let go of so far.
+
+    A process that ends earlier prints warnings of leaked memory. grain has no public call for
+    it; where a later version keeps the thread elsewhere, there is nothing to wait for.
+    """
+    with contextlib.suppress(ImportError, AttributeError, ValueError):
+        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+        if (pool := SharedMemoryArray._del_thread_pool) is not None:
+            pool.apply_async(int).wait(timeout=5)
 
 
 @contextlib.contextmanager

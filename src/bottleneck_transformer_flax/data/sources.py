@@ -35,7 +35,7 @@ class ImageSource(Protocol):
         ...
 
     @property
-    def labels(self) -> Int32[np.ndarray, "n"]:
+    def labels(self) -> Int32[np.ndarray, " n"]:
         """Of every image, an index into ``class_names``."""
         ...
 
@@ -73,7 +73,7 @@ class ArraySource:
     """
 
     images: UInt8[np.ndarray, "n h w"] | UInt8[np.ndarray, "n h w 3"]
-    labels: Int32[np.ndarray, "n"]
+    labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
     name: str = "array"
 
@@ -109,7 +109,7 @@ class FolderSource:
 
     root: Path
     names: tuple[str, ...]
-    labels: Int32[np.ndarray, "n"]
+    labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
 
     @classmethod
@@ -150,7 +150,7 @@ class RelabelledSource:
     """The images of another source with labels in another class list; see ``relabel``."""
 
     source: ImageSource
-    labels: Int32[np.ndarray, "n"]
+    labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
 
     @property
@@ -222,8 +222,10 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
         train = _fashion_mnist_source(*fashion_mnist.read_split(folder, "train"), "training")
         test = _fashion_mnist_source(*fashion_mnist.read_split(folder, "t10k"), "test")
         return _describe(train, test, "Fashion-MNIST")
-    listings = list_splits(Path(data), validation_fraction, split_seed)
-    return _describe(*map(FolderSource.from_listing, listings), data)
+    listed_train, listed_test = list_splits(Path(data), validation_fraction, split_seed)
+    return _describe(
+        FolderSource.from_listing(listed_train), FolderSource.from_listing(listed_test), data
+    )
 
 
 def load_folder_all(folder: str | Path) -> ImageSource:
@@ -245,7 +247,7 @@ def _embedded() -> tuple[ArraySource, ArraySource]:
 
 
 def _fashion_mnist_source(
-    images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, "n"], split: str
+    images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"], split: str
 ) -> ArraySource:
     name = f"fashion-mnist {split}"
     return ArraySource(images, labels.astype(np.int32), fashion_mnist.CLASS_NAMES, name)

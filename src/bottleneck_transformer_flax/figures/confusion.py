@@ -32,7 +32,8 @@ LONGEST_SIDE_INCHES = 12.0
 LONGEST_NAME = 30
 MARGIN_INCHES = 0.15
 NO_IMAGES_COLOR = "0.88"
-LARGEST_SHARE_IN_DARK_INK = 30
+# Black up to here and white beyond has a contrast of 4.5 or more on every colour of the map.
+LARGEST_SHARE_IN_BLACK = 50
 COLOR_BAR_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)
 
 
@@ -75,8 +76,8 @@ def draw_confusion_matrix(
 
     has_numbers = num_classes <= MOST_CLASSES_WITH_NUMBERS
     cell_inches = NUMBERED_CELL_INCHES if has_numbers else NAME_SPACING_INCHES
-    side_inches = np.clip(num_classes * cell_inches, SHORTEST_SIDE_INCHES, LONGEST_SIDE_INCHES)
-    figure = new_figure(float(side_inches), float(side_inches))
+    side_inches = min(max(num_classes * cell_inches, SHORTEST_SIDE_INCHES), LONGEST_SIDE_INCHES)
+    figure = new_figure(side_inches, side_inches)
     axes = figure.add_axes((0, 0, 1, 1))
     image = axes.imshow(
         percent,
@@ -125,7 +126,7 @@ def _write_numbers(
             ha="center",
             va="center",
             fontsize=7,
-            color="white" if share > LARGEST_SHARE_IN_DARK_INK else INK_COLOR,
+            color="white" if share > LARGEST_SHARE_IN_BLACK else "black",
         )
 
 
@@ -138,7 +139,7 @@ def _add_color_bar(figure: Figure, axes: Axes, image: AxesImage) -> None:
 
 
 def _name_classes(
-    axes: Axes, class_names: Sequence[str], cell_inches: float, font_size: float
+    axes: Axes, class_names: Sequence[str], cell_inches: float, font_size: int
 ) -> None:
     step = _naming_step(NAME_SPACING_INCHES / cell_inches)
     named = range(0, len(class_names), step)

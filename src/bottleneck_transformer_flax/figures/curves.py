@@ -48,14 +48,14 @@ def draw_training_curves(history: History) -> Figure:
         DataError: when there is no epoch, or an epoch lacks a number other than a test value.
     """
     _check(history)
-    figure = new_figure(12, 4)
+    figure = new_figure(12.0, 4.0)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     loss, accuracy, learning_rate = figure.subplots(1, 3)
 
     _draw_curve(loss, history, "train_loss", TRAIN_COLOR, "o", "train")
     _draw_curve(loss, history, "test_loss", TEST_COLOR, "s", "test")
-    _draw_curve(accuracy, history, "train_accuracy", TRAIN_COLOR, "o", "train", scale=100)
-    _draw_curve(accuracy, history, "test_accuracy", TEST_COLOR, "s", "test", scale=100)
+    _draw_curve(accuracy, history, "train_accuracy", TRAIN_COLOR, "o", "train", scale=100.0)
+    _draw_curve(accuracy, history, "test_accuracy", TEST_COLOR, "s", "test", scale=100.0)
     _draw_curve(learning_rate, history, "learning_rate", INK_COLOR, "o", "learning rate")
     learning_rate.set_ylim(bottom=0)
 
@@ -95,7 +95,7 @@ def _draw_curve(
     color: str,
     marker: str,
     label: str,
-    scale: float = 1,
+    scale: float = 1.0,
 ) -> None:
     # Epochs without a value are left out, so that tests every few epochs still form a line.
     rows = [row for row in history if row.get(key) is not None]
@@ -121,7 +121,7 @@ def _finish_panel(axes: Axes, history: History, title: str) -> None:
     axes.set_axisbelow(True)
     axes.set_title(title, fontsize=10, loc="left", color=INK_COLOR)
     axes.set_xlabel("epoch", color=INK_COLOR)
-    # Plain numbers: a common factor above the axis is overlooked, and would cover the title.
+    # Plain numbers: a common factor above the axis is easily overlooked.
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     if len({row["epoch"] for row in history}) == 1:

@@ -1,0 +1,199 @@
+"""All that defines a training run, as frozen records: enough to repeat it. No jax."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.variants import get_config
+from bottleneck_transformer_flax.preprocessing import Interpolation
+
+OptimizerName = Literal["sgd", "adamw"]
+ComputeDtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a run changes about its variant."""
+
+    dropout_rate: float = 0.0
+    """Dropout on the features that the classifier reads."""
+    stochastic_depth_rate: float = 0.0
+    """Chance that the last block is skipped for an image; it grows from 0 over the blocks."""
+    dtype: ComputeDtype = "float32"
+    """Of the computation; parameters are float32 either way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How parameters follow gradients."""
+
+    optimizer: OptimizerName = "sgd"
+    """sgd is with Nesterov momentum."""
+    learning_rate: float = 0.1
+    """The peak, after warm-up, for the whole batch; a cosine leads from it to zero."""
+    warmup_epochs: float = 1.0
+    """Epochs in which the learning rate grows linearly from zero."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 1e-4
+    """On all parameters but those of norms and biases."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over the classes."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of all parameters together."""
+    accumulation_steps: int = 1
+    """Parts that each batch is computed in, one after the other, to need less memory."""
+    ema_decay: float | None = None
+    """Decay per step of the averaged variables, which are then the ones scored and saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How images reach the model."""
+
+    image_size: tuple[int, int] | None = None
+    """Height and width of the model's input; by default the data's own or the variant's."""
+    eval_crop: float = 0.875
+    """Fraction of the resized image that evaluation's centre crop keeps, for image folders."""
+    interpolation: Interpolation = "bicubic"
+    """The resampling filter."""
+    validation_fraction: float = 0.1
+    """Share held out of an image folder that has no val/ or test/ of its own."""
+    split_seed: int = 0
+    """Decides which images are held out."""
+    num_workers: int | None = None
+    """Processes that read images; by default none for data in memory, else one a core."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, count and list them, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run.
+
+    Raises:
+        ConfigError: naming each value that is not allowed.
+    """
+
+    data: str = "embedded"
+    """"embedded", "fashion-mnist", or an image folder: train/ and val/ (or test/) with a folder
+    per class, or a folder per class."""
+    variant: str = "botnet_tiny"
+    """The model; `botnet variants` lists them."""
+    epochs: int = 90
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images per step of the optimizer."""
+    seed: int = 0
+    """Of the initial parameters, the order of images, and all that is random in training."""
+    evaluate_every_epochs: int = 1
+    """How often the test images are scored; the last epoch always is."""
+    save_every_epochs: int = 1
+    """How often a checkpoint is written; the last epoch always is."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
+    input: InputOptions = field(default_factory=InputOptions)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        """Check what the parts cannot check themselves, all at once."""
+        problems = [
+            f"{name} is {value!r}; expected {allowed}"
+            for name, value, allowed, fine in self._ranges()
+            if not fine
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+        self.model_config(num_classes=1)
+
+    def _ranges(self) -> list[tuple[str, Any, str, bool]]:
+        optimization, inputs = self.optimization, self.input
+        at_least_one = "an integer of at least 1"
+        rows: list[tuple[str, Any, str, bool]] = [
+            (name, value, at_least_one, value >= 1)
+            for name, value in (
+                ("epochs", self.epochs),
+                ("batch_size", self.batch_size),
+                ("evaluate_every_epochs", self.evaluate_every_epochs),
+                ("save_every_epochs", self.save_every_epochs),
+                ("accumulation_steps", optimization.accumulation_steps),
+            )
+        ]
+        rate, clip, ema = (
+            optimization.learning_rate,
+            optimization.clip_norm,
+            optimization.ema_decay,
+        )
+        warmup, smoothing = optimization.warmup_epochs, optimization.label_smoothing
+        return [
+            *rows,
+            ("seed", self.seed, "an integer in [0, 2**32)", 0 <= self.seed < 2**32),
+            (
+                "optimizer",
+                optimization.optimizer,
+                f"one of {', '.join(get_args(OptimizerName))}",
+                optimization.optimizer in get_args(OptimizerName),
+            ),
+            ("learning_rate", rate, "a number above 0", 0 < rate < float("inf")),
+            ("warmup_epochs", warmup, f"in [0, epochs = {self.epochs}]", 0 <= warmup < self.epochs),
+            (
+                "momentum",
+                optimization.momentum,
+                "a number in [0, 1)",
+                0 <= optimization.momentum < 1,
+            ),
+            (
+                "weight_decay",
+                optimization.weight_decay,
+                "a number of at least 0",
+                0 <= optimization.weight_decay < float("inf"),
+            ),
+            ("label_smoothing", smoothing, "a number in [0, 1)", 0 <= smoothing < 1),
+            ("clip_norm", clip, "a number above 0, or none", clip is None or clip > 0),
+            ("ema_decay", ema, "a number in (0, 1), or none", ema is None or 0 < ema < 1),
+            (
+                "accumulation_steps",
+                optimization.accumulation_steps,
+                f"a divisor of batch_size = {self.batch_size}",
+                optimization.accumulation_steps >= 1
+                and self.batch_size % optimization.accumulation_steps == 0,
+            ),
+            (
+                "num_workers",
+                inputs.num_workers,
+                "an integer of at least 0",
+                inputs.num_workers is None or inputs.num_workers >= 0,
+            ),
+        ]
+
+    def model_config(self, num_classes: int) -> BoTNetConfig:
+        """The config of the run's model for this many classes."""
+        return get_config(
+            self.variant, num_classes=num_classes, **dataclasses.asdict(self.model)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "RunConfig":
+        """The run from what ``to_json`` gave.
+
+        Raises:
+            ConfigError: for unknown keys or bad values.
+        """
+        parts = {
+            "model": ModelOptions,
+            "optimization": OptimizerOptions,
+            "input": InputOptions,
+            "augmentation": Augmentation,
+        }
+        try:
+            built = {name: part(**values[name]) for name, part in parts.items()}
+            return cls(**(values | built))
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"this is not the record of a run: {error}") from error

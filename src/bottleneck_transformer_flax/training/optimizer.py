@@ -1,0 +1,54 @@
+"""From a run's options to an optax optimizer."""
+
+from typing import Any
+
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bottleneck_transformer_flax.training.config import OptimizerOptions
+
+UNDECAYED = ("scale", "bias")
+
+
+def decays(path: tuple[str, ...]) -> bool:
+    """Whether weight decay applies to the parameter at this path: not to norms and biases."""
+    return path[-1] not in UNDECAYED
+
+
+def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
+    """For every parameter, whether weight decay applies to it."""
+    mask: dict[str, Any] = unflatten_dict({path: decays(path) for path in flatten_dict(params)})
+    return mask
+
+
+def learning_rate_schedule(
+    options: OptimizerOptions, *, steps_per_epoch: int, epochs: int
+) -> optax.Schedule:
+    """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
+    total_steps = steps_per_epoch * epochs
+    warmup_steps = min(round(options.warmup_epochs * steps_per_epoch), total_steps - 1)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=options.learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=total_steps,
+    )
+
+
+def make_optimizer(
+    options: OptimizerOptions, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Clipping, weight decay, and SGD with Nesterov momentum or AdamW.
+
+    SGD's decay is added to the gradient, as in the paper's recipes; AdamW's is decoupled.
+    """
+    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
+    if options.optimizer == "adamw":
+        return optax.chain(
+            clip, optax.adamw(schedule, weight_decay=options.weight_decay, mask=decay_mask)
+        )
+    return optax.chain(
+        clip,
+        optax.add_decayed_weights(options.weight_decay, mask=decay_mask),
+        optax.sgd(schedule, momentum=options.momentum, nesterov=True),
+    )

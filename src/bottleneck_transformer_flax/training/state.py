@@ -1,0 +1,159 @@
+"""The state of a training run, and the one pure step that moves it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+Variables = dict[str, Any]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that training changes.
+
+    Attributes:
+        step: updates made so far.
+        variables: parameters and batch statistics.
+        average: their exponential moving average; None where the run keeps none.
+        optimizer_state: of optax.
+    """
+
+    step: Int[Array, ""]
+    variables: Variables
+    average: Variables | None
+    optimizer_state: Any
+
+    @property
+    def inference_variables(self) -> Variables:
+        """The variables to score and to save: the average where there is one."""
+        return self.variables if self.average is None else self.average
+
+
+class DeviceBatch(NamedTuple):
+    """What a step reads of a batch; images are RGB in [0, 255]."""
+
+    image: UInt8[Array, "b h w c"]
+    label: Int[Array, " b"]
+    valid: Bool[Array, " b"]
+
+
+class StepMetrics(NamedTuple):
+    """What a step says about its batch, as sums over the valid images or norms."""
+
+    loss_sum: Float[Array, ""]
+    correct: Int[Array, ""]
+    count: Int[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, StepMetrics]]
+
+
+def create_state(
+    variables: Variables, optimizer: optax.GradientTransformation, *, average: bool
+) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        # A copy: the step donates its state, and no buffer can be donated twice.
+        average=jax.tree.map(jnp.copy, variables) if average else None,
+        optimizer_state=optimizer.init(variables["params"]),
+    )
+
+
+def make_train_step(
+    model: BoTNet,
+    optimizer: optax.GradientTransformation,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    label_smoothing: float = 0.0,
+    accumulation_steps: int = 1,
+    ema_decay: float | None = None,
+) -> TrainStep:
+    """The jitted step; the state given to it is used up.
+
+    The loss is the mean cross-entropy over the valid images of the batch. All randomness comes
+    from ``seed`` and ``state.step``, so a step is a pure function of its arguments.
+    """
+
+    def loss_sum(
+        params: Variables, batch_stats: Variables, batch: DeviceBatch, key: Array
+    ) -> tuple[Array, tuple[Variables, Array]]:
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            preprocessing.normalize(batch.image),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        targets = jax.nn.one_hot(batch.label, model.config.num_classes)
+        losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+        correct = jnp.sum((jnp.argmax(logits, axis=-1) == batch.label) & batch.valid)
+        return jnp.sum(losses * batch.valid), (updates["batch_stats"], correct)
+
+    differentiate = jax.value_and_grad(loss_sum, has_aux=True)
+
+    def whole_batch(
+        variables: Variables, batch: DeviceBatch, key: Array
+    ) -> tuple[Variables, Variables, Array, Array]:
+        """Gradient of the loss's sum, new statistics, the sum, and the number correct."""
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        if accumulation_steps == 1:
+            (loss, (stats, correct)), gradient = differentiate(params, batch_stats, batch, key)
+            return gradient, stats, loss, correct
+
+        def part(carry: Any, inputs: Any) -> tuple[Any, None]:
+            gradient, stats, loss, correct = carry
+            micro_batch, micro_key = inputs
+            (more_loss, (stats, more_correct)), more = differentiate(
+                params, stats, micro_batch, micro_key
+            )
+            gradient = jax.tree.map(jnp.add, gradient, more)
+            return (gradient, stats, loss + more_loss, correct + more_correct), None
+
+        parts = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), batch)
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        start = (nothing, batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
+        total, _ = jax.lax.scan(part, start, (parts, jax.random.split(key, accumulation_steps)))
+        return total
+
+    def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient, batch_stats, loss, correct = whole_batch(state.variables, batch, key)
+        count = jnp.sum(batch.valid)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1), gradient)
+        params = state.variables["params"]
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
+        variables = {
+            "params": optax.apply_updates(params, updates),
+            "batch_stats": batch_stats,
+        }
+        metrics = StepMetrics(loss, correct, count, optax.global_norm(gradient))
+        new_state = TrainState(
+            step=state.step + 1,
+            variables=variables,
+            average=_moved_average(state, variables, ema_decay),
+            optimizer_state=optimizer_state,
+        )
+        return new_state, metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def _moved_average(
+    state: TrainState, variables: Variables, ema_decay: float | None
+) -> Variables | None:
+    if state.average is None or ema_decay is None:
+        return None
+    # Early on a long memory would hold mostly the random start, so the decay grows into its value.
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(variables, state.average, 1 - decay)
