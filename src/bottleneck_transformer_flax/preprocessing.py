@@ -1,6 +1,6 @@
 """The record of how images become model input. It travels with every set of weights."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -65,6 +65,10 @@ class Preprocessing:
         mean = np.asarray(self.mean, np.float32)
         std = np.asarray(self.std, np.float32)
         return (images.astype(np.float32) / 255 - mean) / std
+
+    def replace(self, **changes: Any) -> "Preprocessing":
+        """The same record with some values changed."""
+        return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""

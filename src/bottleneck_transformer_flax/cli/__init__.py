@@ -1,0 +1,68 @@
+"""The command line: ``botnet COMMAND …``. A command's module is imported when it runs.
+
+Exit codes: 0 done, 1 the work failed or was interrupted before it was done, 2 bad usage.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
+
+COMMANDS = {
+    "train": "train a model on images, with no argument on a small data set that is included",
+    "evaluate": "score a trained model on a data set",
+    "predict": "classify images",
+    "variants": "list the models by name, with their size and cost",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; the console script ``botnet``."""
+    parsed = _parser().parse_args(arguments)
+    module = import_module(f"{__name__}.{parsed.command}")
+    try:
+        code: int = module.run(parsed.arguments)
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except BoTNetError as error:
+        return _fail(str(error), 1)
+    except BrokenPipeError:
+        # The reader of a pipe has gone; Python's own flush at exit must not complain either.
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        return _fail(_describe(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="botnet",
+        description="Bottleneck Transformers (BoTNet) for image classification.",
+        epilog="`botnet COMMAND --help` describes a command's options.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('bottleneck-transformer-flax')}"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        # The command parses its own options, --help among them.
+        command = commands.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
+        command.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"botnet: error: {message}", file=sys.stderr)
+    return code
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -4,7 +4,7 @@ import contextlib
 import re
 import warnings
 from os import PathLike, fspath
-from typing import BinaryIO
+from typing import IO, Protocol, cast, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -35,7 +35,24 @@ _TRANSPOSES = {
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
-def decode_image(file: str | PathLike[str] | BinaryIO) -> Image.Image:
+@runtime_checkable
+class BinaryFile(Protocol):
+    """What decoding needs of an open file: a ``BytesIO``, an upload, a file opened as "rb"."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most ``size`` bytes from the position, or all."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move the position."""
+        ...
+
+    def tell(self) -> int:
+        """The position."""
+        ...
+
+
+def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are
@@ -55,7 +72,8 @@ def decode_image(file: str | PathLike[str] | BinaryIO) -> Image.Image:
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        # Pillow's types ask for more of a file than Pillow does.
+        with Image.open(cast("str | IO[bytes]", file), formats=_FORMATS) as image:
             image.load()
             return _to_rgb(_upright(image))
     # Pillow's decoders raise almost anything (struct.error, SyntaxError, KeyError, …) on damage.

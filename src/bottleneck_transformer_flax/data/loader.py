@@ -1,9 +1,11 @@
 """Batches of images for training and evaluation, read ahead by threads or worker processes."""
 
+import atexit
 import contextlib
 import multiprocessing.resource_tracker
 import os
 import signal
+import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
@@ -18,6 +20,7 @@ from bottleneck_transformer_flax.data.transforms import Transform
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 _MAX_READER_THREADS = 8
+_open_generators: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
 class Batch(TypedDict):
@@ -147,7 +150,7 @@ def bad_images(batch: Batch) -> list[int]:
 def _iterate(
     batches: "grain.MapDataset[Batch]", source: ImageSource, num_workers: int
 ) -> Generator[Batch, None, None]:
-    """Read ahead, batch after batch, and tidy up at the end, however it comes."""
+    """Set up reading ahead in threads or workers; none starts before the first batch is asked."""
     # Images in memory cost only Python: more threads would take turns at the same lock.
     in_memory = source.native_size is not None
     num_threads = 1 if in_memory or num_workers else min(os.cpu_count() or 1, _MAX_READER_THREADS)
@@ -161,29 +164,54 @@ def _iterate(
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
         )
+    generator = _deliver(dataset, from_workers=num_workers > 0)
+    _open_generators.add(generator)
+    return generator
+
+
+def _deliver(
+    dataset: "grain.IterDataset[Batch]", *, from_workers: bool
+) -> Generator[Batch, None, None]:
+    """The batches one after the other; tidies up at the end, however it comes."""
     iterator = iter(dataset)
+    take = _take_copy if from_workers else _take
     try:
-        with _interrupts_blocked() if num_workers else contextlib.nullcontext():
-            batch = next(iterator, None)
+        with _interrupts_blocked() if from_workers else contextlib.nullcontext():
+            batch = take(iterator)
         while batch is not None:
-            # A copy, because nobody downstream knows that memory may be shared with a process.
-            yield _copy(batch) if num_workers else batch
-            batch = next(iterator, None)
+            yield batch
+            batch = take(iterator)
     finally:
-        batch = None
         iterator.close()
-        if num_workers:
+        if from_workers:
             _finish_deletions()
 
 
-def _copy(batch: Batch) -> Batch:
-    """The batch in plain arrays of its own."""
+def _take(iterator: "grain.DatasetIterator[Batch]") -> Batch | None:
+    return next(iterator, None)
+
+
+def _take_copy(iterator: "grain.DatasetIterator[Batch]") -> Batch | None:
+    """The next batch in plain arrays: memory shared with a worker ends with the iterator."""
+    batch = next(iterator, None)
+    if batch is None:
+        return None
     return Batch(
         image=np.array(batch["image"]),
         label=np.array(batch["label"]),
         index=np.array(batch["index"]),
         valid=np.array(batch["valid"]),
     )
+
+
+# Runs before the exit handler of multiprocessing, which is registered earlier: a generator that
+# nobody closed must end its workers while they and their shared memory can still be reached.
+@atexit.register
+def _close_all() -> None:
+    for generator in list(_open_generators):
+        # In another thread it may be running; then it cannot be closed from here.
+        with contextlib.suppress(ValueError):
+            generator.close()
 
 
 def _finish_deletions() -> None:

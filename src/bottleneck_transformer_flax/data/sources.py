@@ -6,7 +6,7 @@ Importing this needs neither jax nor grain, so that worker processes and tools s
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -113,7 +113,7 @@ class FolderSource:
     class_names: tuple[str, ...]
 
     @classmethod
-    def from_listing(cls, listing: Listing) -> Self:
+    def from_listing(cls, listing: Listing) -> "FolderSource":
         """All images of a listing, class after class."""
         counts = [len(images) for images in listing.names.values()]
         return cls(

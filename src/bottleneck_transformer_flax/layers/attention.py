@@ -87,7 +87,7 @@ class RelativeSelfAttention(nn.Module):
     def _check_grid(self, h: int, w: int) -> None:
         if not self.has_variable("params", "relative_height"):
             return
-        rows = [
+        rows: list[int] = [
             self.get_variable("params", name).shape[0]
             for name in ("relative_height", "relative_width")
         ]

@@ -1,6 +1,6 @@
 """Convolutions with batch norm, and the pools around them, all padded k // 2 as in ResNets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -53,6 +53,7 @@ class ConvolutionNorm(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
+            conv_general_dilated=pointwise if self.kernel_size == 1 else None,
             name="convolution",
         )(x)
         x = nn.BatchNorm(
@@ -64,6 +65,24 @@ class ConvolutionNorm(nn.Module):
             name="norm",
         )(x)
         return x if self.activation is None else self.activation(x)
+
+
+def pointwise(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "1 1 c f"],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **_: Any,
+) -> Float[Array, "b out_h out_w f"]:
+    """A 1×1 convolution, without padding, as one matrix product.
+
+    XLA on CPU computes a product's gradients two to five times as fast as a convolution's. Takes
+    the arguments of ``lax.conv_general_dilated``; those left out are what they are in a ResNet.
+    """
+    rows, columns = window_strides
+    x = x[:, ::rows, ::columns]
+    b, h, w, c = x.shape
+    return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, kernel.shape[-1])
 
 
 def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]:

@@ -1,11 +1,12 @@
 """BoTNet: a stem, four stages of residual bottleneck blocks, and a classifier."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
 from bottleneck_transformer_flax.models.blocks import (
@@ -16,6 +17,7 @@ from bottleneck_transformer_flax.models.blocks import (
     configured_convolution,
 )
 from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
+from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 
 class Stem(nn.Module):
@@ -148,6 +150,16 @@ class BoTNet(nn.Module):
     def _stem_output(self, images: Array, *, train: bool) -> Array:
         check_images(images, self.config)
         return self.stem(images.astype(self.config.dtype), train=train)
+
+
+def classify(
+    model: BoTNet,
+    preprocessing: Preprocessing,
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w c"],
+) -> Float[Array, "b classes"]:
+    """Logits for RGB images in [0, 255] of the model's size, in inference."""
+    return cast(Array, model.apply(variables, preprocessing.normalize(images)))
 
 
 def classifier_head(num_classes: int) -> nn.Dense:

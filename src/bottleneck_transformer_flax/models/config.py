@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -136,7 +137,7 @@ class BoTNetConfig:
     def total_stride(self) -> int:
         """Input pixels along each side for one position of c5; the smallest image allowed."""
         stem_stride = (2 if self.stem == "7x7" else 1) * (2 if self.stem_pool else 1)
-        return stem_stride * int(np.prod(self.stage_strides))
+        return stem_stride * math.prod(self.stage_strides)
 
     def block_kinds(self, stage: int) -> str:
         """The kind of every block of stage 0 to 3, as letters ``C`` and ``A``, in order."""

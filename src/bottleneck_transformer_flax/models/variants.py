@@ -26,6 +26,8 @@ class Variant:
         size: height and width in pixels that it is described at.
         source: where it comes from.
         parameters: exact count of trainable parameters at ``size``.
+        multiply_adds: for one image, of every convolution and matrix product, counted on the
+            model itself (see ``models.cost``).
         published_parameters: in millions, as the source says.
         published_multiply_adds: in billions, for one image, as the source says.
         published_top1: ImageNet accuracy in percent, as the source says; the weights were not
@@ -37,6 +39,7 @@ class Variant:
     size: int
     source: str
     parameters: int
+    multiply_adds: int
     published_parameters: float | None = None
     published_multiply_adds: float | None = None
     published_top1: float | None = None
@@ -81,38 +84,40 @@ def _published(parameters: float, multiply_adds: float, top1: float) -> dict[str
 # fmt: off
 _ROWS = (
     Variant(name="botnet50", config=_botnet(3, 4, 6, 3), size=224, source=PAPER,
-            parameters=20_852_008, **_published(20.8, 3.79, 78.3)),
+            parameters=20_852_008, multiply_adds=4_021_346_304, **_published(20.8, 3.79, 78.3)),
     Variant(name="botnet101", config=_botnet(3, 4, 23, 3), size=224, source=PAPER,
-            parameters=39_844_136),
+            parameters=39_844_136, multiply_adds=7_733_567_488),
     Variant(name="botnet152", config=_botnet(3, 8, 36, 3), size=224, source=PAPER,
-            parameters=0),
+            parameters=55_487_784, multiply_adds=11_445_788_672),
     Variant(name="botnet200", config=_botnet(3, 24, 36, 3), size=224, source=PAPER,
-            parameters=0),
+            parameters=59_968_808, multiply_adds=14_939_643_904),
     Variant(name="botnet_s1_50", config=_botnet(3, 4, 6, 3, stride_one=True), size=224,
-            source=PAPER, parameters=20_859_176, **_published(20.8, 4.27, 79.1)),
+            source=PAPER, parameters=20_859_176, multiply_adds=5_410_217_984,
+            **_published(20.8, 4.27, 79.1)),
     Variant(name="botnet_t3", config=_scaled(3, 4, 6, 6), size=224, source=PAPER,
-            parameters=30_500_696, **_published(33.5, 7.3, 81.7)),
+            parameters=30_500_696, multiply_adds=7_233_150_976, **_published(33.5, 7.3, 81.7)),
     Variant(name="botnet_t4", config=_scaled(3, 4, 23, 6), size=224, source=PAPER,
-            parameters=51_739_544, **_published(54.7, 10.9, 82.8)),
+            parameters=51_739_544, multiply_adds=10_947_600_384, **_published(54.7, 10.9, 82.8)),
     Variant(name="botnet_t5", config=_scaled(3, 4, 23, 12), size=256, source=PAPER,
-            parameters=69_131_672, **_published(75.1, 19.3, 83.5)),
+            parameters=69_131_672, multiply_adds=19_251_830_784, **_published(75.1, 19.3, 83.5)),
     Variant(name="botnet_t6", config=_scaled(3, 4, 6, 12), size=320, source=PAPER,
-            parameters=47_917_400, **_published(53.9, 23.3, 84.0)),
+            parameters=47_917_400, multiply_adds=23_227_310_080, **_published(53.9, 23.3, 84.0)),
     Variant(name="botnet_t7", config=_scaled(3, 4, 23, 12), size=384, source=PAPER,
-            parameters=69_180_824, **_published(75.1, 45.8, 84.7)),
+            parameters=69_180_824, multiply_adds=45_631_643_648, **_published(75.1, 45.8, 84.7)),
     Variant(name="resnet50", config=_resnet(3, 4, 6, 3), size=224, source=RESNET,
-            parameters=25_557_032),
+            parameters=25_557_032, multiply_adds=4_089_184_256),
     Variant(name="resnet101", config=_resnet(3, 4, 23, 3), size=224, source=RESNET,
-            parameters=0),
+            parameters=44_549_160, multiply_adds=7_801_405_440),
     Variant(name="resnet152", config=_resnet(3, 8, 36, 3), size=224, source=RESNET,
-            parameters=0),
+            parameters=60_192_808, multiply_adds=11_513_626_624),
     Variant(name="seresnet50", config=_resnet(3, 4, 6, 3, se_ratio=1 / 16), size=224,
-            source=SENET, parameters=0),
+            source=SENET, parameters=28_088_024, multiply_adds=4_091_699_200),
     Variant(name="seresnet101", config=_resnet(3, 4, 23, 3, se_ratio=1 / 16), size=224,
-            source=SENET, parameters=0),
+            source=SENET, parameters=49_326_872, multiply_adds=7_806_148_608),
     Variant(name="seresnet152", config=_resnet(3, 8, 36, 3, se_ratio=1 / 16), size=224,
-            source=SENET, parameters=0),
-    Variant(name="botnet_tiny", size=64, source="this project", parameters=0,
+            source=SENET, parameters=66_821_848, multiply_adds=11_520_204_800),
+    Variant(name="botnet_tiny", size=64, source="this project",
+            parameters=932_372, multiply_adds=171_112_960,
             config=BoTNetConfig(stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=32,
                                 stem="3x3", stem_pool=False)),
 )

@@ -171,9 +171,11 @@ class RunConfig:
 
     def model_config(self, num_classes: int) -> BoTNetConfig:
         """The config of the run's model for this many classes."""
-        return get_config(
-            self.variant, num_classes=num_classes, **dataclasses.asdict(self.model)
-        )
+        return get_config(self.variant, num_classes=num_classes, **dataclasses.asdict(self.model))
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """The same run with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
@@ -39,17 +40,17 @@ class TrainState(flax.struct.PyTreeNode):
 class DeviceBatch(NamedTuple):
     """What a step reads of a batch; images are RGB in [0, 255]."""
 
-    image: UInt8[Array, "b h w c"]
-    label: Int[Array, " b"]
-    valid: Bool[Array, " b"]
+    image: UInt8[Array | np.ndarray, "b h w c"]
+    label: Int[Array | np.ndarray, " b"]
+    valid: Bool[Array | np.ndarray, " b"]
 
 
 class StepMetrics(NamedTuple):
-    """What a step says about its batch, as sums over the valid images or norms."""
+    """What a step says of its batch: sums over the valid images, and how many those are."""
 
     loss_sum: Float[Array, ""]
     correct: Int[Array, ""]
-    count: Int[Array, ""]
+    images: Int[Array, ""]
     gradient_norm: Float[Array, ""]
 
 
@@ -156,4 +157,5 @@ def _moved_average(
         return None
     # Early on a long memory would hold mostly the random start, so the decay grows into its value.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-    return optax.incremental_update(variables, state.average, 1 - decay)
+    moved: Variables = optax.incremental_update(variables, state.average, 1 - decay)
+    return moved

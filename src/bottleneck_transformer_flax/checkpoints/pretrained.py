@@ -1,0 +1,206 @@
+"""Pretrained directories: all that inference needs of a trained model, and nothing else.
+
+``config.json`` (the model), ``model.safetensors`` (its variables), ``preprocessing.json`` (how
+images become its input), ``classes.json`` (the names of its outputs), ``README.md`` (its card).
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
+from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+FORMAT = "bottleneck-transformer-flax/1"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREPROCESSING, CLASSES, CARD = "preprocessing.json", "classes.json", "README.md"
+EMBEDDED = ("botnet_tiny",)
+_MOST_LISTED = 8
+
+
+class Pretrained(NamedTuple):
+    """A model ready for inference.
+
+    Attributes:
+        model: the network.
+        variables: its parameters and batch statistics.
+        preprocessing: how images become its input.
+        classes: the name of each output.
+    """
+
+    model: BoTNet
+    variables: Variables
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+
+
+def save_pretrained(
+    directory: str | Path,
+    model: BoTNet,
+    variables: Variables,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    *,
+    card: str | None = None,
+) -> Path:
+    """Write a pretrained directory, whole or not at all; one that is there is replaced.
+
+    Args:
+        directory: where; a folder that holds anything else is left alone.
+        model: the network.
+        variables: its parameters and batch statistics.
+        preprocessing: how images become its input.
+        classes: the name of each output.
+        card: text of ``README.md``, in Markdown.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: when there is another folder or file in the way, or the number of
+            classes is not the model's.
+    """
+    directory = Path(directory)
+    if len(classes) != model.config.num_classes:
+        raise CheckpointError(
+            f"there are {len(classes)} class names for {model.config.num_classes} outputs"
+        )
+    _check_replaceable(directory)
+    arrays = {
+        ".".join(path): np.ascontiguousarray(leaf)
+        for path, leaf in flatten_dict(jax.device_get(variables)).items()
+    }
+    with replaced_directory(directory) as beside:
+        save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
+        _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
+        _write_json(beside / PREPROCESSING, preprocessing.to_json())
+        _write_json(beside / CLASSES, list(classes))
+        if card is not None:
+            (beside / CARD).write_text(card, encoding="utf-8")
+    return directory
+
+
+def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = None) -> Pretrained:
+    """Load a pretrained directory, or a model that ships with the package.
+
+    Args:
+        source: a directory, a run's directory (its ``pretrained/`` is taken), or "botnet_tiny".
+        image_size: (height, width) to run the model at; by default the size it was saved at.
+            The relative tables are interpolated (see ``resize_relative_positions``).
+
+    Raises:
+        CheckpointError: when the source is missing, damaged, or of another model; every name and
+            shape that does not fit is listed.
+        ConfigError: when ``image_size`` is too small for the model.
+    """
+    directory = find_pretrained(source)
+    values = _read_json(directory / CONFIG, dict)
+    written_as = values.pop("format", None)
+    if written_as != FORMAT:
+        raise CheckpointError(
+            f"{directory / CONFIG} has format {written_as!r}; this version reads {FORMAT!r}"
+        )
+    try:
+        model = BoTNet(config=BoTNetConfig.from_json(values))
+        preprocessing = Preprocessing.from_json(_read_json(directory / PREPROCESSING, dict))
+        expected = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
+    except (BoTNetError, TypeError) as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    classes = tuple(map(str, _read_json(directory / CLASSES, list)))
+    if len(classes) != model.config.num_classes:
+        raise CheckpointError(
+            f"{directory / CLASSES} names {len(classes)} classes; "
+            f"the model has {model.config.num_classes} outputs"
+        )
+    arrays = _read_arrays(directory / WEIGHTS, expected)
+    variables: Variables = unflatten_dict(arrays, sep=".")
+    if image_size is not None and tuple(image_size) != preprocessing.size:
+        model, variables = resize_relative_positions(model, variables, image_size)
+        preprocessing = preprocessing.replace(size=tuple(image_size))
+    return Pretrained(model, variables, preprocessing, classes)
+
+
+def find_pretrained(source: str | Path) -> Path:
+    """The pretrained directory that a source means; see ``load_pretrained``.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        for candidate in (path, path / "pretrained"):
+            if (candidate / CONFIG).is_file():
+                return candidate
+        raise CheckpointError(
+            f"{source} is not a pretrained directory: it has no {CONFIG}; expected the folder "
+            "that save_pretrained or a finished run wrote"
+        )
+    if str(source) in EMBEDDED:
+        return Path(str(resources.files(__package__))) / "embedded" / str(source)
+    what = "is a file" if path.exists() else "does not exist"
+    raise CheckpointError(
+        f"{source} {what}; expected a pretrained directory, a run's directory, or one of the "
+        f"models in the package: {', '.join(EMBEDDED)}"
+    )
+
+
+def _check_replaceable(directory: Path) -> None:
+    if directory.is_dir():
+        ours = {CONFIG, WEIGHTS, PREPROCESSING, CLASSES, CARD}
+        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in ours)
+        if others:
+            raise CheckpointError(
+                f"{directory} holds other files ({', '.join(others[:_MOST_LISTED])}); name a new "
+                "or empty folder"
+            )
+    elif directory.exists():
+        raise CheckpointError(f"{directory} is a file; name a new or empty folder")
+
+
+def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); copy or download it anew"
+        ) from error
+    problems = [f"missing: {name}" for name in expected if name not in arrays]
+    problems += [f"not in the model: {name}" for name in arrays if name not in expected]
+    for name in arrays.keys() & expected.keys():
+        came, fits = arrays[name], expected[name]
+        if came.shape != fits.shape or came.dtype != fits.dtype:
+            problems.append(
+                f"{name} is {came.dtype} {came.shape}, expected {fits.dtype} {fits.shape}"
+            )
+    if problems:
+        raise CheckpointError(
+            f"{path} does not fit the model in its {CONFIG}, {len(problems)} differences: "
+            + "; ".join(sorted(problems))
+        )
+    return {name: jax.numpy.asarray(array) for name, array in arrays.items()}
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    if not isinstance(values, kind):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}; expected a {kind.__name__}")
+    return values

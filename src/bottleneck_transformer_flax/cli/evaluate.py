@@ -1,0 +1,141 @@
+"""``botnet evaluate``: score a trained model on a data set."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.training.recipes import default_config
+from bottleneck_transformer_flax.training.run import RunDirectory
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.data.sources import ImageSource
+
+Split = Literal["test", "train", "all"]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score a trained model: top-1, top-5, loss, accuracy and count of every class."""
+
+    checkpoint: str | None = None
+    """A pretrained directory, a run, or botnet_tiny; by default the newest finished run, and
+    where there is none the botnet_tiny in the package."""
+    data: str | None = None
+    """What to score on, as for `botnet train`; by default what the model was trained with."""
+    split: Split | None = None
+    """Which images: the held-out ones, those for training, or, for a folder of classes, all. By
+    default all of a folder of classes that the model was not trained with, else the test ones."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to run the model at; by default the size it was trained at."""
+    batch_size: int = 64
+    """Images computed together; the figures don't depend on it."""
+    num_workers: int | None = None
+    """Processes that read images; by default none for data in memory, else one a core."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, count and list them, instead of stopping."""
+    confusion: Path | None = None
+    """Write a picture of the confusion matrix to this .png file."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed = options.parse(EvaluateOptions, "evaluate", arguments)
+
+    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.data.bad_images import BadImages
+    from bottleneck_transformer_flax.data.sources import relabel
+    from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+    from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
+
+    checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
+    model, variables, preprocessing, classes = load_pretrained(
+        checkpoint, image_size=parsed.image_size
+    )
+    source, description = _source(parsed, trained)
+    source = relabel(source, classes)
+    num_workers = parsed.num_workers
+    if num_workers is None:
+        num_workers = 0 if source.native_size else os.cpu_count() or 1
+    bad_images = BadImages(skip=parsed.skip_bad_images)
+    evaluator = Evaluator(
+        model, preprocessing, batch_size=parsed.batch_size, num_workers=num_workers
+    )
+    with counting_progress(Console(stderr=True)) as progress:
+        task = progress.add_task("evaluating", total=len(source))
+        sums = evaluator(
+            variables,
+            source,
+            bad_images=bad_images,
+            on_batch=lambda done: progress.update(task, completed=done),
+        )
+    if report := bad_images.report():
+        print(report, file=sys.stderr)
+    result = sums.to_json(classes)
+    if parsed.confusion is not None:
+        plot_confusion_matrix(sums.confusion, classes, parsed.confusion)
+    if parsed.json:
+        print(json.dumps({"checkpoint": checkpoint, "data": description} | result))
+    else:
+        _print_table(checkpoint, description, result)
+    return 0
+
+
+def _source(parsed: EvaluateOptions, trained: RunDirectory | None) -> "tuple[ImageSource, str]":
+    """The images to score on, and what they are."""
+    from bottleneck_transformer_flax.data.sources import load_folder_all, load_splits
+
+    config = default_config("embedded") if trained is None else trained.read_config()
+    data = parsed.data or config.data
+    folder = Path(data)
+    plain_folder = folder.is_dir() and not (folder / "train").is_dir()
+    split = parsed.split
+    if split is None:
+        foreign = trained is None or data != config.data
+        split = "all" if plain_folder and foreign else "test"
+    if split == "all":
+        if not plain_folder:
+            raise ConfigError(
+                f"split is 'all', but {data} comes in two parts; choose test or train"
+            )
+        source = load_folder_all(folder)
+        return source, f"{len(source)} images: all of {data}"
+    splits = load_splits(
+        data,
+        validation_fraction=config.input.validation_fraction,
+        split_seed=config.input.split_seed,
+    )
+    source = splits.test if split == "test" else splits.train
+    return source, f"{len(source)} images: the {split} part of {data}"
+
+
+def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    print(f"model  {checkpoint}")
+    print(f"data   {description}")
+    print(
+        f"top-1 {100 * result['top1']:.2f} %   top-5 {100 * result['top5']:.2f} %   "
+        f"loss {_number(result['loss'])}   images {result['count']}"
+    )
+    table = Table("class", box=None, pad_edge=False)
+    table.add_column("accuracy", justify="right")
+    table.add_column("images", justify="right")
+    for row in result["per_class"]:
+        accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
+        table.add_row(row["class"], accuracy, str(row["count"]))
+    console.print(table, markup=False)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.6f}"

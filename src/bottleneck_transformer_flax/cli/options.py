@@ -1,0 +1,48 @@
+"""What the commands share: parsing their options, and finding the model they speak of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from bottleneck_transformer_flax.checkpoints.pretrained import EMBEDDED
+from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+
+RUNS = Path("runs")
+Options = TypeVar("Options")
+
+
+def parse(
+    kind: type[Options],
+    command: str,
+    arguments: Sequence[str],
+    *,
+    default: Options | None = None,
+) -> Options:
+    """Read a command's options; on bad usage print what is wrong and exit with 2."""
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    given = {} if default is None else {"default": default}
+    parsed: Options = tyro.cli(
+        kind,
+        prog=f"botnet {command}",
+        args=list(arguments),
+        config=config,
+        **given,
+    )
+    return parsed
+
+
+def choose_checkpoint(checkpoint: str | None) -> tuple[str, RunDirectory | None]:
+    """The model to use, and the run it comes from where that is known.
+
+    Without a name it is that of the newest finished run, and otherwise the one in the package.
+    """
+    if checkpoint is None:
+        newest = newest_run(RUNS, having="pretrained")
+        return (EMBEDDED[0], None) if newest is None else (str(newest.path), newest)
+    path = Path(checkpoint)
+    for candidate in (path, path.parent):
+        if path.is_dir() and (candidate / "run.json").is_file():
+            return checkpoint, RunDirectory(candidate)
+    return checkpoint, None

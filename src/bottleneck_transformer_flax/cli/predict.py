@@ -1,0 +1,136 @@
+"""``botnet predict IMAGE…``: classify images."""
+
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.data.decoding import IMAGE_SUFFIXES, decode_image
+from bottleneck_transformer_flax.errors import DataError
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Classify images: the likeliest classes with their probabilities.
+
+    A file that cannot be read is reported and the others are still classified; the exit code is
+    then 1.
+    """
+
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Image files, folders (searched to any depth), or - for an image on standard input."""
+    checkpoint: str | None = None
+    """A pretrained directory, a run, or botnet_tiny; by default the newest finished run, and
+    where there is none the botnet_tiny in the package."""
+    top_k: int = 5
+    """How many classes to give for each image."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to run the model at; by default the size it was trained at."""
+    batch_size: int = 32
+    """Images computed together."""
+    json: bool = False
+    """Print a JSON object a line: {"image", "predictions": [{"class", "probability"}, …]}, or
+    {"image", "error"}."""
+
+
+class Item(NamedTuple):
+    """One image to classify: what to call it, and it or why it cannot be read."""
+
+    name: str
+    image: Image.Image | None
+    error: str | None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed = options.parse(PredictOptions, "predict", arguments)
+    if not parsed.images:
+        raise DataError("no image was named; expected files, folders, or - for standard input")
+
+    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.inference.predictor import Predictor
+
+    checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
+    pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
+    predictor = Predictor(pretrained, batch_size=parsed.batch_size, top_k=parsed.top_k)
+    if not parsed.json:
+        print(f"model  {checkpoint}")
+    failed = False
+    for group in _groups(_items(parsed.images), parsed.batch_size):
+        rankings = iter(predictor([item.image for item in group if item.image is not None]))
+        for item in group:
+            if item.image is None:
+                failed = True
+                _report_error(item, as_json=parsed.json)
+            else:
+                _report(item.name, next(rankings), as_json=parsed.json)
+    return 1 if failed else 0
+
+
+def _items(names: Iterable[str]) -> Iterator[Item]:
+    for name in names:
+        if name == "-":
+            yield _decode("standard input", io.BytesIO(sys.stdin.buffer.read()))
+        elif Path(name).is_dir():
+            found = _images_below(Path(name))
+            if not found:
+                yield Item(name, None, f"{name}: the folder holds no images")
+            for path in found:
+                yield _decode(str(path), str(path))
+        else:
+            yield _decode(name, name)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _decode(name: str, file: str | io.BytesIO) -> Item:
+    try:
+        return Item(name, decode_image(file), None)
+    except DataError as error:
+        return Item(name, None, str(error))
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> None:
+    if as_json:
+        predictions = [{"class": label, "probability": value} for label, value in ranking]
+        print(json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False))
+        return
+    print(name)
+    table = Table(box=None, show_header=False, pad_edge=True)
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("bar", no_wrap=True)
+    for label, value in ranking:
+        table.add_row(Text(label), f"{100 * value:.2f} %", "█" * round(20 * value))
+    Console(highlight=False).print(table)
+
+
+def _report_error(item: Item, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": item.name, "error": item.error}, ensure_ascii=False))
+    print(f"botnet: error: {item.error}", file=sys.stderr)

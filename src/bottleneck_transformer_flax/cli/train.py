@@ -1,0 +1,180 @@
+"""``botnet train``: from images to a model, its scores and pictures."""
+
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.recipes import default_config
+from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+
+# Anything else would make a resumed run another run.
+_CHANGEABLE = (
+    "evaluate_every_epochs",
+    "save_every_epochs",
+    "input.num_workers",
+    "input.skip_bad_images",
+)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a model on images.
+
+    With no argument it trains a small BoTNet on a data set that is included, in a few minutes.
+    Everything is written to a new folder below runs/. Ctrl-C saves, and says how to go on.
+    """
+
+    config: RunConfig
+    resume: bool = False
+    """Go on with the newest unfinished run, or with the one in --run-directory."""
+    run_directory: Path | None = None
+    """Where to write; by default a new folder below runs/, named after the time."""
+    json: bool = False
+    """Print the evaluation as one JSON line and nothing else."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed, run_directory = _parse(arguments)
+
+    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    from bottleneck_transformer_flax.cli.progress import TrainingDisplay
+    from bottleneck_transformer_flax.training import loop
+
+    console = Console(stderr=parsed.json)
+    start = time.perf_counter()
+    plan = loop.make_plan(parsed.config)
+    if not parsed.resume:
+        run_directory.create(parsed.config)
+    with _stop_on_signals(loop.StopRequest(), console) as stop, TrainingDisplay(console) as display:
+        outcome = loop.train(plan, run_directory, display, stop)
+    if report := outcome.bad_images.report():
+        print(report, file=sys.stderr)
+    if not outcome.finished or outcome.evaluation is None:
+        _say(console, f"stopped and saved after step {outcome.step} of {plan.total_steps}")
+        _say(
+            console,
+            f"go on with: {_command('train', '--resume', '--run-directory', run_directory.path)}",
+        )
+        return 1
+    if parsed.json:
+        print(json.dumps(outcome.evaluation | {"run": str(run_directory.path)}))
+    else:
+        _print_results(console, run_directory, outcome.evaluation, time.perf_counter() - start)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
+    """The options, on top of the recipe for the data or of the run to resume."""
+    if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
+        default = TrainOptions(default_config(_option(arguments, "--data") or "embedded"))
+        parsed = options.parse(TrainOptions, "train", arguments, default=default)
+        directory = parsed.run_directory or _new_directory(parsed.config.variant)
+        return parsed, RunDirectory(directory)
+    directory_name = _option(arguments, "--run-directory")
+    if directory_name is None:
+        newest = newest_run(options.RUNS, having="checkpoints")
+        if newest is None:
+            raise CheckpointError(
+                f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "
+                "start one without --resume"
+            )
+    else:
+        newest = RunDirectory(Path(directory_name))
+    saved = newest.read_config()
+    parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
+    changed = sorted(_differences(saved.to_json(), parsed.config.to_json()))
+    refused = [name for name in changed if name not in _CHANGEABLE]
+    if refused:
+        raise ConfigError(
+            f"a resumed run cannot change {', '.join(refused)}; only "
+            f"{', '.join(_CHANGEABLE)} may differ: leave the option out, or start a new run"
+        )
+    return dataclasses.replace(parsed, run_directory=newest.path), newest
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of one option, before the options are parsed."""
+    for index, argument in enumerate(arguments):
+        if argument == name and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{name}="):
+            return argument.removeprefix(f"{name}=")
+    return None
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in before.items():
+        if isinstance(value, dict):
+            yield from _differences(value, after[name], f"{prefix}{name}.")
+        elif value != after[name]:
+            yield f"{prefix}{name}"
+
+
+def _new_directory(variant: str) -> Path:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{variant}"
+    path, copy = options.RUNS / name, 1
+    while path.exists():
+        copy += 1
+        path = options.RUNS / f"{name}-{copy}"
+    return path
+
+
+@contextmanager
+def _stop_on_signals(stop: Any, console: Console) -> Iterator[Any]:
+    """Ask the loop to save and leave at the first Ctrl-C or SIGTERM; the second ends at once."""
+
+    def request(number: int, _: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        console.print("stopping after this step; once more to leave without saving")
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_results(
+    console: Console, run: RunDirectory, evaluation: dict[str, Any], seconds: float
+) -> None:
+    _say(
+        console,
+        f"test accuracy {100 * evaluation['top1']:.2f} % on {evaluation['count']} images "
+        f"(top-5 {100 * evaluation['top5']:.2f} %, loss {evaluation['loss']:.4f}), "
+        f"in {seconds:.0f} s",
+    )
+    for what, path in (
+        ("model", run.pretrained),
+        ("checkpoint", run.checkpoints),
+        ("curves", run.curves),
+        ("confusion", run.confusion),
+    ):
+        _say(console, f"  {what:<11}{path}")
+    _say(console, f"next: {_command('predict', run.example)}")
+
+
+def _command(*words: object) -> str:
+    return shlex.join(["botnet", *map(str, words)])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(escape(text), highlight=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""``botnet variants``: the models by name, with their size and cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
+
+
+@dataclass(frozen=True)
+class VariantsOptions:
+    """List the models by name.
+
+    Parameters are all trainable ones, multiply-adds those of every convolution and matrix product
+    for one image, at the input size given. Beside them stands what the paper says; the README
+    explains where and why the two differ.
+    """
+
+    json: bool = False
+    """Print a JSON list."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed = options.parse(VariantsOptions, "variants", arguments)
+    if parsed.json:
+        print(json.dumps([_as_json(variant) for variant in VARIANTS.values()], indent=2))
+        return 0
+    table = Table("variant", "stages", "input", box=None, pad_edge=False)
+    for heading in ("parameters", "paper", "M.Adds", "paper", "paper's top-1"):
+        table.add_column(heading, justify="right")
+    for variant in VARIANTS.values():
+        table.add_row(
+            variant.name,
+            ",".join(map(str, variant.config.stage_sizes)),
+            str(variant.size),
+            f"{variant.parameters:,}",
+            _text(variant.published_parameters, "{} M"),
+            f"{variant.multiply_adds / 1e9:.2f} B",
+            _text(variant.published_multiply_adds, "{} B"),
+            _text(variant.published_top1, "{} %"),
+        )
+    # As wide as it is: a table for a pipe or a file must not be folded.
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    return 0
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _as_json(variant: Variant) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "image_size": variant.image_size,
+        "source": variant.source,
+        "parameters": variant.parameters,
+        "multiply_adds": variant.multiply_adds,
+        "published_parameters": variant.published_parameters,
+        "published_multiply_adds": variant.published_multiply_adds,
+        "published_top1": variant.published_top1,
+        "config": variant.config.to_json(),
+    }

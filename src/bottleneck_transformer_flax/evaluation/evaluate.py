@@ -1,0 +1,96 @@
+"""Score a model on a set of images."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from bottleneck_transformer_flax.axes import Array, Float, Int, UInt8
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.loader import evaluation_batches
+from bottleneck_transformer_flax.data.sources import ImageSource
+from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
+from bottleneck_transformer_flax.models.botnet import BoTNet, classify
+from bottleneck_transformer_flax.models.surgery import Variables
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+
+class Scores(NamedTuple):
+    """What evaluation reads of a batch: the best classes, best first, and each image's loss."""
+
+    top_classes: Int[Array, "b k"]
+    losses: Float[Array, " b"]
+
+
+class Evaluator:
+    """Scores one model; compiled once, however often it is called."""
+
+    def __init__(
+        self,
+        model: BoTNet,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+    ) -> None:
+        """For a model, its preprocessing, and how images are read."""
+        self._num_classes = model.config.num_classes
+        self._transform = EvaluationTransform(preprocessing)
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+
+        def score(
+            variables: Variables, images: UInt8[Array, "b h w c"], labels: Int[Array, " b"]
+        ) -> Scores:
+            logits = classify(model, preprocessing, variables, images)
+            _, top_classes = jax.lax.top_k(logits, min(5, self._num_classes))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return Scores(top_classes, losses)
+
+        self._score = jax.jit(score)
+
+    def __call__(
+        self,
+        variables: Variables,
+        source: ImageSource,
+        *,
+        bad_images: BadImages,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> ClassificationSums:
+        """Every image of ``source`` once, whatever the batch size.
+
+        Args:
+            variables: of the model.
+            source: images, labelled with the model's classes.
+            bad_images: decides about images that cannot be read; left out, they count nowhere.
+            on_batch: called after every batch with the number of images done.
+
+        Raises:
+            DataError: when an image cannot be read and is not to be left out.
+        """
+        sums = ClassificationSums.empty(self._num_classes)
+        done = 0
+        for batch in evaluation_batches(
+            source,
+            self._transform,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+        ):
+            bad_images.check(batch, source)
+            scores = self._score(variables, batch["image"], batch["label"])
+            sums = sums.merge(
+                ClassificationSums.from_predictions(
+                    np.asarray(scores.top_classes),
+                    np.asarray(scores.losses),
+                    batch["label"],
+                    batch["valid"],
+                    self._num_classes,
+                )
+            )
+            done = min(len(source), done + self._batch_size)
+            if on_batch is not None:
+                on_batch(done)
+        return sums

@@ -1,0 +1,63 @@
+"""From images to named probabilities, the one way in."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from PIL import Image
+
+from bottleneck_transformer_flax.axes import Array, Float, UInt8
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.models.botnet import classify
+from bottleneck_transformer_flax.models.surgery import Variables
+
+Ranking = list[tuple[str, float]]
+
+
+class Predictor:
+    """Classifies images with a pretrained model; compiled once for its batch size."""
+
+    def __init__(self, pretrained: Pretrained, *, batch_size: int = 32, top_k: int = 5) -> None:
+        """For a model.
+
+        Args:
+            pretrained: the model with its preprocessing and class names.
+            batch_size: images computed together; a smaller last batch is padded.
+            top_k: classes to give for each image, at most all of the model's.
+
+        Raises:
+            ConfigError: when ``batch_size`` or ``top_k`` is below 1.
+        """
+        if batch_size < 1 or top_k < 1:
+            raise ConfigError(
+                f"batch_size is {batch_size} and top_k is {top_k}; expected at least 1"
+            )
+        model, self._variables, preprocessing, self.classes = pretrained
+        self._transform = EvaluationTransform(preprocessing)
+        self.batch_size = batch_size
+        self.top_k = min(top_k, len(self.classes))
+
+        def probabilities(
+            variables: Variables, images: UInt8[Array, "b h w c"]
+        ) -> Float[Array, "b classes"]:
+            return jax.nn.softmax(classify(model, preprocessing, variables, images))
+
+        self._probabilities = jax.jit(probabilities)
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Ranking]:
+        """For every RGB image its likeliest classes with their probabilities, best first."""
+        rankings: list[Ranking] = []
+        for start in range(0, len(images), self.batch_size):
+            part = images[start : start + self.batch_size]
+            pixels = np.stack([self._transform(image) for image in part])
+            padding = [(0, self.batch_size - len(part)), *[(0, 0)] * 3]
+            padded = np.pad(pixels, padding)
+            probabilities = np.asarray(self._probabilities(self._variables, padded))[: len(part)]
+            rankings += [self._ranking(row) for row in probabilities]
+        return rankings
+
+    def _ranking(self, probabilities: Float[np.ndarray, " classes"]) -> Ranking:
+        best = np.argsort(-probabilities, kind="stable")[: self.top_k]
+        return [(self.classes[index], float(probabilities[index])) for index in best]

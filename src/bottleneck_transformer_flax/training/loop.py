@@ -1,0 +1,382 @@
+"""The training loop: it orders effects, and computes nothing itself."""
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.loader import Batch, training_batches
+from bottleneck_transformer_flax.data.sources import Splits, load_splits
+from bottleneck_transformer_flax.data.transforms import TrainingTransform
+from bottleneck_transformer_flax.errors import TrainingError
+from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
+from bottleneck_transformer_flax.models.variants import get_variant
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
+from bottleneck_transformer_flax.training.results import write_results
+from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.state import (
+    DeviceBatch,
+    StepMetrics,
+    TrainState,
+    create_state,
+    make_train_step,
+)
+
+# Metrics are read this many steps late, so that the device always has a next step to compute.
+_STEPS_IN_FLIGHT = 2
+_LARGEST_EVALUATION_BATCH = 250
+
+
+class Plan(NamedTuple):
+    """What a run resolves to, before anything is computed."""
+
+    config: RunConfig
+    splits: Splits
+    model: BoTNet
+    preprocessing: Preprocessing
+    parameters: int
+    batch_size: int
+    steps_per_epoch: int
+    num_workers: int
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+
+class Progress(NamedTuple):
+    """Where a run is, after a step; means are over the epoch so far."""
+
+    epoch: int
+    step: int
+    loss: float
+    accuracy: float
+    images: int
+
+
+class Reporter(Protocol):
+    """Told of everything that happens in a run, in order."""
+
+    def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
+        """The run is about to start, or to go on."""
+
+    def stepped(self, progress: Progress) -> None:
+        """The metrics of a step are known."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """So many of the test images are scored."""
+
+    def finished_epoch(self, row: dict[str, Any]) -> None:
+        """An epoch is over; the row is what ``metrics.jsonl`` holds of it."""
+
+
+@dataclass
+class StopRequest:
+    """Set by a signal handler or a test; the loop looks at it after every step."""
+
+    requested: bool = False
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    run: RunDirectory
+    step: int
+    finished: bool
+    evaluation: dict[str, Any] | None
+    bad_images: BadImages
+
+
+@dataclass
+class EpochSums:
+    """Sums over the steps of the epoch under way."""
+
+    loss_sum: float = 0.0
+    correct: int = 0
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class History:
+    """What is known of the epochs: a row for each that is over, sums for the one under way."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    current: EpochSums = field(default_factory=EpochSums)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, to be stored beside the training state."""
+        return {"rows": self.rows, "current": vars(self.current)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "History":
+        """From what ``to_json`` gave."""
+        return cls(list(values["rows"]), EpochSums(**values["current"]))
+
+
+class _StopDuringEvaluation(Exception):
+    """Leaves an evaluation that nobody waits for any more."""
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Load the data's listing and resolve everything that depends on it.
+
+    Raises:
+        ConfigError: for options that don't fit each other or the data.
+        DataError: when the data cannot be used.
+    """
+    splits = load_splits(
+        config.data,
+        validation_fraction=config.input.validation_fraction,
+        split_seed=config.input.split_seed,
+    )
+    native_size = splits.train.native_size
+    size = config.input.image_size or native_size or get_variant(config.variant).image_size
+    preprocessing = Preprocessing(
+        size=size,
+        crop=1.0 if native_size else config.input.eval_crop,
+        interpolation=config.input.interpolation,
+    )
+    model = BoTNet(config=config.model_config(num_classes=len(splits.train.class_names)))
+    batch_size = config.batch_size
+    if config.optimization.accumulation_steps == 1:
+        batch_size = min(batch_size, len(splits.train))
+    num_workers = config.input.num_workers
+    if num_workers is None:
+        num_workers = 0 if native_size else os.cpu_count() or 1
+    return Plan(
+        config=config,
+        splits=splits,
+        model=model,
+        preprocessing=preprocessing,
+        parameters=count_parameters(abstract_variables(model, size)),
+        batch_size=batch_size,
+        steps_per_epoch=max(1, len(splits.train) // batch_size),
+        num_workers=num_workers,
+    )
+
+
+def train(
+    plan: Plan, run: RunDirectory, reporter: Reporter, stop: StopRequest | None = None
+) -> Outcome:
+    """Train from the newest checkpoint of a run, or from the start, to the end.
+
+    A run that is stopped and called again ends with the same variables, bit for bit on CPU, as
+    one that was not.
+
+    Args:
+        plan: of the run; what ``run`` recorded must say the same.
+        run: where everything is written.
+        reporter: told what happens.
+        stop: looked at after every step; when set, the run is saved and left.
+
+    Raises:
+        TrainingError: when the loss is not finite.
+        DataError: when an image cannot be read, and is not to be left out.
+        CheckpointError: when the run's checkpoint is of another model.
+    """
+    with TrainingCheckpoints(run.checkpoints) as checkpoints:
+        return _Training(plan, run, reporter, stop or StopRequest(), checkpoints).run_to_end()
+
+
+class _Training:
+    """One call of ``train``: its parts, and the steps between them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunDirectory,
+        reporter: Reporter,
+        stop: StopRequest,
+        checkpoints: TrainingCheckpoints,
+    ) -> None:
+        config, optimization = plan.config, plan.config.optimization
+        self.plan, self.run, self.reporter, self.stop = plan, run, reporter, stop
+        self.checkpoints = checkpoints
+        self.schedule = learning_rate_schedule(
+            optimization, steps_per_epoch=plan.steps_per_epoch, epochs=config.epochs
+        )
+        optimizer = make_optimizer(optimization, self.schedule)
+        self.train_step = make_train_step(
+            plan.model,
+            optimizer,
+            plan.preprocessing,
+            seed=config.seed,
+            label_smoothing=optimization.label_smoothing,
+            accumulation_steps=optimization.accumulation_steps,
+            ema_decay=optimization.ema_decay,
+        )
+        self.evaluator = Evaluator(
+            plan.model,
+            plan.preprocessing,
+            batch_size=min(plan.batch_size * 4, _LARGEST_EVALUATION_BATCH),
+            num_workers=plan.num_workers,
+        )
+        self.bad_images = BadImages(skip=config.input.skip_bad_images)
+        self.history = History()
+        self.state = self._initial_state(optimizer)
+        if checkpoints.latest_step() is not None:
+            self.state, progress = checkpoints.restore(self.state)
+            self.history = History.from_json(progress)
+        # The state's own counter is on the device, and may be steps behind.
+        self.step = int(self.state.step)
+        self.in_flight: deque[tuple[int, StepMetrics]] = deque()
+        self.sums: ClassificationSums | None = None
+
+    def _initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
+        config = self.plan.config
+        height, width = self.plan.preprocessing.size
+        images = jnp.zeros((1, height, width, self.plan.model.config.image_channels))
+        variables = jax.jit(self.plan.model.init)(jax.random.key(config.seed), images)
+        return create_state(variables, optimizer, average=config.optimization.ema_decay is not None)
+
+    def run_to_end(self) -> Outcome:
+        """Step, finish epochs, and stop where asked to."""
+        plan = self.plan
+        self.reporter.planned(plan, self.run, self.step)
+        batches = training_batches(
+            plan.splits.train,
+            TrainingTransform(plan.preprocessing, plan.config.augmentation),
+            batch_size=plan.batch_size,
+            seed=plan.config.seed,
+            start_step=self.step,
+            num_workers=plan.num_workers,
+        )
+        try:
+            return self._loop(batches)
+        finally:
+            batches.close()
+
+    def _loop(self, batches: Generator[Batch, None, None]) -> Outcome:
+        plan = self.plan
+        while True:
+            epoch_end = (len(self.history.rows) + 1) * plan.steps_per_epoch
+            # A run stopped within an evaluation comes back to exactly here.
+            if self.step == epoch_end:
+                try:
+                    self._finish_epoch()
+                except _StopDuringEvaluation:
+                    return self._leave()
+            if self.step >= plan.total_steps:
+                return self._finish()
+            if self.stop.requested:
+                return self._leave()
+            self._take_step(next(batches))
+
+    def _take_step(self, batch: Batch) -> None:
+        start = time.perf_counter()
+        self.bad_images.check(batch, self.plan.splits.train)
+        self.state, metrics = self.train_step(
+            self.state, DeviceBatch(batch["image"], batch["label"], batch["valid"])
+        )
+        self.step += 1
+        self.in_flight.append((self.step, metrics))
+        self._read_metrics(leave=_STEPS_IN_FLIGHT)
+        self.history.current.seconds += time.perf_counter() - start
+
+    def _read_metrics(self, *, leave: int) -> None:
+        """Wait for all but the last few steps, and add up what they say."""
+        current = self.history.current
+        while len(self.in_flight) > leave:
+            step, metrics = self.in_flight.popleft()
+            loss_sum, count = float(metrics.loss_sum), int(metrics.images)
+            if not (math.isfinite(loss_sum) and math.isfinite(float(metrics.gradient_norm))):
+                raise TrainingError(self._not_finite(step, loss_sum / max(count, 1)))
+            current.loss_sum += loss_sum
+            current.correct += int(metrics.correct)
+            current.count += count
+            self.reporter.stepped(
+                Progress(
+                    epoch=len(self.history.rows) + 1,
+                    step=step,
+                    loss=current.loss_sum / max(current.count, 1),
+                    accuracy=current.correct / max(current.count, 1),
+                    images=count,
+                )
+            )
+
+    def _not_finite(self, step: int, loss: float) -> str:
+        saved = self.checkpoints.latest_step()
+        good = (
+            "no checkpoint had been written yet"
+            if saved is None
+            else f"the last good checkpoint is {self.checkpoints.path(saved)}"
+        )
+        what = "the loss" if not math.isfinite(loss) else "the gradient"
+        return (
+            f"{what} is not finite at step {step} (epoch {len(self.history.rows) + 1}, loss "
+            f"{loss}); {good}. Try a lower --learning-rate, or --clip-norm 1"
+        )
+
+    def _finish_epoch(self) -> None:
+        """Evaluate where it is due, write the epoch down, and save."""
+        self._read_metrics(leave=0)
+        config, current = self.plan.config, self.history.current
+        epoch = len(self.history.rows) + 1
+        last = epoch == config.epochs
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.step,
+            "train_loss": current.loss_sum / max(current.count, 1),
+            "train_accuracy": current.correct / max(current.count, 1),
+            "learning_rate": float(self.schedule(self.step - 1)),
+            "seconds": round(current.seconds, 3),
+            "images_per_second": round(current.count / max(current.seconds, 1e-9), 1),
+        }
+        if last or epoch % config.evaluate_every_epochs == 0:
+            self.sums = self._evaluate()
+            row |= {"test_loss": self.sums.loss, "test_accuracy": self.sums.top1}
+        self.history = History([*self.history.rows, row])
+        self.run.write_metrics(self.history.rows)
+        if last or epoch % config.save_every_epochs == 0:
+            self._save()
+        self.reporter.finished_epoch(row)
+
+    def _evaluate(self) -> ClassificationSums:
+        test = self.plan.splits.test
+
+        def on_batch(done: int) -> None:
+            if self.stop.requested and done < len(test):
+                raise _StopDuringEvaluation
+            self.reporter.evaluating(done, len(test))
+
+        return self.evaluator(
+            self.state.inference_variables, test, bad_images=self.bad_images, on_batch=on_batch
+        )
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.step, self.state, self.history.to_json())
+
+    def _leave(self) -> Outcome:
+        self._read_metrics(leave=0)
+        self._save()
+        return Outcome(self.run, self.step, False, None, self.bad_images)
+
+    def _finish(self) -> Outcome:
+        sums = self.sums or self._evaluate()
+        evaluation = write_results(
+            self.run,
+            config=self.plan.config,
+            splits=self.plan.splits,
+            model=self.plan.model,
+            variables=self.state.inference_variables,
+            preprocessing=self.plan.preprocessing,
+            rows=self.history.rows,
+            sums=sums,
+        )
+        return Outcome(self.run, self.step, True, evaluation, self.bad_images)

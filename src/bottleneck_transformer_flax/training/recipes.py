@@ -1,0 +1,49 @@
+"""Starting points for training, chosen by the data; every option overrides them.
+
+These are this project's own, found by experiment, and not the paper's.
+"""
+
+from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.training.config import (
+    InputOptions,
+    ModelOptions,
+    OptimizerOptions,
+    RunConfig,
+)
+
+SMALL_IMAGES = RunConfig(
+    epochs=30,
+    batch_size=64,
+    optimization=OptimizerOptions(
+        optimizer="adamw",
+        learning_rate=3e-3,
+        warmup_epochs=2,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        ema_decay=0.995,
+    ),
+    augmentation=Augmentation(crop="shift", shift_pixels=2),
+)
+
+IMAGE_FOLDER = RunConfig(
+    epochs=50,
+    batch_size=64,
+    model=ModelOptions(dropout_rate=0.1),
+    input=InputOptions(),
+    optimization=OptimizerOptions(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        warmup_epochs=2,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        clip_norm=1.0,
+        ema_decay=0.999,
+    ),
+    augmentation=Augmentation(crop="resized", min_scale=0.25),
+)
+
+
+def default_config(data: str) -> RunConfig:
+    """The starting point for a data set, by its name or folder."""
+    small = data in ("embedded", "fashion-mnist")
+    return SMALL_IMAGES.replace(data=data) if small else IMAGE_FOLDER.replace(data=data)

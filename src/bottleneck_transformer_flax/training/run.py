@@ -1,0 +1,104 @@
+"""A run on disk: what is where, and how the run was defined."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bottleneck_transformer_flax.checkpoints.atomic import write_text
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.training.config import RunConfig
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        path: the folder that holds them.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The training state by step."""
+        return self.path / "checkpoints"
+
+    @property
+    def pretrained(self) -> Path:
+        """The model for inference."""
+        return self.path / "pretrained"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON line for every epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """The last evaluation, as JSON."""
+        return self.path / "evaluation.json"
+
+    @property
+    def curves(self) -> Path:
+        """A picture of the metrics over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def confusion(self) -> Path:
+        """A picture of which classes are taken for which."""
+        return self.path / "confusion.png"
+
+    @property
+    def example(self) -> Path:
+        """One test image, to try a prediction on."""
+        return self.path / "example.png"
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write down how the run is defined.
+
+        Raises:
+            CheckpointError: when there is a run, or anything else, already.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise CheckpointError(
+                f"{self.path} is not empty; name another --run-directory, or go on with the run "
+                "in it with --resume"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write down how the run is defined."""
+        write_text(self.path / RUN_FILE, json.dumps(config.to_json(), indent=2) + "\n")
+
+    def read_config(self) -> RunConfig:
+        """How the run is defined.
+
+        Raises:
+            CheckpointError: when this is no run, or its record is damaged.
+        """
+        file = self.path / RUN_FILE
+        if not file.is_file():
+            raise CheckpointError(f"{self.path} is not a run: it has no {RUN_FILE}")
+        try:
+            return RunConfig.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, ConfigError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the rows of all epochs so far."""
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def newest_run(runs: Path, *, having: str) -> RunDirectory | None:
+    """The newest run below a folder that has a file or folder of the given name, if any."""
+    found = [path.parent for path in runs.glob(f"*/{having}")]
+    dated = [path for path in found if (path / RUN_FILE).is_file()]
+    if not dated:
+        return None
+    return RunDirectory(max(dated, key=lambda path: ((path / having).stat().st_mtime, path.name)))

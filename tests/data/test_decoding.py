@@ -1,0 +1,290 @@
+"""Every mode Pillow knows becomes RGB; every damage becomes one DataError."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from bottleneck_transformer_flax.data.decoding import IMAGE_SUFFIXES, decode_image
+from bottleneck_transformer_flax.errors import DataError
+
+COLOURS = np.array(
+    [[[250, 10, 20], [30, 240, 40], [50, 60, 230]], [[0, 0, 0], [255] * 3, [128] * 3]]
+)
+
+
+def rgb() -> Image.Image:
+    """An image of 2 rows and 3 columns, all pixels different."""
+    return Image.fromarray(COLOURS.astype(np.uint8))
+
+
+def decoded(path) -> np.ndarray:
+    image = decode_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def assert_grey(path, expected, tolerance=0) -> None:
+    found = decoded(path)
+    assert np.ptp(found, axis=-1).max() == 0
+    np.testing.assert_allclose(found[..., 0], expected, atol=tolerance)
+
+
+def test_rgb(tmp_path):
+    rgb().save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), COLOURS)
+    np.testing.assert_array_equal(decoded(str(tmp_path / "a.png")), COLOURS)
+
+
+def test_file_object():
+    stream = io.BytesIO()
+    rgb().save(stream, "PNG")
+    stream.seek(0)
+    np.testing.assert_array_equal(decoded(stream), COLOURS)
+    assert not stream.closed
+
+
+def test_bilevel(tmp_path):
+    Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], np.uint8)).convert("1").save(
+        tmp_path / "a.png"
+    )
+    assert_grey(tmp_path / "a.png", [[0, 255, 0], [255, 255, 0]])
+
+
+def test_grey(tmp_path):
+    Image.fromarray(np.array([[0, 7], [200, 255]], np.uint8)).save(tmp_path / "a.png")
+    assert_grey(tmp_path / "a.png", [[0, 7], [200, 255]])
+
+
+def test_grey_with_alpha_over_white(tmp_path):
+    values = np.array([[[100, 255], [100, 0], [100, 51]]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == "LA"
+    assert_grey(tmp_path / "a.png", [[100, 255, 255 - 155 * 51 / 255]], tolerance=1)
+
+
+def test_grey_with_transparent_value(tmp_path):
+    Image.fromarray(np.array([[9, 50]], np.uint8)).save(tmp_path / "a.png", transparency=9)
+    assert_grey(tmp_path / "a.png", [[255, 50]])
+
+
+def test_rgb_with_transparent_colour(tmp_path):
+    rgb().save(tmp_path / "a.png", transparency=(250, 10, 20))
+    expected = COLOURS.copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+
+
+def palette_image() -> Image.Image:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("L")
+    image.putpalette([250, 0, 0, 0, 250, 0, 0, 0, 250])
+    assert image.mode == "P"
+    return image
+
+
+def test_palette(tmp_path):
+    palette_image().save(tmp_path / "a.png")
+    expected = [[[250, 0, 0], [0, 250, 0], [0, 0, 250]]]
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
+def test_palette_with_transparency(tmp_path, transparency):
+    palette_image().save(tmp_path / "a.png", transparency=transparency)
+    expected = [[[250, 0, 0], [255, 255, 255], [0, 0, 250]]]
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+
+
+def test_rgba_over_white(tmp_path):
+    values = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 51]]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    expected = [[[200, 0, 0], [255, 255, 255], [244, 204, 204]]]
+    np.testing.assert_allclose(decoded(tmp_path / "a.png"), expected, atol=1)
+
+
+def test_cmyk_tiff(tmp_path):
+    Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(decoded(tmp_path / "a.tif")[0, 0], [255, 0, 0])
+
+
+def test_cmyk_jpeg(tmp_path):
+    # Pillow writes CMYK as Adobe does: inverted, with the Adobe marker.
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_allclose(decoded(tmp_path / "a.jpg")[8, 8], [255, 0, 0], atol=3)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+def test_other_colour_spaces(tmp_path, mode):
+    image = Image.new("RGB", (4, 4), (200, 60, 40))
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.mode == mode
+    np.testing.assert_allclose(decoded(tmp_path / "a.tif")[0, 0], [200, 60, 40], atol=4)
+
+
+# No file format of Pillow's opens in these modes, but plug-ins may.
+@pytest.mark.parametrize("mode", ["HSV", "PA", "La", "RGBa", "RGBX", "I;16B"])
+def test_modes_without_a_file_format(mode, monkeypatch):
+    if mode == "I;16B":
+        image = Image.frombytes(mode, (1, 1), np.array([51 * 257], ">u2").tobytes())
+    elif mode in ("La", "RGBa"):
+        image = Image.new({"La": "LA", "RGBa": "RGBA"}[mode], (1, 1), "#333333").convert(mode)
+    elif mode == "PA":
+        image = Image.new("RGB", (1, 1), "#333333").convert("P").convert("PA")
+    else:
+        image = Image.new("RGB", (1, 1), "#333333").convert(mode)
+    assert image.mode == mode
+    monkeypatch.setattr(Image, "open", lambda *_, **__: image)
+    np.testing.assert_allclose(decoded("any"), [[[51, 51, 51]]], atol=2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_is_scaled(tmp_path, suffix):
+    values = np.array([[0, 257, 32896], [65535, 300, 60000]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as saved:
+        assert saved.mode.startswith("I;16")
+    assert_grey(tmp_path / f"a.{suffix}", np.rint(values / 257))
+
+
+def test_16_bit_big_endian_grey_is_scaled(tmp_path):
+    values = np.array([[0, 257, 32896], [65535, 300, 60000]], ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 65535\n" + values.tobytes())
+    assert_grey(tmp_path / "a.pgm", np.rint(values / 257))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 257, 65535]], [[0, 1, 255]]),
+        ([[-5, 0, 2**31 - 1]], [[0, 0, 255]]),
+    ],
+)
+def test_32_bit_grey_is_scaled(tmp_path, values, expected):
+    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.mode == "I"
+    assert_grey(tmp_path / "a.tif", expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 0.5, 1]], [[0, 128, 255]]),
+        ([[0, 0.5, 200]], [[0, 0, 200]]),
+        ([[-3, 40, 300]], [[0, 40, 255]]),
+        ([[np.nan, 0.2, 1]], [[0, 51, 255]]),
+    ],
+)
+def test_float_grey(tmp_path, values, expected):
+    Image.fromarray(np.array(values, np.float32)).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.mode == "F"
+    assert_grey(tmp_path / "a.tif", expected)
+
+
+# What must be done to the stored pixels, in NumPy (EXIF 2.3, 4.6.4 A, "Orientation").
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}.get(suffix, {})
+    rgb().save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    np.testing.assert_array_equal(decoded(tmp_path / f"a.{suffix}"), UPRIGHT[orientation](COLOURS))
+
+
+def test_damaged_exif_counts_as_none(tmp_path):
+    rgb().save(tmp_path / "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05\x01\x12")
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), COLOURS)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as saved:
+        assert saved.n_frames == 3
+    np.testing.assert_array_equal(decoded(tmp_path / "a.gif")[0, 0], [255, 0, 0])
+
+
+def jpeg_bytes() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (jpeg_bytes()[:-2000], "truncated"),
+        (jpeg_bytes()[:30], "cannot be read"),
+        (b"these are only words", "no image format"),
+        (b"", "empty"),
+    ],
+)
+def test_damaged_files(tmp_path, content, reason):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        decode_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="the given image"):
+        decode_image(io.BytesIO(content))
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
+        decode_image(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match="directory"):
+        decode_image(tmp_path)
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    rgb().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(DataError, match="exceeds limit"):
+        decode_image(tmp_path / "a.png")
+
+
+def test_large_but_allowed_image_gives_no_warning(tmp_path, monkeypatch):
+    rgb().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decode_image(tmp_path / "a.png")
+    assert not caught
+
+
+def test_postscript_is_never_run(tmp_path):
+    rgb().save(tmp_path / "a.eps")
+    with pytest.raises(DataError, match="no image format"):
+        decode_image(tmp_path / "a.eps")
+
+
+def test_suffixes():
+    assert {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".ppm"} <= IMAGE_SUFFIXES
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+    assert not {".eps", ".h5", ".mpg", ".pdf", ".txt"} & IMAGE_SUFFIXES

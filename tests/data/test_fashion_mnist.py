@@ -1,0 +1,176 @@
+"""The idx reader, the data set that ships with the package, and the script that makes it."""
+
+import gzip
+import importlib.util
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bottleneck_transformer_flax.data.fashion_mnist import (
+    CLASS_NAMES,
+    FOLDER_VARIABLE,
+    default_folder,
+    read_split,
+)
+from bottleneck_transformer_flax.data.sources import load_splits
+from bottleneck_transformer_flax.errors import DataError
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_embedded_data.py"
+
+
+def idx_bytes(values: np.ndarray, magic: int | None = None) -> bytes:
+    header = [0x0800 + values.ndim if magic is None else magic, *values.shape]
+    return np.array(header, ">u4").tobytes() + values.astype(np.uint8).tobytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(gzip.compress(content))
+
+
+def write_split(folder: Path, split: str, per_class: int, seed: int) -> np.ndarray:
+    """A small split whose images hold their row number; the labels are returned."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(10), per_class))
+    images = np.zeros((len(labels), 28, 28), np.uint8) + np.arange(len(labels))[:, None, None]
+    write(folder / f"{split}-images-idx3-ubyte.gz", idx_bytes(images))
+    write(folder / f"{split}-labels-idx1-ubyte.gz", idx_bytes(labels))
+    return labels
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_split(tmp_path, "train", per_class=8, seed=1)
+    write_split(tmp_path, "t10k", per_class=4, seed=2)
+    return tmp_path
+
+
+def test_read_split(folder):
+    labels = write_split(folder, "train", per_class=8, seed=1)
+    split = read_split(folder, "train")
+    np.testing.assert_array_equal(split.labels, labels)
+    assert split.images.shape == (80, 28, 28)
+    assert split.images[:, 3, 4].tolist() == list(range(80))
+
+
+def test_load_splits_reads_the_named_folder(folder, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    assert default_folder() == folder
+    splits = load_splits("fashion-mnist")
+    assert splits.description == "80 training and 40 test images, 10 classes (Fashion-MNIST)"
+    assert splits.test.describe(12) == "fashion-mnist test image 12"
+    assert splits.train.read(7).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_missing_files_name_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
+        load_splits("fashion-mnist")
+
+
+IMAGES = np.zeros((80, 28, 28), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("images-idx3", idx_bytes(IMAGES, magic=0x0D03), "magic number is 0x00000d03"),
+        ("images-idx3", idx_bytes(IMAGES)[:-1], "holds 62719 values"),
+        ("images-idx3", idx_bytes(IMAGES) + b"x", "holds 62721 values"),
+        ("images-idx3", b"short", "too few"),
+        ("images-idx3", idx_bytes(np.zeros((80, 28, 27))), r"are \(28, 27\)"),
+        ("labels-idx1", idx_bytes(np.zeros(79)), "80 images but 79 labels"),
+        ("labels-idx1", idx_bytes(np.full(80, 10)), "has label 10"),
+    ],
+)
+def test_damaged_content(folder, file, content, message):
+    write(folder / f"train-{file}-ubyte.gz", content)
+    with pytest.raises(DataError, match=message):
+        read_split(folder, "train")
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: b"no gzip", lambda c: c[:40] * 3])
+def test_damaged_gzip(folder, damage):
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match="cannot be read as gzip"):
+        read_split(folder, "train")
+
+
+def test_embedded_data_is_stratified():
+    splits = load_splits("embedded")
+    assert splits.description == (
+        "6000 training and 1000 test images, 10 classes (embedded Fashion-MNIST subset)"
+    )
+    assert splits.train.class_names == splits.test.class_names == CLASS_NAMES
+    assert CLASS_NAMES[0] == "T-shirt/top"
+    assert CLASS_NAMES[9] == "Ankle boot"
+    assert np.bincount(splits.train.labels).tolist() == [600] * 10
+    assert np.bincount(splits.test.labels).tolist() == [100] * 10
+    assert splits.train.native_size == splits.test.native_size == (28, 28)
+    # Not sorted by class: a run of one label would make unshuffled batches useless.
+    assert len(set(splits.test.labels[:50].tolist())) == 10
+
+
+def test_embedded_images_are_clothes():
+    train = load_splits("embedded").train
+    mean = np.mean([np.asarray(train.read(i)) for i in range(0, 6000, 10)])
+    assert 65 < mean < 80  # The mean over all of Fashion-MNIST is 72.9.
+    trousers, bags = (
+        np.mean([np.asarray(train.read(int(i))) for i in np.flatnonzero(train.labels == k)], axis=0)
+        for k in (1, 8)
+    )
+    assert trousers[14, 2].max() < 10 < bags[14, 2].min()
+
+
+def test_embedded_file_names_its_classes_and_licence():
+    embedded = resources.files("bottleneck_transformer_flax.data").joinpath("embedded")
+    with (
+        embedded.joinpath("fashion_mnist_subset.npz").open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        assert tuple(arrays["class_names"].tolist()) == CLASS_NAMES
+        assert arrays["train_images"].dtype == arrays["train_labels"].dtype == np.uint8
+    licence = embedded.joinpath("LICENSE.fashion-mnist").read_text(encoding="utf-8")
+    assert "Copyright © 2017 Zalando SE" in licence
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_embedded_data", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script, source: Path, out: Path, train: int = 5, test: int = 2) -> int:
+    sizes = ["--train-per-class", str(train), "--test-per-class", str(test)]
+    return script.main([str(source), str(out), *sizes])
+
+
+def test_script_draws_the_same_from_every_class(script, folder, tmp_path):
+    assert run(script, folder, tmp_path / "out.npz") == 0
+    with np.load(tmp_path / "out.npz") as made:
+        for name, split, per_class in (("train", "train", 5), ("test", "t10k", 2)):
+            labels, images = made[f"{name}_labels"], made[f"{name}_images"]
+            assert np.bincount(labels).tolist() == [per_class] * 10
+            rows = images[:, 0, 0]
+            assert (np.diff(rows.astype(int)) > 0).all()
+            np.testing.assert_array_equal(read_split(folder, split).labels[rows], labels)
+        assert tuple(made["class_names"].tolist()) == CLASS_NAMES
+
+
+def test_script_gives_the_same_bytes_at_any_time(script, folder, tmp_path, monkeypatch):
+    assert run(script, folder, tmp_path / "one.npz") == 0
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+    assert run(script, folder, tmp_path / "two.npz") == 0
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_script_reports_what_is_missing(script, folder, tmp_path, capsys):
+    assert run(script, folder, tmp_path / "out.npz", train=9) == 1
+    assert "class 'T-shirt/top' has 8 images; expected 9" in capsys.readouterr().err
+    assert run(script, tmp_path / "nowhere", tmp_path / "out.npz") == 1
+    assert not (tmp_path / "out.npz").exists()

@@ -1,0 +1,273 @@
+"""Batches are a pure function of their number, complete, and survive bad images and interrupts."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottleneck_transformer_flax.data.loader import (
+    Batch,
+    bad_images,
+    evaluation_batches,
+    training_batches,
+)
+from bottleneck_transformer_flax.data.sources import ArraySource, FolderSource
+from bottleneck_transformer_flax.data.transforms import (
+    Augmentation,
+    EvaluationTransform,
+    TrainingTransform,
+)
+from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+COUNT = 23
+SIZE = (6, 5)
+EVALUATION = EvaluationTransform(Preprocessing(size=SIZE, crop=1.0))
+TRAINING = TrainingTransform(Preprocessing(size=SIZE, crop=1.0), Augmentation(crop="shift"))
+
+
+def array_source(count: int = COUNT) -> ArraySource:
+    rng = np.random.default_rng(0)
+    return ArraySource(
+        rng.integers(1, 256, (count, *SIZE, 3), dtype=np.uint8),
+        np.arange(count, dtype=np.int32) % 3,
+        ("a", "b", "c"),
+    )
+
+
+def folder_source(root: Path, bad: tuple[int, ...] = ()) -> FolderSource:
+    names = tuple(f"{number:02}.png" for number in range(COUNT))
+    for number, name in enumerate(names):
+        if number in bad:
+            (root / name).write_text("no image")
+        else:
+            Image.new("RGB", SIZE[::-1], (number + 1, 0, 0)).save(root / name)
+    return FolderSource(root, names, np.arange(COUNT, dtype=np.int32), ("x",) * COUNT)
+
+
+def train(count: int, source=None, transform=TRAINING, **options) -> list[Batch]:
+    """The first ``count`` batches of 5."""
+    batches = training_batches(
+        source or array_source(), transform, **{"batch_size": 5, "seed": 3, **options}
+    )
+    try:
+        return list(itertools.islice(batches, count))
+    finally:
+        batches.close()
+
+
+def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        for key in ("image", "label", "index", "valid"):
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+            assert one[key].dtype == other[key].dtype
+            assert type(one[key]) is np.ndarray
+
+
+def indices(batches: list[Batch]) -> np.ndarray:
+    return np.concatenate([batch["index"] for batch in batches])
+
+
+def test_a_batch_holds_what_it_says():
+    source = array_source()
+    for batch in train(9, transform=EVALUATION):
+        assert batch["image"].shape == (5, *SIZE, 3)
+        assert {key: value.dtype.name for key, value in batch.items()} == {
+            "image": "uint8",
+            "label": "int32",
+            "index": "int32",
+            "valid": "bool",
+        }
+        assert batch["valid"].all()
+        np.testing.assert_array_equal(batch["image"], source.images[batch["index"]])
+        np.testing.assert_array_equal(batch["label"], source.labels[batch["index"]])
+
+
+def test_an_epoch_takes_no_image_twice_and_the_next_is_in_another_order():
+    steps = COUNT // 5
+    batches = train(steps * 40)
+    epochs = [indices(batches[i : i + steps]) for i in range(0, len(batches), steps)]
+    assert all(len(set(epoch.tolist())) == steps * 5 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 40
+    # The images that don't fill a batch are others each time.
+    assert set(indices(batches).tolist()) == set(range(COUNT))
+    # No image has a place of its own.
+    assert len({int(np.flatnonzero(epoch == 7)[0]) for epoch in epochs if 7 in epoch}) > 8
+
+
+def test_augmentations_are_new_in_every_epoch():
+    batches = train(COUNT // 5 * 30)
+    looks = {
+        batch["image"][row].tobytes()
+        for batch in batches
+        for row in np.flatnonzero(batch["index"] == 7)
+    }
+    assert len(looks) > 10
+
+
+def test_images_of_one_batch_are_augmented_differently():
+    same = ArraySource(
+        np.repeat(array_source(1).images, COUNT, axis=0), np.zeros(COUNT, np.int32), ("a",)
+    )
+    batch = train(1, same, batch_size=20)[0]
+    assert len({image.tobytes() for image in batch["image"]}) > 8
+
+
+def test_seeds_decide():
+    assert_same(train(9), train(9))
+    first, other = train(9), train(9, seed=4)
+    assert not np.array_equal(indices(first), indices(other))
+    # Nor is one seed's second epoch the next seed's first.
+    assert not np.array_equal(indices(train(8)[4:]), indices(train(4, seed=4)))
+
+
+@pytest.mark.parametrize("start_step", [1, 4, 7, 101])
+def test_start_step_goes_on_as_if_never_interrupted(start_step):
+    whole = train(start_step + 9)
+    assert_same(train(9, start_step=start_step), whole[start_step:])
+
+
+def test_workers_change_nothing():
+    """Two workers, from the start and from the middle, over the ends of epochs of 4 steps."""
+    whole = train(16)
+    assert_same(train(9, num_workers=2), whole[:9])
+    assert_same(train(9, num_workers=2, start_step=7), whole[7:])
+
+
+def evaluate(source, batch_size: int, **options) -> list[Batch]:
+    return list(evaluation_batches(source, EVALUATION, batch_size=batch_size, **options))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, COUNT, 40])
+def test_evaluation_gives_every_image_once_in_order(batch_size):
+    source = array_source()
+    batches = evaluate(source, batch_size)
+    assert len(batches) == -(-COUNT // batch_size)
+    assert all(batch["image"].shape == (batch_size, *SIZE, 3) for batch in batches)
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    padding = len(valid) - COUNT
+    assert valid.tolist() == [True] * COUNT + [False] * padding
+    assert indices(batches).tolist() == [*range(COUNT), *[-1] * padding]
+    images = np.concatenate([batch["image"] for batch in batches])
+    np.testing.assert_array_equal(images[:COUNT], source.images)
+    assert not images[COUNT:].any()
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels[:COUNT], source.labels)
+    assert not any(map(bad_images, batches))
+
+
+def test_evaluation_of_nothing():
+    assert evaluate(array_source(0), 4) == []
+
+
+def test_bad_images_are_marked_and_the_rest_is_read(tmp_path):
+    source = folder_source(tmp_path, bad=(3, 20))
+    batches = evaluate(source, 10)
+    assert [bad_images(batch) for batch in batches] == [[3], [], [20]]
+    for batch in batches:
+        good = batch["valid"]
+        assert (batch["image"][good][..., 0].max(axis=(1, 2)) == batch["index"][good] + 1).all()
+        assert not batch["image"][~good].any()
+    assert indices(batches)[3] == 3
+    assert batches[0]["label"][3] == 3
+    with pytest.raises(DataError, match=r"03\.png"):
+        source.read(bad_images(batches[0])[0])
+
+
+def test_bad_images_in_training_and_in_workers(tmp_path):
+    source = folder_source(tmp_path, bad=(3,))
+    batches = evaluate(source, 10, num_workers=1)
+    assert [bad_images(batch) for batch in batches] == [[3], [], []]
+    assert_same(batches, evaluate(source, 10))
+    assert 3 in [index for batch in train(8, source) for index in bad_images(batch)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": COUNT + 1}, f"only {COUNT} training images; .*at most {COUNT}"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"start_step": -1}, "start_step is -1"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "less than"),
+    ],
+)
+def test_arguments_are_checked_before_the_first_batch(options, message):
+    with pytest.raises(ConfigError, match=message):
+        training_batches(array_source(), TRAINING, **{"batch_size": 5, "seed": 0, **options})
+
+
+def readers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "grain-prefetch" in thread.name]
+
+
+@pytest.mark.parametrize("leave", ["close", "drop"])
+def test_reader_threads_end_with_the_generator(leave, tmp_path):
+    batches = training_batches(folder_source(tmp_path), TRAINING, batch_size=5, seed=0)
+    next(batches)
+    assert readers()
+    if leave == "close":
+        batches.close()
+    del batches
+    deadline = time.monotonic() + 10
+    while readers() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not readers()
+
+
+PROGRAM = """
+import multiprocessing, sys, time
+import numpy as np
+from bottleneck_transformer_flax.data.loader import training_batches
+from bottleneck_transformer_flax.data.sources import ArraySource
+from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+if __name__ == "__main__":
+    source = ArraySource(np.zeros((64, 9, 9), np.uint8), np.zeros(64, np.int32), ("a",))
+    transform = EvaluationTransform(Preprocessing(size=(9, 9), crop=1.0))
+    batches = training_batches(source, transform, batch_size=8, seed=0, num_workers=2)
+    try:
+        batch = next(batches)
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        if sys.argv[1] == "wait":
+            while True:
+                batch = next(batches)
+                time.sleep(0.01)
+    except KeyboardInterrupt:
+        sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups and their signals are POSIX")
+@pytest.mark.parametrize(("mode", "status"), [("wait", 3), ("leave", 0)])
+def test_workers_end_quietly(tmp_path, mode, status):
+    """On Ctrl-C, which reaches the whole group, and when the program ends without ``close``."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), mode],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    if mode == "wait":
+        os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (status, "")
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -1,0 +1,91 @@
+"""Relative tables on another grid: linear in the offset, the centre where it was."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.layers.relative_position import resize_table
+
+LENGTHS = [1, 2, 3, 4, 7, 14, 16]
+
+
+def random_table(length, d=3):
+    values = np.random.default_rng(length).normal(size=(2 * length - 1, d))
+    return jnp.asarray(values, jnp.float32)
+
+
+def interpolate(table, length):
+    """Row by row: the new farthest offset is the old farthest, and between them it is linear."""
+    table = np.asarray(table, np.float64)
+    centre = (len(table) - 1) // 2
+    rows = []
+    for offset in range(-(length - 1), length):
+        position = centre + (offset * centre / (length - 1) if length > 1 else 0)
+        below = min(int(np.floor(position + 1e-12)), len(table) - 1)
+        above = min(below + 1, len(table) - 1)
+        share = position - below
+        rows.append((1 - share) * table[below] + share * table[above])
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_same_length_gives_the_identical_array(length):
+    table = random_table(length)
+    assert resize_table(table, length) is table
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(old=st.integers(1, 24), new=st.integers(1, 24))
+def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
+    table = random_table(old)
+    resized = resize_table(table, new)
+    assert resized.shape == (2 * new - 1, 3)
+    assert resized.dtype == table.dtype
+    np.testing.assert_allclose(resized, interpolate(table, new), atol=1e-5)
+    np.testing.assert_array_equal(resized[new - 1], table[old - 1], err_msg="the centre row")
+    if new > 1:
+        np.testing.assert_array_equal(resized[0], table[0])
+        np.testing.assert_array_equal(resized[-1], table[-1])
+
+
+@pytest.mark.parametrize("old", [2, 5, 14])
+@pytest.mark.parametrize("new", [2, 3, 9, 16])
+def test_linear_stays_linear(old, new):
+    slope, constant = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.0, 3.0, -1.0])
+    offsets = jnp.arange(-(old - 1), old, dtype=jnp.float32)[:, None]
+    resized = resize_table(offsets * slope + constant, new)
+    scaled = jnp.linspace(-(old - 1), old - 1, 2 * new - 1)[:, None]
+    np.testing.assert_allclose(resized, scaled * slope + constant, atol=1e-4)
+
+
+@pytest.mark.parametrize("old", LENGTHS)
+def test_length_one_is_the_centre_row(old):
+    table = random_table(old)
+    np.testing.assert_array_equal(resize_table(table, 1), table[old - 1 : old])
+
+
+@pytest.mark.parametrize("new", [1, 2, 5])
+def test_from_length_one_every_row_is_the_only_one(new):
+    table = random_table(1)
+    np.testing.assert_array_equal(resize_table(table, new), np.tile(table, (2 * new - 1, 1)))
+
+
+@pytest.mark.parametrize(("short", "long"), [(2, 3), (3, 5), (4, 7), (3, 9)])
+def test_there_and_back_is_exact_where_the_finer_grid_holds_the_coarser(short, long):
+    table = random_table(short)
+    np.testing.assert_array_equal(resize_table(resize_table(table, long), short), table)
+
+
+@pytest.mark.parametrize("rows", [2, 4, 14])
+def test_an_even_number_of_rows_is_an_error(rows):
+    with pytest.raises(ConfigError, match=rf"\b{rows} rows.*odd"):
+        resize_table(jnp.zeros((rows, 3)), 5)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_length_below_one_is_an_error(length):
+    with pytest.raises(ConfigError, match=rf"{length}.*≥ 1"):
+        resize_table(jnp.zeros((5, 3)), length)

@@ -1,0 +1,90 @@
+"""The paper's 2-D relative self-attention (arXiv 2101.11605, figure 4) in slow, obvious loops.
+
+All in float64. ``q`` is scaled by d^-½ before both terms, the logit of a query at (i, j) and a key
+at (k, l) is q·k + q·(r_height[k − i + H − 1] + r_width[l − j + W − 1]), the softmax is joint over
+all H·W keys, and there is no output projection.
+"""
+
+import numpy as np
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def position_logits(query, height_table, width_table):
+    """(b, h, w, n, d) scaled queries → (b, n, h, w, h, w)."""
+    b, h, w, n, _ = query.shape
+    logits = np.zeros((b, n, h, w, h, w))
+    for image, head, i, j in np.ndindex(b, n, h, w):
+        for k, l in np.ndindex(h, w):
+            offset = height_table[k - i + h - 1] + width_table[l - j + w - 1]
+            logits[image, head, i, j, k, l] = query[image, i, j, head] @ offset
+    return logits
+
+
+def weights(query, key, height_table, width_table):
+    """Scaled queries and keys (b, h, w, n, d) → (b, n, h, w, h, w)."""
+    query, key, height_table, width_table = as_float64(query, key, height_table, width_table)
+    b, h, w, n, _ = query.shape
+    logits = position_logits(query, height_table, width_table)
+    for image, head, i, j in np.ndindex(b, n, h, w):
+        for k, l in np.ndindex(h, w):
+            logits[image, head, i, j, k, l] += query[image, i, j, head] @ key[image, k, l, head]
+        logits[image, head, i, j] = softmax(logits[image, head, i, j])
+    return logits
+
+
+def attend(query, key, value, height_table, width_table):
+    """Scaled queries, keys and values (b, h, w, n, d) → (b, h, w, n, d)."""
+    (value,) = as_float64(value)
+    shares = weights(query, key, height_table, width_table)
+    output = np.zeros(value.shape)
+    b, h, w, n, _ = value.shape
+    for image, head, i, j in np.ndindex(b, n, h, w):
+        for k, l in np.ndindex(h, w):
+            output[image, i, j, head] += shares[image, head, i, j, k, l] * value[image, k, l, head]
+    return output
+
+
+def project(x, kernel):
+    """A 1×1 projection (c, n, d) without bias: (b, h, w, c) → (b, h, w, n, d)."""
+    x, kernel = as_float64(x, kernel)
+    b, h, w, _ = x.shape
+    output = np.zeros((b, h, w, *kernel.shape[1:]))
+    for image, i, j in np.ndindex(b, h, w):
+        for head in range(kernel.shape[1]):
+            output[image, i, j, head] = x[image, i, j] @ kernel[:, head, :]
+    return output
+
+
+def scaled_query(x, parameters):
+    query = project(x, parameters["query"]["kernel"])
+    return query * query.shape[-1] ** -0.5
+
+
+def self_attention_weights(x, parameters):
+    """The weights of the whole layer, (b, n, h, w, h, w), from its parameters by name."""
+    return weights(
+        scaled_query(x, parameters),
+        project(x, parameters["key"]["kernel"]),
+        parameters["relative_height"],
+        parameters["relative_width"],
+    )
+
+
+def self_attention(x, parameters):
+    """The whole layer, (b, h, w, c) → (b, h, w, n·d), from its parameters by name."""
+    output = attend(
+        scaled_query(x, parameters),
+        project(x, parameters["key"]["kernel"]),
+        project(x, parameters["value"]["kernel"]),
+        parameters["relative_height"],
+        parameters["relative_width"],
+    )
+    return output.reshape(*output.shape[:3], -1)
+
+
+def as_float64(*arrays):
+    return tuple(np.asarray(array, np.float64) for array in arrays)

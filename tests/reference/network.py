@@ -1,0 +1,90 @@
+"""The blocks and the whole network in inference, from their variables by name, in NumPy.
+
+Follows the paper's facts: a convolution block is 1×1 → 3×3 (stride) → 1×1; a BoT block attends at
+full resolution, then pools, and its projection shortcut is activated.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from reference.attention import self_attention, self_attention_weights
+from reference.convolution import (
+    ACTIVATIONS,
+    average_pool,
+    batch_norm,
+    convolve,
+    dense,
+    max_pool,
+    squeeze_excite,
+)
+
+
+class Options(NamedTuple):
+    activation: str
+    shortcut_activation: bool = True
+    stem_stride: int = 2
+    stem_pool: bool = True
+    strides: tuple[int, int, int, int] = (1, 2, 2, 1)
+
+
+def convolution_norm(x, params, stats, stride=1):
+    x = convolve(x, params["convolution"]["kernel"], stride)
+    return batch_norm(x, params["norm"], stats["norm"])
+
+
+def convolution_block(x, params, stats, stride, options):
+    activation = ACTIVATIONS[options.activation]
+    y = activation(convolution_norm(x, params["reduce"], stats["reduce"]))
+    y = activation(convolution_norm(y, params["spatial"], stats["spatial"], stride))
+    y = convolution_norm(y, params["expand"], stats["expand"])
+    if "squeeze_excite" in params:
+        y = squeeze_excite(y, params["squeeze_excite"], options.activation)
+    if "shortcut" in params:
+        x = convolution_norm(x, params["shortcut"], stats["shortcut"], stride)
+    return activation(x + y)
+
+
+def attention_block(x, params, stats, stride, options):
+    """The output, and the attention weights (b, n, h, w, h, w)."""
+    activation = ACTIVATIONS[options.activation]
+    y = activation(convolution_norm(x, params["reduce"], stats["reduce"]))
+    shares = self_attention_weights(y, params["attention"])
+    y = self_attention(y, params["attention"])
+    if stride == 2:
+        y = average_pool(y)
+    y = activation(batch_norm(y, params["attention_norm"], stats["attention_norm"]))
+    y = convolution_norm(y, params["expand"], stats["expand"])
+    if "shortcut" in params:
+        x = convolution_norm(x, params["shortcut"], stats["shortcut"], stride)
+        if options.shortcut_activation:
+            x = activation(x)
+    return activation(x + y), shares
+
+
+class Outputs(NamedTuple):
+    logits: np.ndarray
+    feature_maps: dict[str, np.ndarray]
+    attention_maps: dict[str, np.ndarray]
+
+
+def network(images, variables, options):
+    params, stats = variables["params"], variables["batch_stats"]
+    stem_params, stem_stats = params["stem"]["layer_1"], stats["stem"]["layer_1"]
+    x = convolution_norm(images, stem_params, stem_stats, options.stem_stride)
+    x = ACTIVATIONS[options.activation](x)
+    if options.stem_pool:
+        x = max_pool(x)
+    feature_maps, attention_maps = {}, {}
+    for stage, stage_stride in zip(("c2", "c3", "c4", "c5"), options.strides, strict=True):
+        for index in range(1, len(params[stage]) + 1):
+            name = f"block_{index}"
+            block = (params[stage][name], stats[stage][name])
+            stride = stage_stride if index == 1 else 1
+            if "attention" in block[0]:
+                x, shares = attention_block(x, *block, stride, options)
+                attention_maps[f"{stage}/{name}"] = shares
+            else:
+                x = convolution_block(x, *block, stride, options)
+        feature_maps[stage] = x
+    logits = dense(x.mean(axis=(1, 2)), params["head"])
+    return Outputs(logits, feature_maps, attention_maps)

@@ -1,0 +1,32 @@
+"""Random variables under which nothing is hidden: no zero scale, no trivial statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_variables(shapes, seed=0):
+    """Values for a tree of shapes, of a scale that keeps activations near one."""
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "var":
+            value = np.exp(random.normal(0, 0.3, leaf.shape))
+        elif name in ("mean", "bias"):
+            value = random.normal(0, 0.2, leaf.shape)
+        elif name == "scale":
+            value = random.normal(0.8, 0.2, leaf.shape)
+        elif name.startswith("relative"):
+            value = random.normal(0, 0.7, leaf.shape)
+        else:
+            projection = path[-2].key in ("query", "key", "value")
+            fan_in = leaf.shape[0] if projection else np.prod(leaf.shape[:-1])
+            value = random.normal(0, fan_in**-0.5, leaf.shape)
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_images(*shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
