@@ -5,7 +5,6 @@ images become its input), ``classes.json`` (the names of its outputs), ``README.
 """
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
+from bottleneck_transformer_flax.checkpoints.locations import (
+    CARD,
+    CLASSES,
+    CONFIG,
+    PREPROCESSING,
+    WEIGHTS,
+    find_pretrained,
+)
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
@@ -24,9 +31,6 @@ from bottleneck_transformer_flax.models.surgery import Variables, resize_relativ
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 FORMAT = "bottleneck-transformer-flax/1"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-PREPROCESSING, CLASSES, CARD = "preprocessing.json", "classes.json", "README.md"
-EMBEDDED = ("botnet_tiny",)
 _MOST_LISTED = 8
 
 
@@ -130,30 +134,6 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
         model, variables = resize_relative_positions(model, variables, image_size)
         preprocessing = preprocessing.replace(size=tuple(image_size))
     return Pretrained(model, variables, preprocessing, classes)
-
-
-def find_pretrained(source: str | Path) -> Path:
-    """The pretrained directory that a source means; see ``load_pretrained``.
-
-    Raises:
-        CheckpointError: when there is none.
-    """
-    path = Path(source)
-    if path.is_dir():
-        for candidate in (path, path / "pretrained"):
-            if (candidate / CONFIG).is_file():
-                return candidate
-        raise CheckpointError(
-            f"{source} is not a pretrained directory: it has no {CONFIG}; expected the folder "
-            "that save_pretrained or a finished run wrote"
-        )
-    if str(source) in EMBEDDED:
-        return Path(str(resources.files(__package__))) / "embedded" / str(source)
-    what = "is a file" if path.exists() else "does not exist"
-    raise CheckpointError(
-        f"{source} {what}; expected a pretrained directory, a run's directory, or one of the "
-        f"models in the package: {', '.join(EMBEDDED)}"
-    )
 
 
 def _check_replaceable(directory: Path) -> None:

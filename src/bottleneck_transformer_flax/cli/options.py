@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import tyro
 
-from bottleneck_transformer_flax.checkpoints.pretrained import EMBEDDED
+from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
 from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
 
 RUNS = Path("runs")
@@ -21,14 +21,12 @@ def parse(
     default: Options | None = None,
 ) -> Options:
     """Read a command's options; on bad usage print what is wrong and exit with 2."""
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    given = {} if default is None else {"default": default}
     parsed: Options = tyro.cli(
         kind,
         prog=f"botnet {command}",
         args=list(arguments),
-        config=config,
-        **given,
+        default=tyro.MISSING_NONPROP if default is None else default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
     return parsed
 

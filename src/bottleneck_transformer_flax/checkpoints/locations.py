@@ -1,0 +1,35 @@
+"""Where pretrained directories are, and what is in them. No jax."""
+
+from importlib import resources
+from pathlib import Path
+
+from bottleneck_transformer_flax.errors import CheckpointError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREPROCESSING, CLASSES, CARD = "preprocessing.json", "classes.json", "README.md"
+EMBEDDED = ("botnet_tiny",)
+"""The models that ship with the package."""
+
+
+def find_pretrained(source: str | Path) -> Path:
+    """The pretrained directory that a source means; see ``load_pretrained``.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        for candidate in (path, path / "pretrained"):
+            if (candidate / CONFIG).is_file():
+                return candidate
+        raise CheckpointError(
+            f"{source} is not a pretrained directory: it has no {CONFIG}; expected the folder "
+            "that save_pretrained or a finished run wrote"
+        )
+    if str(source) in EMBEDDED:
+        return Path(str(resources.files(__package__))) / "embedded" / str(source)
+    what = "is a file" if path.exists() else "does not exist"
+    raise CheckpointError(
+        f"{source} {what}; expected a pretrained directory, a run's directory, or one of the "
+        f"models in the package: {', '.join(EMBEDDED)}"
+    )
