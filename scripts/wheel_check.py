@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def check_snippet() -> None:
     )
     model = BoTNet(config=config)
     variables = model.init(rng, jnp.ones((1, 256, 256, 3), dtype=config.dtype))
-    logits = model.apply(variables, images)
+    logits = cast(jax.Array, model.apply(variables, images))
     assert logits.shape == (2, 1000) and logits.dtype == jnp.float32, (logits.shape, logits.dtype)
     assert bool(jnp.isfinite(logits).all())
 

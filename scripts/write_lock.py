@@ -6,7 +6,9 @@ NOT_LOCKED = {"pip", "setuptools", "wheel", "bottleneck-transformer-flax"}
 
 
 def main() -> None:
-    print("# Versions that are tested together; pip takes them as constraints. `make lock` writes it.")
+    print(
+        "# Versions that are tested together; pip takes them as constraints. `make lock` writes it."
+    )
     versions = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
     for name, version in sorted(versions.items()):
         if name not in NOT_LOCKED:

@@ -10,6 +10,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
+from bottleneck_transformer_flax.cli.memory import keep_freed_memory
+
+keep_freed_memory()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

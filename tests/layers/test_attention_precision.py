@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reference import attention as oracle
-from reference.variables import random_images, random_variables
 
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.layers.attention_backends import (
     attention_weights,
     reference_attention,
 )
+from reference import attention as oracle
+from reference.variables import random_images, random_variables
 
 
 def test_logits_that_bfloat16_cannot_tell_apart_are_told_apart():

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.variables import random_images, random_variables
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
@@ -18,6 +17,7 @@ from bottleneck_transformer_flax.layers.relative_position import (
     relative_embeddings,
     relative_logits,
 )
+from reference.variables import random_images, random_variables
 
 H, W, HEADS, HEAD_DIM, CHANNELS = 3, 4, 2, 6, 5
 
@@ -75,9 +75,9 @@ def test_every_output_position_depends_on_every_input_position(layer, parameters
     jacobian = jax.jit(jax.jacrev(lambda x: layer.apply({"params": parameters}, x)[0]))(x)[
         :, :, :, 0
     ]
-    for i, j, k, l in itertools.product(range(H), range(W), range(H), range(W)):
-        block = np.asarray(jacobian[i, j, :, k, l])
-        assert np.abs(block).max() > 1e-4, f"output ({i}, {j}) ignores input ({k}, {l})"
+    for i, j, k, m in itertools.product(range(H), range(W), range(H), range(W)):
+        block = np.asarray(jacobian[i, j, :, k, m])
+        assert np.abs(block).max() > 1e-4, f"output ({i}, {j}) ignores input ({k}, {m})"
 
 
 @pytest.mark.parametrize("position", list(itertools.product(range(H), range(W))))
@@ -108,8 +108,8 @@ def test_relative_logits_depend_on_the_offset_alone():
     tables = arguments()[3:]
     logits = np.asarray(relative_logits(query, *tables)).reshape(HEADS, H, W, H, W)
     by_offset = {}
-    for i, j, k, l in itertools.product(range(H), range(W), range(H), range(W)):
-        by_offset.setdefault((k - i, l - j), []).append(logits[:, i, j, k, l])
+    for i, j, k, m in itertools.product(range(H), range(W), range(H), range(W)):
+        by_offset.setdefault((k - i, m - j), []).append(logits[:, i, j, k, m])
     assert len(by_offset) == (2 * H - 1) * (2 * W - 1)
     for values in by_offset.values():
         np.testing.assert_allclose(values, np.broadcast_to(values[0], np.shape(values)), atol=1e-5)
@@ -131,8 +131,8 @@ def test_the_first_table_is_for_rows_and_the_second_for_columns():
     rows = jnp.arange(2 * H - 1, dtype=jnp.float32)[:, None] - (H - 1)
     logits = np.asarray(relative_logits(query, rows, jnp.zeros((2 * W - 1, 1))))
     logits = logits.reshape(H, W, H, W)
-    for i, j, k, l in itertools.product(range(H), range(W), range(H), range(W)):
-        assert logits[i, j, k, l] == k - i
+    for i, j, k, m in itertools.product(range(H), range(W), range(H), range(W)):
+        assert logits[i, j, k, m] == k - i
 
 
 def permuted_difference(layer, parameters, x):

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from flax import linen as nn
-from reference import convolution as oracle
-from reference.variables import random_images, random_variables
 
 from bottleneck_transformer_flax.layers.channel_attention import SqueezeExcite
 from bottleneck_transformer_flax.layers.convolution import (
@@ -15,6 +13,8 @@ from bottleneck_transformer_flax.layers.convolution import (
     average_pool,
     stem_max_pool,
 )
+from reference import convolution as oracle
+from reference.variables import random_images, random_variables
 
 SIZES = [(1, 1), (2, 2), (1, 6), (5, 4), (7, 9), (8, 8)]
 

@@ -51,6 +51,13 @@ def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
         np.testing.assert_array_equal(resized[-1], table[-1])
 
 
+@pytest.mark.parametrize(("old", "new"), [(8, 26), (16, 48), (14, 16), (2, 9), (20, 10)])
+def test_the_centre_is_exact_even_where_it_is_zero(old, new):
+    """An interpolation weight of 1e-16 in place of 0 shows beside nothing else."""
+    table = random_table(old).at[old - 1].set(0)
+    np.testing.assert_array_equal(resize_table(table, new)[new - 1], np.zeros(3))
+
+
 @pytest.mark.parametrize("old", [2, 5, 14])
 @pytest.mark.parametrize("new", [2, 3, 9, 16])
 def test_linear_stays_linear(old, new):

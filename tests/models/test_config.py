@@ -144,7 +144,7 @@ def test_json_round_trip_of_numpy_numbers():
 
 def test_an_unknown_json_key_suggests_the_nearest():
     values = BoTNetConfig(stage_sizes=STAGES).to_json() | {"num_head": 4}
-    with pytest.raises(ConfigError, match="'num_head'.*did you mean 'num_heads'"):
+    with pytest.raises(ConfigError, match=r"'num_head'.*did you mean 'num_heads'"):
         BoTNetConfig.from_json(values)
 
 

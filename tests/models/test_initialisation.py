@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-
+from reference.small_models import quick_jit
 
 HEAD_DIM = 32
 
@@ -21,8 +21,7 @@ def initialised():
         stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=HEAD_DIM, se_ratio=0.25
     )
     model = BoTNet(config=config)
-    # Drawing the numbers takes longer to compile than to do.
-    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    init = quick_jit(model.init)
     variables = init(jax.random.key(3), jnp.zeros((1, 256, 320, 3)))
     return {
         collection: {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(tree).items()}

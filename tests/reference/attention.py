@@ -1,7 +1,7 @@
 """The paper's 2-D relative self-attention (arXiv 2101.11605, figure 4) in slow, obvious loops.
 
 All in float64. ``q`` is scaled by d^-½ before both terms, the logit of a query at (i, j) and a key
-at (k, l) is q·k + q·(r_height[k − i + H − 1] + r_width[l − j + W − 1]), the softmax is joint over
+at (k, m) is q·k + q·(r_height[k − i + H − 1] + r_width[m − j + W − 1]), the softmax is joint over
 all H·W keys, and there is no output projection.
 """
 
@@ -18,9 +18,9 @@ def position_logits(query, height_table, width_table):
     b, h, w, n, _ = query.shape
     logits = np.zeros((b, n, h, w, h, w))
     for image, head, i, j in np.ndindex(b, n, h, w):
-        for k, l in np.ndindex(h, w):
-            offset = height_table[k - i + h - 1] + width_table[l - j + w - 1]
-            logits[image, head, i, j, k, l] = query[image, i, j, head] @ offset
+        for k, m in np.ndindex(h, w):
+            offset = height_table[k - i + h - 1] + width_table[m - j + w - 1]
+            logits[image, head, i, j, k, m] = query[image, i, j, head] @ offset
     return logits
 
 
@@ -30,8 +30,8 @@ def weights(query, key, height_table, width_table):
     b, h, w, n, _ = query.shape
     logits = position_logits(query, height_table, width_table)
     for image, head, i, j in np.ndindex(b, n, h, w):
-        for k, l in np.ndindex(h, w):
-            logits[image, head, i, j, k, l] += query[image, i, j, head] @ key[image, k, l, head]
+        for k, m in np.ndindex(h, w):
+            logits[image, head, i, j, k, m] += query[image, i, j, head] @ key[image, k, m, head]
         logits[image, head, i, j] = softmax(logits[image, head, i, j])
     return logits
 
@@ -43,8 +43,8 @@ def attend(query, key, value, height_table, width_table):
     output = np.zeros(value.shape)
     b, h, w, n, _ = value.shape
     for image, head, i, j in np.ndindex(b, n, h, w):
-        for k, l in np.ndindex(h, w):
-            output[image, i, j, head] += shares[image, head, i, j, k, l] * value[image, k, l, head]
+        for k, m in np.ndindex(h, w):
+            output[image, i, j, head] += shares[image, head, i, j, k, m] * value[image, k, m, head]
     return output
 
 

@@ -7,6 +7,7 @@ full resolution, then pools, and its projection shortcut is activated.
 from typing import NamedTuple
 
 import numpy as np
+
 from reference.attention import self_attention, self_attention_weights
 from reference.convolution import (
     ACTIVATIONS,

@@ -1,14 +1,18 @@
-"""Every kind of model among the variants, small enough to compute in a second."""
+"""The variants as shapes, and every kind of model among them, small enough to compute."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.network import Options
 from reference.variables import random_variables
 
-from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.variants import VARIANTS
+# Compiling takes most of these tests' time, and what is compiled runs once or twice.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _distinct_kinds():
@@ -35,20 +39,27 @@ def small_variables(name, height, width, seed=0):
 @functools.cache
 def apply(name, method="__call__"):
     """One compiled function for each model and method, shared by all tests."""
-    return jax.jit(functools.partial(SMALL_MODELS[name].apply, method=method))
+    return quick_jit(functools.partial(SMALL_MODELS[name].apply, method=method))
 
 
 @functools.cache
 def all_outputs(name):
     """(variables, images) → logits, feature maps, attention maps, compiled once a size."""
     apply = SMALL_MODELS[name].apply
-    return jax.jit(
+    return quick_jit(
         lambda variables, images: (
             apply(variables, images),
             apply(variables, images, method="feature_maps"),
             apply(variables, images, method="attention_maps"),
         )
     )
+
+
+@functools.cache
+def variant_shapes(name):
+    """The variables of a variant at its own size, as shapes: traced once for all tests."""
+    variant = VARIANTS[name]
+    return abstract_variables(BoTNet(config=variant.config), variant.image_size)
 
 
 def grid_stride(name):

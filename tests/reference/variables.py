@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_variables(shapes, seed=0):
-    """Values for a tree of shapes, of a scale that keeps activations near one."""
+    """Values for a tree of shapes, of a scale that lets activations, and so images, differ."""
     random = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -18,11 +18,12 @@ def random_variables(shapes, seed=0):
         elif name == "scale":
             value = random.normal(0.8, 0.2, leaf.shape)
         elif name.startswith("relative"):
-            value = random.normal(0, 0.7, leaf.shape)
+            value = random.normal(0, 1.0, leaf.shape)
         else:
             projection = path[-2].key in ("query", "key", "value")
+            gain = 1.0 if projection else 1.4
             fan_in = leaf.shape[0] if projection else np.prod(leaf.shape[:-1])
-            value = random.normal(0, fan_in**-0.5, leaf.shape)
+            value = random.normal(0, gain * fan_in**-0.5, leaf.shape)
         return jnp.asarray(value, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

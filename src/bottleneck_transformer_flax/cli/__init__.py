@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from bottleneck_transformer_flax.cli.memory import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
 COMMANDS = {
@@ -22,6 +23,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script ``botnet``."""
     parsed = _parser().parse_args(arguments)
+    keep_freed_memory()
     module = import_module(f"{__name__}.{parsed.command}")
     try:
         code: int = module.run(parsed.arguments)
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(_describe(error), 1)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", 1)
 
 
 def _parser() -> argparse.ArgumentParser:

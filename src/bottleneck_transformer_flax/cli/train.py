@@ -42,6 +42,8 @@ class TrainOptions:
     config: RunConfig
     resume: bool = False
     """Go on with the newest unfinished run, or with the one in --run-directory."""
+    like: Path | None = None
+    """Start from the options of this run instead of those found good for the data."""
     run_directory: Path | None = None
     """Where to write; by default a new folder below runs/, named after the time."""
     json: bool = False
@@ -82,7 +84,10 @@ def run(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
     """The options, on top of the recipe for the data or of the run to resume."""
     if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
-        default = TrainOptions(default_config(_option(arguments, "--data") or "embedded"))
+        like = _option(arguments, "--like")
+        data = _option(arguments, "--data") or "embedded"
+        config = default_config(data) if like is None else RunDirectory(Path(like)).read_config()
+        default = TrainOptions(config)
         parsed = options.parse(TrainOptions, "train", arguments, default=default)
         directory = parsed.run_directory or _new_directory(parsed.config.variant)
         return parsed, RunDirectory(directory)

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -56,7 +56,7 @@ class BoTNetConfig:
         ConfigError: naming each field with a value that is not allowed.
     """
 
-    stage_sizes: tuple[int, int, int, int]
+    stage_sizes: Sequence[int]
     num_classes: int = 1000
     stride_one: bool = True
     se_ratio: float = 0.0625
@@ -66,9 +66,9 @@ class BoTNetConfig:
     projection_factor: int = 4
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
-    dtype: np.dtype[Any] = _DTYPES["float32"]
+    dtype: Any = _DTYPES["float32"]
     activation: Activation = "silu"
-    block_pattern: tuple[str, str, str, str] = ("C", "C", "C", "A")
+    block_pattern: Sequence[str] = ("C", "C", "C", "A")
     stem: Stem = "7x7"
     stem_pool: bool = True
     attention_shortcut_activation: bool = True
@@ -109,13 +109,14 @@ class BoTNetConfig:
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
                 yield f"{name} is {value!r}; expected an integer of at least 1"
-        for name, allowed, inside in (
+        ranges: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
             ("se_ratio", "in [0, 1], 0 for no squeeze-and-excite", lambda v: 0 <= v <= 1),
             ("bn_momentum", "in [0, 1), such as 0.9", lambda v: 0 <= v < 1),
-            ("bn_epsilon", "above 0, such as 1e-5", lambda v: 0 < v < np.inf),
+            ("bn_epsilon", "above 0, such as 1e-5", lambda v: 0 < v < math.inf),
             ("dropout_rate", "in [0, 1), 0 for none", lambda v: 0 <= v < 1),
             ("stochastic_depth_rate", "in [0, 1), 0 for none", lambda v: 0 <= v < 1),
-        ):
+        )
+        for name, allowed, inside in ranges:
             value = getattr(self, name)
             if not _is_number(value) or not inside(value):
                 yield f"{name} is {value!r}; expected a number {allowed}"

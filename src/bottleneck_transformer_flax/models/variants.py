@@ -51,12 +51,12 @@ class Variant:
 
 
 def _scaled(*stage_sizes: int) -> BoTNetConfig:
-    return BoTNetConfig(stage_sizes=stage_sizes)  # type: ignore[arg-type]
+    return BoTNetConfig(stage_sizes=stage_sizes)
 
 
 def _botnet(*stage_sizes: int, stride_one: bool = False) -> BoTNetConfig:
     return BoTNetConfig(
-        stage_sizes=stage_sizes,  # type: ignore[arg-type]
+        stage_sizes=stage_sizes,
         stride_one=stride_one,
         se_ratio=0.0,
         activation="relu",
@@ -65,7 +65,7 @@ def _botnet(*stage_sizes: int, stride_one: bool = False) -> BoTNetConfig:
 
 def _resnet(*stage_sizes: int, se_ratio: float = 0.0) -> BoTNetConfig:
     return BoTNetConfig(
-        stage_sizes=stage_sizes,  # type: ignore[arg-type]
+        stage_sizes=stage_sizes,
         stride_one=False,
         se_ratio=se_ratio,
         activation="relu",
@@ -119,7 +119,7 @@ _ROWS = (
     Variant(name="botnet_tiny", size=64, source="this project",
             parameters=932_372, multiply_adds=171_112_960,
             config=BoTNetConfig(stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=32,
-                                stem="3x3", stem_pool=False)),
+                                projection_factor=2, stem_pool=False, activation="relu")),
 )
 # fmt: on
 VARIANTS = {row.name: row for row in _ROWS}

@@ -12,17 +12,17 @@ from bottleneck_transformer_flax.training.config import (
 )
 
 SMALL_IMAGES = RunConfig(
-    epochs=30,
+    epochs=36,
     batch_size=64,
     optimization=OptimizerOptions(
-        optimizer="adamw",
-        learning_rate=3e-3,
+        optimizer="sgd",
+        learning_rate=0.1,
         warmup_epochs=2,
-        weight_decay=0.05,
+        weight_decay=5e-4,
         label_smoothing=0.1,
         ema_decay=0.995,
     ),
-    augmentation=Augmentation(crop="shift", shift_pixels=2),
+    augmentation=Augmentation(crop="resized", min_scale=0.7),
 )
 
 IMAGE_FOLDER = RunConfig(

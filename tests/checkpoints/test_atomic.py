@@ -1,0 +1,85 @@
+"""Files and folders are whole or not there at all."""
+
+from pathlib import Path
+
+import pytest
+from training.tiny import entries
+
+from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory, write_text
+
+
+def test_text_is_replaced(tmp_path):
+    write_text(tmp_path / "a.json", "old")
+    write_text(tmp_path / "a.json", "nëw 蜂\n")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "nëw 蜂\n"
+    assert entries(tmp_path) == ["a.json"]
+
+
+def test_a_failed_text_leaves_the_old_one(tmp_path, monkeypatch):
+    write_text(tmp_path / "a.json", "old")
+    write = Path.write_text
+
+    def half(path, text, **options):
+        write(path, text[:2], **options)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(tmp_path / "a.json", "new text")
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert entries(tmp_path) == ["a.json"]
+
+
+def test_a_text_that_cannot_be_encoded_leaves_the_old_one(tmp_path):
+    write_text(tmp_path / "a.json", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.json", "\udcff")
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert entries(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_directory_appears_whole(tmp_path, existed):
+    directory = tmp_path / "model"
+    if existed:
+        directory.mkdir()
+        (directory / "old").write_text("old")
+    with replaced_directory(directory) as beside:
+        (beside / "new").write_text("new")
+        assert entries(beside) == ["new"]
+        assert directory.exists() == existed
+    assert entries(directory) == ["new"]
+    assert entries(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_failed_directory_changes_nothing(tmp_path, existed):
+    directory = tmp_path / "model"
+    if existed:
+        directory.mkdir()
+        (directory / "old").write_text("old")
+    before = entries(tmp_path)
+    with pytest.raises(RuntimeError), replaced_directory(directory) as beside:
+        (beside / "new").write_text("new")
+        raise RuntimeError
+    assert entries(tmp_path) == before
+    if existed:
+        assert entries(directory) == ["old"]
+
+
+def test_a_directory_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "old").write_text("old")
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name.endswith(".new"):
+            raise PermissionError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError), replaced_directory(directory):
+        pass
+    assert entries(tmp_path) == ["model"]
+    assert entries(directory) == ["old"]

@@ -1,0 +1,96 @@
+"""A tiny folder of images, a run trained on it by the command, and a way to call commands."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from training.tiny import compiled_once, small_variant, write_data
+
+from bottleneck_transformer_flax.cli import main
+
+__all__ = ["compiled_once", "small_variant"]
+
+# Options under which a folder of 16 × 16 images trains in a second, once compiled.
+QUICK = ("--variant", "botnet_tiny", "--image-size", "16", "16", "--num-workers", "0")
+QUICK += ("--batch-size", "6", "--epochs", "2", "--warmup-epochs", "1")
+
+
+class Called(NamedTuple):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+    """Call the command line in this process, as from a terminal of a fixed width."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = exit.code
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        return Called(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def fails(call):
+    """Call, expect the exit code, and give the one line that says why."""
+
+    def run(code, *arguments):
+        called = call(*arguments)
+        assert called.code == code, called
+        lines = called.err.strip().splitlines()
+        if code == 2 and len(lines) > 1:
+            # A box of the option parser, or argparse's usage.
+            return called.err
+        assert len(lines) == 1, called.err
+        assert lines[0].startswith("botnet: error: ")
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with ``data/`` and one finished run below ``runs/``; read only."""
+    folder = tmp_path_factory.mktemp("work")
+    write_data(folder / "data")
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        sys.stdout.flush()
+        assert main(["train", "--data", "data", *QUICK]) == 0
+    finally:
+        os.chdir(here)
+    return folder
+
+
+@pytest.fixture
+def trained(work, tmp_path, monkeypatch):
+    """A fresh copy of ``work``, and in it."""
+    shutil.copytree(work, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def run(trained):
+    """The one run in ``trained``."""
+    (found,) = (trained / "runs").iterdir()
+    return found.relative_to(trained)

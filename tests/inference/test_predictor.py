@@ -1,0 +1,98 @@
+"""The predictor is model.apply, softmax and a stable order; batches don't matter."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from reference.variables import random_variables
+from training.tiny import CROPPED, SIZE, SMALL, LinearModel, colour_images
+
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.inference.predictor import Predictor
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.cost import abstract_variables
+
+NAMES = tuple("abcdefg")
+PREPROCESSING = CROPPED.replace(mean=(0.1, 0.2, 0.3))
+
+
+def pretrained_of(kind=LinearModel, zero=False):
+    model = kind(config=SMALL.replace(num_classes=7))
+    variables = random_variables(abstract_variables(model, SIZE), seed=2)
+    if zero:
+        variables = jax.tree.map(np.zeros_like, variables)
+    return Pretrained(model, variables, PREPROCESSING, NAMES)
+
+
+def images_of(count):
+    return [Image.fromarray(pixels) for pixels in colour_images(count, seed=9)]
+
+
+def by_hand(pretrained, images, top_k):
+    pixels = np.stack([np.asarray(image) for image in images])
+    inputs = (pixels / 255 - [0.1, 0.2, 0.3]) / PREPROCESSING.std
+    logits = np.asarray(pretrained.model.apply(pretrained.variables, inputs.astype(np.float32)))
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return [
+        sorted(zip(NAMES, row.tolist(), strict=True), key=lambda pair: -pair[1])[:top_k]
+        for row in probabilities
+    ]
+
+
+def assert_same_rankings(ours, oracle):
+    assert len(ours) == len(oracle)
+    for mine, his in zip(ours, oracle, strict=True):
+        assert [name for name, _ in mine] == [name for name, _ in his]
+        np.testing.assert_allclose([p for _, p in mine], [p for _, p in his], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [LinearModel, BoTNet])
+def test_it_is_the_model_applied_by_hand(kind):
+    pretrained, images = pretrained_of(kind), images_of(5)
+    rankings = Predictor(pretrained, batch_size=3, top_k=4)(images)
+    assert_same_rankings(rankings, by_hand(pretrained, images, 4))
+    assert len({tuple(name for name, _ in ranking) for ranking in rankings}) > 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_the_batch_size_does_not_matter(batch_size):
+    pretrained, images = pretrained_of(), images_of(5)
+    rankings = Predictor(pretrained, batch_size=batch_size)(images)
+    assert_same_rankings(rankings, by_hand(pretrained, images, 5))
+
+
+def test_best_first_and_all_of_it_adds_up_to_one():
+    for ranking in Predictor(pretrained_of(), top_k=7)(images_of(4)):
+        values = [value for _, value in ranking]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1, abs=1e-6)
+        assert all(type(value) is float for value in values)
+
+
+def test_ties_keep_the_order_of_the_classes():
+    ranking = Predictor(pretrained_of(zero=True), top_k=7)(images_of(1))[0]
+    assert [name for name, _ in ranking] == list(NAMES)
+    assert {value for _, value in ranking} == {pytest.approx(1 / 7)}
+
+
+@pytest.mark.parametrize(("top_k", "given"), [(1, 1), (7, 7), (8, 7), (1000, 7)])
+def test_top_k_is_at_most_all_classes(top_k, given):
+    assert len(Predictor(pretrained_of(), top_k=top_k)(images_of(1))[0]) == given
+
+
+def test_no_image_is_no_ranking():
+    assert Predictor(pretrained_of())([]) == []
+
+
+def test_any_size_of_image_is_resized():
+    images = [Image.new("RGB", size, "red") for size in ((16, 16), (300, 20), (1, 1))]
+    rankings = Predictor(pretrained_of())(images)
+    assert_same_rankings(rankings[1:], [rankings[0]] * 2)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"top_k": 0}, {"batch_size": -1}])
+def test_wrong_options_are_named(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        Predictor(pretrained_of(), **options)

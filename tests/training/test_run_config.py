@@ -1,0 +1,163 @@
+"""The record of a run: its JSON, what it refuses, and the folder it is written to."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+from training.tiny import entries
+
+from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.training.config import (
+    InputOptions,
+    ModelOptions,
+    OptimizerOptions,
+    RunConfig,
+)
+from bottleneck_transformer_flax.training.recipes import IMAGE_FOLDER, SMALL_IMAGES, default_config
+from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+
+EVERYTHING = RunConfig(
+    data="images/蜂",
+    variant="botnet_tiny",
+    epochs=3,
+    batch_size=6,
+    seed=2**32 - 1,
+    evaluate_every_epochs=2,
+    save_every_epochs=3,
+    model=ModelOptions(dropout_rate=0.25, stochastic_depth_rate=0.1, dtype="bfloat16"),
+    optimization=OptimizerOptions(
+        optimizer="adamw", clip_norm=0.5, accumulation_steps=3, ema_decay=0.99, warmup_epochs=0.5
+    ),
+    input=InputOptions(image_size=(32, 24), num_workers=2, skip_bad_images=True),
+    augmentation=Augmentation(crop="shift", shift_pixels=3),
+)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), EVERYTHING, SMALL_IMAGES, IMAGE_FOLDER])
+def test_json_and_back(config):
+    text = json.dumps(config.to_json())
+    assert RunConfig.from_json(json.loads(text)) == config
+    assert json.dumps(RunConfig.from_json(json.loads(text)).to_json()) == text
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().epochs = 3
+
+
+WRONG = [
+    *[(name, "top", v) for name in ("epochs", "batch_size") for v in (0, -1)],
+    *[(name, "top", 0) for name in ("evaluate_every_epochs", "save_every_epochs")],
+    *[("seed", "top", value) for value in (-1, 2**32)],
+    ("variant", "top", "botnet_tini"),
+    *[("optimizer", "optimization", value) for value in ("adam", "")],
+    *[
+        ("learning_rate", "optimization", value)
+        for value in (0.0, -1.0, float("inf"), float("nan"))
+    ],
+    *[("warmup_epochs", "optimization", value) for value in (-1.0, 1e9, float("nan"))],
+    *[("momentum", "optimization", value) for value in (-0.1, 1.0, float("nan"))],
+    *[("weight_decay", "optimization", value) for value in (-1.0, float("nan"), float("inf"))],
+    *[("label_smoothing", "optimization", value) for value in (-0.1, 1.0, float("nan"))],
+    *[("clip_norm", "optimization", value) for value in (0.0, -1.0, float("nan"))],
+    *[("accumulation_steps", "optimization", value) for value in (0, -1, 7)],
+    *[("ema_decay", "optimization", value) for value in (0.0, 1.0, -0.5, float("nan"))],
+    *[("dropout_rate", "model", value) for value in (-0.1, 1.0)],
+    *[("stochastic_depth_rate", "model", value) for value in (-0.1, 1.0)],
+    ("dtype", "model", "float16"),
+    ("num_workers", "input", -1),
+]
+
+
+def with_value(part, name, value):
+    values = RunConfig().to_json()
+    (values if part == "top" else values[part])[name] = value
+    return RunConfig.from_json(values)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(("name", "part", "value"), WRONG)
+def test_a_wrong_value_is_named(name, part, value):
+    with pytest.raises(ConfigError) as caught:
+        with_value(part, name, value)
+    message = str(caught.value)
+    assert name in message or (name == "variant" and "botnet_tini" in message)
+    assert str(value) in message
+    assert "\n" not in message
+
+
+def test_all_wrong_values_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        RunConfig(epochs=0, seed=-1, optimization=OptimizerOptions(ema_decay=2.0))
+    for name in ("epochs", "seed", "ema_decay"):
+        assert name in str(caught.value)
+
+
+def test_an_unknown_variant_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'botnet_tiny'"):
+        RunConfig(variant="botnet_tini")
+
+
+@pytest.mark.parametrize("values", [{}, {"model": 3}, {**RunConfig().to_json(), "colour": 1}])
+def test_the_record_of_something_else(values):
+    with pytest.raises(ConfigError, match="not the record of a run"):
+        RunConfig.from_json(values)
+
+
+def test_recipes_follow_the_data():
+    assert default_config("embedded").data == "embedded"
+    assert default_config("fashion-mnist").replace(data="embedded") == default_config("embedded")
+    assert default_config("some/folder").augmentation.crop == "resized"
+
+
+def test_a_run_is_written_and_read(tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "one")
+    run.create(EVERYTHING)
+    assert entries(run.path) == ["run.json"]
+    assert run.read_config() == EVERYTHING
+    with pytest.raises(CheckpointError, match="--resume"):
+        run.create(RunConfig())
+    assert run.read_config() == EVERYTHING
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="not empty"):
+        RunDirectory(tmp_path / "file").create(RunConfig())
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"epochs": 1}'])
+def test_a_damaged_record(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        RunDirectory(tmp_path).read_config()
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(CheckpointError, match="not a run"):
+        RunDirectory(tmp_path).read_config()
+
+
+def test_metrics_are_json_lines(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.write_metrics([{"epoch": 1}, {"epoch": 2}])
+    assert [json.loads(line) for line in run.metrics.read_text().splitlines()] == [
+        {"epoch": 1},
+        {"epoch": 2},
+    ]
+
+
+def test_the_newest_run_that_has_what_is_asked_for(tmp_path):
+    assert newest_run(tmp_path / "nowhere", having="pretrained") is None
+    for age, name in enumerate(["b", "a", "c"]):
+        RunDirectory(tmp_path / name).create(RunConfig())
+        (tmp_path / name / "pretrained").mkdir()
+        os.utime(tmp_path / name / "pretrained", (1000 - age, 1000 - age))
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "pretrained").mkdir()
+    RunDirectory(tmp_path / "unfinished").create(RunConfig())
+    assert newest_run(tmp_path, having="pretrained") == RunDirectory(tmp_path / "b")
+    assert newest_run(tmp_path, having="checkpoints") is None
