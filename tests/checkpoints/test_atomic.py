@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from training.tiny import entries
 
 from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory, write_text
+from training.tiny import entries
 
 
 def test_text_is_replaced(tmp_path):

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training.tiny import assert_same_bits, entries
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training.state import create_state
+from training.tiny import assert_same_bits, entries
 
 PROGRESS = {"rows": [{"epoch": 1, "loss": 0.1 + 0.2, "name": "蜂"}], "current": {"count": 0}}
 OPTIMIZER = optax.adamw(1e-3)

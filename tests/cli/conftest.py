@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from training.tiny import compiled_once, small_variant, write_data
 
 from bottleneck_transformer_flax.cli import main
+from training.tiny import compiled_once, small_variant, write_data
 
 __all__ = ["compiled_once", "small_variant"]
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+
 from cli.conftest import QUICK
 from training.tiny import CLASSES, entries, truncated_jpeg, write_classes
 

@@ -5,6 +5,14 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.sources import load_folder_all
+from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.cost import abstract_variables
 from reference.variables import random_variables
 from training.tiny import (
     CLASSES,
@@ -19,14 +27,6 @@ from training.tiny import (
     truncated_jpeg,
     write_classes,
 )
-
-from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.sources import load_folder_all
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
-from bottleneck_transformer_flax.errors import ConfigError, DataError
-from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
-from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
 
 COUNT = 17
 NAMES = tuple("abcdefg")

@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from reference.variables import random_variables
-from training.tiny import CROPPED, SIZE, SMALL, LinearModel, colour_images
 
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables
+from reference.variables import random_variables
+from training.tiny import CROPPED, SIZE, SMALL, LinearModel, colour_images
 
 NAMES = tuple("abcdefg")
 PREPROCESSING = CROPPED.replace(mean=(0.1, 0.2, 0.3))

@@ -17,6 +17,7 @@ from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
     grid_stride,
+    oracle_options,
     quick_jit,
     small_variables,
 )
@@ -59,8 +60,8 @@ def test_running_statistics_move_a_tenth_of_the_way_to_the_batchs(name, momentum
     }
     # The stem's is known without the model: the images' own convolution.
     stem_kernel = variables["params"]["stem"]["layer_1"]["convolution"]["kernel"]
-    stem_stride = 1 if name == "botnet_tiny" else 2
-    inputs["stem", "layer_1"] = oracle.convolve(batch, stem_kernel, stem_stride)
+    stride = oracle_options(name).stem_stride
+    inputs["stem", "layer_1"] = oracle.convolve(batch, stem_kernel, stride)
     assert before.keys() == after.keys()
     for path in before:
         *block, norm, statistic = path

@@ -22,7 +22,7 @@ from bottleneck_transformer_flax.models.variants import (
     list_variants,
 )
 from reference import counts
-from reference.small_models import variant_shapes
+from reference.small_models import stem_stride, variant_shapes
 
 # name: stage sizes, image size, c5 has stride 1, SE ratio, activation, attention in c5
 PUBLISHED = {
@@ -110,6 +110,13 @@ def test_parameter_count(name):
     assert variant.parameters == count, "the row's own figure"
 
 
+@pytest.mark.parametrize("name", list_variants())
+def test_the_rows_multiply_adds(name):
+    variant = VARIANTS[name]
+    cost = counts.network(variant.config, *variant.image_size)
+    assert variant.multiply_adds == pytest.approx(cost.multiply_adds, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", WITHOUT_NORMS)
 def test_parameter_count_without_norms(name):
     params = flatten_dict(variant_shapes(name)["params"])
@@ -171,12 +178,12 @@ def test_shapes_of_all_outputs(name):
     )
     assert (logits.shape, logits.dtype) == ((2, config.num_classes), jnp.float32)
 
-    strides = [1, 2, 4, 4] if name == "botnet_tiny" else [4, 8, 16, 16]
-    strides[3] *= 1 if name == "botnet_tiny" or "_s1_" in name or "_t" in name else 2
+    strides = [stem_stride(name) * factor for factor in (1, 2, 4, 4)]
+    strides[3] *= 1 if "_s1_" in name or "_t" in name else 2
     assert list(maps) == ["c2", "c3", "c4", "c5"]
     for index, (stride, feature_map) in enumerate(zip(strides, maps.values(), strict=True)):
         height, width = (math.ceil(side / stride) for side in IMAGE_SIZE)
-        channels = config.initial_filters * 4 * 2**index
+        channels = config.initial_filters * config.projection_factor * 2**index
         assert feature_map.shape == (2, height, width, channels)
         assert feature_map.dtype == jnp.bfloat16
 

@@ -64,16 +64,28 @@ def variant_shapes(name):
 
 def grid_stride(name):
     """Input pixels along each side for one position of c4."""
-    return 4 if name == "botnet_tiny" else 16
+    return 4 * stem_stride(name)
+
+
+def stem_stride(name):
+    """By how much the stem reduces the resolution: 4, but for the tiny model's own."""
+    if name != "botnet_tiny":
+        return 4
+    config = VARIANTS[name].config
+    return {"7x7": 2, "3x3": 1}[config.stem] * (2 if config.stem_pool else 1)
 
 
 def oracle_options(name):
-    """What the paper's facts say of the kind, not what its config says."""
+    """What the paper's facts say of the kind, not what its config says; the tiny one is our own."""
+    if name == "botnet_tiny":
+        config = VARIANTS[name].config
+        return Options(
+            activation=config.activation,
+            shortcut_activation=config.attention_shortcut_activation,
+            stem_stride={"7x7": 2, "3x3": 1}[config.stem],
+            stem_pool=config.stem_pool,
+            strides=(1, 2, 2, 1 if config.stride_one else 2),
+        )
     scaled = name.startswith("botnet_t")
     halved = not (scaled or "_s1_" in name)
-    return Options(
-        activation="silu" if scaled else "relu",
-        stem_stride=1 if name == "botnet_tiny" else 2,
-        stem_pool=name != "botnet_tiny",
-        strides=(1, 2, 2, 2 if halved else 1),
-    )
+    return Options(activation="silu" if scaled else "relu", strides=(1, 2, 2, 2 if halved else 1))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+
 from training.tiny import compiled_once, small_variant
 
 __all__ = ["compiled_once", "small_variant"]

@@ -7,15 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.tiny import (
-    CROPPED,
-    SMALL,
-    LinearModel,
-    array_splits,
-    assert_same_bits,
-    entries,
-    tree_differs,
-)
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.transforms import Augmentation
@@ -31,6 +22,15 @@ from bottleneck_transformer_flax.training.loop import Plan, StopRequest, train
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
 from bottleneck_transformer_flax.training.run import RunDirectory
 from bottleneck_transformer_flax.training.state import create_state
+from training.tiny import (
+    CROPPED,
+    SMALL,
+    LinearModel,
+    array_splits,
+    assert_same_bits,
+    entries,
+    tree_differs,
+)
 
 STEPS_PER_EPOCH = 3
 TIMINGS = ("seconds", "images_per_second")

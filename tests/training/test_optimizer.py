@@ -8,8 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from reference.variables import random_variables
-from training.tiny import SIZE, SMALL
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables
@@ -19,6 +17,8 @@ from bottleneck_transformer_flax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
 )
+from reference.variables import random_variables
+from training.tiny import SIZE, SMALL
 
 STEPS = 3
 

@@ -7,8 +7,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from training.test_loop import Recorder, untimed
-from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_data
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.data.bad_images import BadImages
@@ -18,6 +16,8 @@ from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig
 from bottleneck_transformer_flax.training.loop import make_plan, train
 from bottleneck_transformer_flax.training.run import RunDirectory
+from training.test_loop import Recorder, untimed
+from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_data
 
 EPOCHS, STEPS = 4, 8
 

@@ -5,7 +5,6 @@ import json
 import os
 
 import pytest
-from training.tiny import entries
 
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
@@ -17,6 +16,7 @@ from bottleneck_transformer_flax.training.config import (
 )
 from bottleneck_transformer_flax.training.recipes import IMAGE_FOLDER, SMALL_IMAGES, default_config
 from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+from training.tiny import entries
 
 EVERYTHING = RunConfig(
     data="images/蜂",

@@ -5,6 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from bottleneck_transformer_flax.training.config import OptimizerOptions
+from bottleneck_transformer_flax.training.optimizer import make_optimizer
+from bottleneck_transformer_flax.training.state import DeviceBatch, create_state, make_train_step
 from training.tiny import (
     CROPPED,
     SMALL,
@@ -14,10 +18,6 @@ from training.tiny import (
     labels_of,
     tree_differs,
 )
-
-from bottleneck_transformer_flax.training.config import OptimizerOptions
-from bottleneck_transformer_flax.training.optimizer import make_optimizer
-from bottleneck_transformer_flax.training.state import DeviceBatch, create_state, make_train_step
 
 RATE = 0.1
 SGD = OptimizerOptions(optimizer="sgd", momentum=0.0, weight_decay=0.0)

@@ -12,8 +12,9 @@ from bottleneck_transformer_flax.training.config import (
 )
 
 SMALL_IMAGES = RunConfig(
-    epochs=36,
+    epochs=24,
     batch_size=64,
+    save_every_epochs=5,
     optimization=OptimizerOptions(
         optimizer="sgd",
         learning_rate=0.1,
@@ -22,7 +23,7 @@ SMALL_IMAGES = RunConfig(
         label_smoothing=0.1,
         ema_decay=0.995,
     ),
-    augmentation=Augmentation(crop="resized", min_scale=0.7),
+    augmentation=Augmentation(crop="resized", min_scale=0.7, flip=False),
 )
 
 IMAGE_FOLDER = RunConfig(

@@ -1,0 +1,141 @@
+"""The command line as a person meets it: a process, its signals and its pipes."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cli.conftest import QUICK
+
+BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
+DEADLINE_SECONDS = 240
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [*BOTNET, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+
+
+def finish(process):
+    try:
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        process.kill()
+    assert "Traceback" not in out + err, out + err
+    return process.returncode, out, err
+
+
+def line_with(process, text):
+    """Read on until a line has the text."""
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"the process ended without {text!r}: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, number):
+    # The same options as the run that is there, which was not interrupted, but for the name.
+    options = ["--run-directory", "runs/a b", "--save-every-epochs", "100"]
+    many = ["--epochs", "200"]
+    process = start(trained, "train", "--data", "data", *QUICK, *many, *options)
+    line_with(process, "epoch   1/200")
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert code == 1, err
+    assert err == ""
+    step = int(re.search(r"stopped and saved after step (\d+) of 400", out).group(1))
+    assert 2 <= step < 400
+    assert (trained / "runs/a b/checkpoints" / str(step)).is_dir()
+    command = re.search(r"go on with: (.*)", out).group(1)
+    words = shlex.split(command)
+    assert words == ["botnet", "train", "--resume", "--run-directory", "runs/a b"]
+    process = start(trained, *words[1:])
+    assert f"resume  after step {step} of 400" in line_with(process, "resume")
+    line_with(process, "epoch ")
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert code == 1, err
+    assert int(re.search(r"stopped and saved after step (\d+)", out).group(1)) > step
+
+
+def test_a_new_process_computes_the_same_bits(trained, run):
+    process = start(trained, "train", "--data", "data", *QUICK, "--run-directory", "again")
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert "again/pretrained" in out
+    first, second = (
+        load_file(trained / path / "pretrained" / "model.safetensors") for path in (run, "again")
+    )
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_worker_processes_are_asked_to_leave_too(trained):
+    options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
+    process = subprocess.Popen(
+        [*BOTNET, "train", "--data", "data", *QUICK, *options],
+        cwd=trained,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    line_with(process, "epoch ")
+    # Ctrl-C on a terminal reaches the whole group.
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 1, err
+    assert "go on with:" in out
+    assert err == ""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("worker processes are still there")
+
+
+def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
+    for command in ("variants", "variants --json", "--help"):
+        line = f"{shlex.join(BOTNET)} {command} | head -n 1"
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.stderr == ""
+        assert done.stdout.count("\n") == 1
+
+
+def test_python_m_is_the_command(tmp_path):
+    code, out, err = finish(start(tmp_path, "--help"))
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: botnet")
+
+
+def test_help_needs_no_jax(tmp_path):
+    program = (
+        "import sys; from bottleneck_transformer_flax.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules, 'jax was imported'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,78 @@
+"""Commands, help and the list of variants; bad usage is told, not traced."""
+
+import json
+
+import pytest
+
+from bottleneck_transformer_flax import list_variants
+
+COMMANDS = ("train", "evaluate", "predict", "variants")
+
+
+@pytest.mark.parametrize("arguments", [(), ("tain",), ("--colour",), ("", "train")])
+def test_bad_usage_is_usage_and_exit_2(call, arguments):
+    called = call(*arguments)
+    assert called.code == 2
+    assert called.err.startswith("usage: botnet")
+    assert called.out == ""
+
+
+def test_an_unknown_command_lists_the_known_ones(call):
+    called = call("tain")
+    assert "'tain'" in called.err
+    for name in COMMANDS:
+        assert name in called.err
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands(call, option):
+    called = call(option)
+    assert called.code == 0
+    for name in COMMANDS:
+        assert name in called.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_s_help_describes_its_options(call, command):
+    called = call(command, "--help")
+    assert called.code == 0
+    assert f"botnet {command}" in called.out
+    assert "--json" in called.out
+    if command == "train":
+        for option in ("--data", "--resume", "--skip-bad-images", "--epochs", "--ema-decay"):
+            assert option in called.out
+
+
+def test_version(call):
+    called = call("--version")
+    assert called.code == 0
+    assert called.out.startswith("botnet 1.")
+
+
+def test_variants_table(call):
+    called = call("variants")
+    assert called.code == 0
+    rows = {line.split()[0]: line for line in called.out.splitlines() if line.strip()}
+    for name in list_variants():
+        if name != "small":
+            assert name in rows
+    assert "25,557,032" in rows["resnet50"]
+    assert "7.23 B" in rows["botnet_t3"]
+    assert "33.5 M" in rows["botnet_t3"]
+    assert "45.63 B" in rows["botnet_t7"]
+
+
+def test_variants_json(call):
+    called = call("variants", "--json")
+    assert called.code == 0
+    rows = {row["name"]: row for row in json.loads(called.out)}
+    assert list(rows) == list_variants()
+    assert rows["botnet_t3"]["parameters"] == 30_500_696
+    assert rows["botnet_t3"]["config"]["stage_sizes"] == [3, 4, 6, 6]
+    for row in rows.values():
+        assert isinstance(row["multiply_adds"], int)
+        assert row["source"]
+
+
+def test_variants_takes_nothing_else(call):
+    assert call("variants", "surplus").code == 2
