@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,14 @@ BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
 
 
-def start(folder, *arguments):
+def start(folder, *arguments, **environment):
     return subprocess.Popen(
         [*BOTNET, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"COLUMNS": "100"},
+        env=os.environ | {"COLUMNS": "100"} | environment,
     )
 
 
@@ -110,6 +111,25 @@ def test_worker_processes_are_asked_to_leave_too(trained):
             return
         time.sleep(0.1)
     raise AssertionError("worker processes are still there")
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_name_that_is_no_text_is_predicted_too(trained, run, form):
+    odd = os.fsdecode(b"od\xff\xfed.png")
+    shutil.copy(trained / "data/val/ant/0.png", trained / odd)
+    options = ["--json"] if form == "json" else []
+    # As in every UTF-8 locale but C's own.
+    process = start(
+        trained,
+        "predict",
+        "data/val/bee/1.png",
+        odd,
+        *options,
+        PYTHONIOENCODING="utf-8:strict",
+    )
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert out.count("ant") == 2
 
 
 def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):

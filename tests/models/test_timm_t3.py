@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import torch
-from reference.timm_t3 import randomize, timm_botnet, to_variables
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import get_config
+from reference.timm_t3 import randomize, timm_botnet, to_variables
 
 IMAGE_SIZE = 64
 

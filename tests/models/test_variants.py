@@ -141,41 +141,43 @@ def test_multiply_adds(name):
 
 @pytest.mark.parametrize("name", list_variants())
 def test_all_variables_are_float32(name):
-    for variables in (variant_shapes(name), two_block_variables(name, "bfloat16")):
+    for variables in (variant_shapes(name), two_block_shapes(two_blocks(name))[0]):
         assert set(variables) == {"params", "batch_stats"}
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-
-
-def two_blocks(name, dtype="float32"):
-    """The variant with at most two blocks a stage: depth changes no shape."""
-    config = VARIANTS[name].config
-    sizes = tuple(min(2, size) for size in config.stage_sizes)
-    return BoTNet(config=config.replace(stage_sizes=sizes, dtype=dtype))
-
-
-@functools.cache
-def two_block_variables(name, dtype):
-    return abstract_variables(two_blocks(name, dtype), IMAGE_SIZE)
 
 
 IMAGE_SIZE = (96, 160)
 
 
-@pytest.mark.parametrize("name", list_variants())
-def test_shapes_of_all_outputs(name):
-    model = two_blocks(name, "bfloat16")
-    config = model.config
-    variables = two_block_variables(name, "bfloat16")
+def two_blocks(name):
+    """The variant in bfloat16 with at most two blocks a stage: depth changes no shape."""
+    config = VARIANTS[name].config
+    sizes = tuple(min(2, size) for size in config.stage_sizes)
+    return config.replace(stage_sizes=sizes, dtype="bfloat16")
+
+
+@functools.cache
+def two_block_shapes(config):
+    """Variables, logits, feature maps and attention maps; once for variants that share them."""
+    model = BoTNet(config=config)
+    variables = abstract_variables(model, IMAGE_SIZE)
     images = jax.ShapeDtypeStruct((2, *IMAGE_SIZE, 3), jnp.float32)
-    logits = jax.eval_shape(model.apply, variables, images)
-    maps, attention = jax.eval_shape(
+    outputs = jax.eval_shape(
         lambda v, x: (
+            model.apply(v, x),
             model.apply(v, x, method="feature_maps"),
             model.apply(v, x, method="attention_maps"),
         ),
         variables,
         images,
     )
+    return variables, *outputs
+
+
+@pytest.mark.parametrize("name", list_variants())
+def test_shapes_of_all_outputs(name):
+    config = two_blocks(name)
+    _, logits, maps, attention = two_block_shapes(config)
     assert (logits.shape, logits.dtype) == ((2, config.num_classes), jnp.float32)
 
     strides = [stem_stride(name) * factor for factor in (1, 2, 4, 4)]

@@ -87,8 +87,10 @@ def save_pretrained(
         for path, leaf in flatten_dict(jax.device_get(variables)).items()
     }
     with replaced_directory(directory) as beside:
-        save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
         _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
+        save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
+        # safetensors writes for the owner alone; what is shared must be readable as the rest is.
+        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)
         _write_json(beside / PREPROCESSING, preprocessing.to_json())
         _write_json(beside / CLASSES, list(classes))
         if card is not None:

@@ -38,7 +38,13 @@ class BadImages:
         """Several lines: how many there were, then each with its reason; empty for none."""
         if not self.reasons:
             return ""
-        lines = [f"{len(self.reasons)} images could not be read and were left out:"]
+        count = len(self.reasons)
+        what = (
+            "1 image could not be read and was"
+            if count == 1
+            else f"{count} images could not be read and were"
+        )
+        lines = [f"{what} left out:"]
         return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons.values())])
 
 

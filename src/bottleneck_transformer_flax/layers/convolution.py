@@ -94,4 +94,6 @@ def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]
 def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b out_h out_w c"]:
     """stride×stride average pool; at an odd border the mean is over the positions that exist."""
     window = (stride, stride)
-    return nn.avg_pool(x, window, strides=window, padding="SAME", count_include_pad=False)
+    pooled = nn.avg_pool(x, window, strides=window, padding="SAME", count_include_pad=False)
+    # Dividing by the counts, which are float32, would leave a bfloat16 model in float32.
+    return pooled.astype(x.dtype)

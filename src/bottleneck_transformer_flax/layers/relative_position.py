@@ -67,8 +67,8 @@ def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "ne
     if rows == 2 * length - 1:
         return table
     farthest = (rows - 1) // 2
-    # A single new position has the offset 0 alone, which the ratio below would leave undefined.
-    offsets = np.linspace(-farthest, farthest, 2 * length - 1) if length > 1 else np.zeros(1)
+    # Multiplied before it is divided, the middle is exactly 0; a single position has it alone.
+    offsets = np.arange(1 - length, length) * farthest / max(1, length - 1)
     below = np.floor(offsets + farthest).astype(int)
     above = np.minimum(below + 1, rows - 1)
     share = jnp.asarray(offsets + farthest - below, table.dtype)[:, None]

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.errors import ConfigError
@@ -99,7 +100,7 @@ class BoTNet(nn.Module):
         self.head = classifier_head(self.config.num_classes)
 
     def __call__(
-        self, images: Float[Array, "b h w c"], *, train: bool = False
+        self, images: Float[Array | np.ndarray, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b classes"]:
         """Classify normalised NHWC images.
 
@@ -115,7 +116,7 @@ class BoTNet(nn.Module):
         return self.head(self.dropout(pooled, deterministic=not train))
 
     def feature_maps(
-        self, images: Float[Array, "b h w c"], *, train: bool = False
+        self, images: Float[Array | np.ndarray, "b h w c"], *, train: bool = False
     ) -> dict[str, Float[Array, "b map_h map_w map_c"]]:
         """The output of every stage, {"c2": …, "c5": …}, for dense prediction.
 
@@ -123,7 +124,7 @@ class BoTNet(nn.Module):
         """
         return self._stage_outputs(images, train=train)
 
-    def attention_maps(self, images: Float[Array, "b h w c"]) -> dict[str, Array]:
+    def attention_maps(self, images: Float[Array | np.ndarray, "b h w c"]) -> dict[str, Array]:
         """The attention weights of every attention block, {"c5/block_1": …}.
 
         Each is float32, (b, n, h, w, h, w): for every head and every query position (row, column)
@@ -140,23 +141,23 @@ class BoTNet(nn.Module):
                 x = block(x, train=False)
         return maps
 
-    def _stage_outputs(self, images: Array, *, train: bool) -> dict[str, Array]:
+    def _stage_outputs(self, images: Array | np.ndarray, *, train: bool) -> dict[str, Array]:
         x = self._stem_output(images, train=train)
         outputs = {}
         for name, stage in self.stages.items():
             x = outputs[name] = stage(x, train=train)
         return outputs
 
-    def _stem_output(self, images: Array, *, train: bool) -> Array:
+    def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:
         check_images(images, self.config)
-        return self.stem(images.astype(self.config.dtype), train=train)
+        return self.stem(jnp.asarray(images, self.config.dtype), train=train)
 
 
 def classify(
     model: BoTNet,
     preprocessing: Preprocessing,
     variables: dict[str, Any],
-    images: UInt8[Array, "b h w c"],
+    images: UInt8[Array | np.ndarray, "b h w c"],
 ) -> Float[Array, "b classes"]:
     """Logits for RGB images in [0, 255] of the model's size, in inference."""
     return cast(Array, model.apply(variables, preprocessing.normalize(images)))
@@ -167,7 +168,7 @@ def classifier_head(num_classes: int) -> nn.Dense:
     return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01))
 
 
-def check_images(images: Array, config: BoTNetConfig) -> None:
+def check_images(images: Array | np.ndarray, config: BoTNetConfig) -> None:
     """See that a model of this config can read these images.
 
     Raises:

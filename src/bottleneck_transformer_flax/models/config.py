@@ -59,13 +59,13 @@ class BoTNetConfig:
     stage_sizes: Sequence[int]
     num_classes: int = 1000
     stride_one: bool = True
-    se_ratio: float = 0.0625
+    se_ratio: float | int = 0.0625
     num_heads: int = 4
     head_dim: int = 128
     initial_filters: int = 64
     projection_factor: int = 4
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
+    bn_momentum: float | int = 0.9
+    bn_epsilon: float | int = 1e-5
     dtype: Any = _DTYPES["float32"]
     activation: Activation = "silu"
     block_pattern: Sequence[str] = ("C", "C", "C", "A")
@@ -73,8 +73,8 @@ class BoTNetConfig:
     stem_pool: bool = True
     attention_shortcut_activation: bool = True
     image_channels: int = 3
-    dropout_rate: float = 0.0
-    stochastic_depth_rate: float = 0.0
+    dropout_rate: float | int = 0.0
+    stochastic_depth_rate: float | int = 0.0
 
     def __post_init__(self) -> None:
         """Bring lists and dtype-likes into their one form, then check every field."""
@@ -83,6 +83,14 @@ class BoTNetConfig:
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "dtype", _as_dtype(self.dtype))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # NumPy's numbers are no JSON, and neither are those in a tuple of them.
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
+            elif isinstance(value, tuple):
+                plain = tuple(v.item() if isinstance(v, np.generic) else v for v in value)
+                object.__setattr__(self, field.name, plain)
         problems = list(self._problems())
         if problems:
             raise ConfigError("; ".join(problems))

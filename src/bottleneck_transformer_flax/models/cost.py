@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 
-from bottleneck_transformer_flax.axes import Array, Shaped
 from bottleneck_transformer_flax.models.botnet import BoTNet
 
 PyTree = Any
@@ -43,7 +43,7 @@ def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
 def _equations(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from _equations(inner)
 
 
@@ -59,5 +59,5 @@ def _multiply_adds(equation: Any) -> int:
     return 0
 
 
-def _size(array: Shaped[Array, "..."]) -> int:
+def _size(array: Any) -> int:
     return math.prod(array.shape)

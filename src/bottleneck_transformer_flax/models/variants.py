@@ -117,7 +117,7 @@ _ROWS = (
     Variant(name="seresnet152", config=_resnet(3, 8, 36, 3, se_ratio=1 / 16), size=224,
             source=SENET, parameters=66_821_848, multiply_adds=11_520_204_800),
     Variant(name="botnet_tiny", size=64, source="this project",
-            parameters=932_372, multiply_adds=171_112_960,
+            parameters=472_486, multiply_adds=24_818_304,
             config=BoTNetConfig(stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=32,
                                 projection_factor=2, stem_pool=False, activation="relu")),
 )

@@ -69,6 +69,11 @@ class InputOptions:
     skip_bad_images: bool = False
     """Leave out images that cannot be read, count and list them, instead of stopping."""
 
+    def __post_init__(self) -> None:
+        """Turn a list (JSON has no tuples) into a tuple."""
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ class Progress(NamedTuple):
     images: int
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Told of everything that happens in a run, in order."""
 
@@ -296,7 +297,8 @@ class _Training:
             step, metrics = self.in_flight.popleft()
             loss_sum, count = float(metrics.loss_sum), int(metrics.images)
             if not (math.isfinite(loss_sum) and math.isfinite(float(metrics.gradient_norm))):
-                raise TrainingError(self._not_finite(step, loss_sum / max(count, 1)))
+                what = "gradient" if math.isfinite(loss_sum) else "loss"
+                raise TrainingError(self._not_finite(step, loss_sum / max(count, 1), what))
             current.loss_sum += loss_sum
             current.correct += int(metrics.correct)
             current.count += count
@@ -310,16 +312,15 @@ class _Training:
                 )
             )
 
-    def _not_finite(self, step: int, loss: float) -> str:
+    def _not_finite(self, step: int, loss: float, what: str) -> str:
         saved = self.checkpoints.latest_step()
         good = (
             "no checkpoint had been written yet"
             if saved is None
             else f"the last good checkpoint is {self.checkpoints.path(saved)}"
         )
-        what = "the loss" if not math.isfinite(loss) else "the gradient"
         return (
-            f"{what} is not finite at step {step} (epoch {len(self.history.rows) + 1}, loss "
+            f"the {what} is not finite at step {step} (epoch {len(self.history.rows) + 1}, loss "
             f"{loss}); {good}. Try a lower --learning-rate, or --clip-norm 1"
         )
 
@@ -340,6 +341,8 @@ class _Training:
         }
         if last or epoch % config.evaluate_every_epochs == 0:
             self.sums = self._evaluate()
+            if not math.isfinite(self.sums.loss):
+                raise TrainingError(self._not_finite(self.step, self.sums.loss, "test loss"))
             row |= {"test_loss": self.sums.loss, "test_accuracy": self.sums.top1}
         self.history = History([*self.history.rows, row])
         self.run.write_metrics(self.history.rows)
@@ -368,7 +371,10 @@ class _Training:
         return Outcome(self.run, self.step, False, None, self.bad_images)
 
     def _finish(self) -> Outcome:
-        sums = self.sums or self._evaluate()
+        try:
+            sums = self.sums or self._evaluate()
+        except _StopDuringEvaluation:
+            return self._leave()
         evaluation = write_results(
             self.run,
             config=self.plan.config,

@@ -138,7 +138,7 @@ def make_train_step(
             "params": optax.apply_updates(params, updates),
             "batch_stats": batch_stats,
         }
-        metrics = StepMetrics(loss, correct, count, optax.global_norm(gradient))
+        metrics = StepMetrics(loss, correct, count, optax.tree.norm(gradient))
         new_state = TrainState(
             step=state.step + 1,
             variables=variables,
