@@ -5,9 +5,11 @@ import re
 from importlib import resources
 
 import pytest
+from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
+from training.tiny import colour_images
 
 MOST_BYTES = 3_000_000
 
@@ -61,9 +63,6 @@ def test_its_card_names_the_accuracy_that_evaluate_measures(call, elsewhere):
 
 
 def test_predict_uses_it_where_there_is_no_run(call, elsewhere):
-    from PIL import Image
-
-    from training.tiny import colour_images
 
     Image.fromarray(colour_images(1, size=(28, 28))[0]).save("a.png")
     called = call("predict", "a.png", "--json")

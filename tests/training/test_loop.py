@@ -1,113 +1,21 @@
 """The loop on a model that compiles at once: stopped anywhere and resumed, it is the same run."""
 
-import json
 import math
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
-from bottleneck_transformer_flax.data.transforms import Augmentation
-from bottleneck_transformer_flax.errors import TrainingError
 from bottleneck_transformer_flax.training import loop
-from bottleneck_transformer_flax.training.config import (
-    InputOptions,
-    ModelOptions,
-    OptimizerOptions,
-    RunConfig,
+from training.linear_runs import (
+    CONFIG,
+    go,
+    rows_of,
+    saved,
+    untimed,
 )
-from bottleneck_transformer_flax.training.loop import Plan, StopRequest, train
-from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
-from bottleneck_transformer_flax.training.run import RunDirectory
-from bottleneck_transformer_flax.training.state import create_state
 from training.tiny import (
-    CROPPED,
-    SMALL,
-    LinearModel,
-    array_splits,
     assert_same_bits,
-    entries,
     tree_differs,
 )
-
-STEPS_PER_EPOCH = 3
-TIMINGS = ("seconds", "images_per_second")
-OPTIMIZATION = OptimizerOptions(
-    optimizer="adamw", learning_rate=0.05, warmup_epochs=1.0, label_smoothing=0.1, ema_decay=0.9
-)
-CONFIG = RunConfig(
-    variant="botnet_tiny",
-    epochs=4,
-    batch_size=2,
-    seed=3,
-    model=ModelOptions(dropout_rate=0.3),
-    optimization=OPTIMIZATION,
-    input=InputOptions(num_workers=0),
-    augmentation=Augmentation(crop="shift", shift_pixels=2),
-)
-
-
-class Recorder:
-    """Writes down all it is told; asks to stop when ``at(event, value)`` is true."""
-
-    def __init__(self, at=None):
-        self.events, self.stop, self.at = [], StopRequest(), at
-
-    def _tell(self, event, value):
-        self.events.append((event, value))
-        if self.at is not None and self.at(event, value):
-            self.stop.requested = True
-
-    def planned(self, plan, run, start_step):
-        self._tell("planned", start_step)
-
-    def stepped(self, progress):
-        self._tell("stepped", progress)
-
-    def evaluating(self, done, total):
-        self._tell("evaluating", (done, total))
-
-    def finished_epoch(self, row):
-        self._tell("finished", row)
-
-    def of(self, event):
-        return [value for name, value in self.events if name == event]
-
-
-def plan_of(config=CONFIG):
-    model = LinearModel(config=SMALL.replace(dropout_rate=config.model.dropout_rate))
-    splits = array_splits(train=3 * config.batch_size + 1, test=9)
-    return Plan(config, splits, model, CROPPED, 15, config.batch_size, STEPS_PER_EPOCH, 0)
-
-
-def go(path, config=CONFIG, at=None):
-    recorder = Recorder(at)
-    return train(plan_of(config), RunDirectory(path), recorder, recorder.stop), recorder
-
-
-def saved(path, config=CONFIG):
-    """The newest state and progress on disk, and the step of each checkpoint."""
-    schedule = learning_rate_schedule(
-        config.optimization, steps_per_epoch=STEPS_PER_EPOCH, epochs=config.epochs
-    )
-    variables = plan_of(config).model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    average = config.optimization.ema_decay is not None
-    like = create_state(variables, make_optimizer(config.optimization, schedule), average=average)
-    folder = RunDirectory(path).checkpoints
-    steps = sorted(int(name) for name in entries(folder) if name.isdigit())
-    with TrainingCheckpoints(folder) as checkpoints:
-        return *checkpoints.restore(like), steps
-
-
-def untimed(row):
-    return {name: value for name, value in row.items() if name not in TIMINGS}
-
-
-def rows_of(path):
-    lines = RunDirectory(path).metrics.read_text().splitlines()
-    return [untimed(json.loads(line)) for line in lines]
 
 
 @pytest.fixture(autouse=True)
@@ -243,69 +151,3 @@ def test_what_is_scored_and_kept_is_the_average(tmp_path, results):
     state = saved(tmp_path)[0]
     assert_same_bits(results[0]["variables"], state.average)
     assert tree_differs(state.average, state.variables)
-
-
-def without_average(**changes):
-    options = OptimizerOptions(
-        optimizer="sgd", momentum=0.0, warmup_epochs=0.0, ema_decay=None, **changes
-    )
-    return CONFIG.replace(optimization=options)
-
-
-@pytest.mark.parametrize("rate", [1e30, 1e38])
-@pytest.mark.parametrize("evaluate_every", [1, 4])
-def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
-    tmp_path, rate, evaluate_every
-):
-    # A first epoch that is fine, then a rate that no parameter survives.
-    good, _ = go(
-        tmp_path,
-        without_average(learning_rate=1e-3),
-        at=lambda event, value: event == "finished",
-    )
-    assert good.step == 3
-    config = without_average(learning_rate=rate).replace(evaluate_every_epochs=evaluate_every)
-    with pytest.raises(TrainingError) as caught:
-        go(tmp_path, config)
-    message = str(caught.value)
-    assert "not finite at step" in message
-    assert "\n" not in message
-    steps = saved(tmp_path, config)[2]
-    assert str(RunDirectory(tmp_path).checkpoints / str(steps[-1])) in message
-    for leaf in jax.tree.leaves(saved(tmp_path, config)[0].variables):
-        assert np.isfinite(leaf).all()
-
-
-def numbered(path):
-    return [name for name in entries(RunDirectory(path).checkpoints) if name.isdigit()]
-
-
-def test_nothing_is_saved_when_the_first_epoch_is_not_finite(tmp_path):
-    with pytest.raises(TrainingError, match="no checkpoint had been written yet"):
-        go(tmp_path, without_average(learning_rate=1e38))
-    assert numbered(tmp_path) == []
-
-
-def one_step(path, config):
-    return train(plan_of(config)._replace(steps_per_epoch=1), RunDirectory(path), Recorder())
-
-
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_test_loss_that_is_not_finite_stops_too(tmp_path, epochs):
-    # The update of an epoch's last step breaks the model: its own loss was still fine.
-    config = without_average(learning_rate=1e38).replace(epochs=epochs)
-    with pytest.raises(TrainingError, match="not finite"):
-        one_step(tmp_path, config)
-    assert numbered(tmp_path) == []
-    metrics = RunDirectory(tmp_path).metrics
-    assert not metrics.exists() or not {"NaN", "Infinity"} & set(metrics.read_text().split())
-
-
-def test_no_checkpoint_holds_what_is_not_finite(tmp_path):
-    # Nothing is evaluated before the first checkpoint, and decay overflows where no gradient does.
-    config = without_average(learning_rate=1e30, weight_decay=1e20)
-    config = config.replace(epochs=2, evaluate_every_epochs=2)
-    with pytest.raises(TrainingError, match="not finite"):
-        one_step(tmp_path, config)
-    for _ in numbered(tmp_path):
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path, config)[0]))

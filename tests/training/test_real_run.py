@@ -16,7 +16,7 @@ from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig
 from bottleneck_transformer_flax.training.loop import make_plan, train
 from bottleneck_transformer_flax.training.run import RunDirectory
-from training.test_loop import Recorder, untimed
+from training.linear_runs import Recorder, untimed
 from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_data
 
 EPOCHS, STEPS = 4, 8

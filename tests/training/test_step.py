@@ -126,6 +126,17 @@ def test_a_batch_in_parts_is_the_whole_batch(parts):
     assert int(state.step) == 1
 
 
+def test_each_part_moves_the_statistics_on():
+    step, start = stepper(accumulation_steps=3)
+    batch = batch_of(6)
+    running = np.zeros(3)
+    for first in (0, 2, 4):
+        part = DeviceBatch(*(value[first : first + 2] for value in batch))
+        running = oracle(copied(start().variables) | {"batch_stats": {"mean": running}}, part)[3]
+    state, _ = step(start(), batch)
+    np.testing.assert_allclose(state.variables["batch_stats"]["mean"], running, rtol=1e-4)
+
+
 def test_parts_draw_their_own_dropout():
     # The same image twice: were both parts dropped alike, the sum would be twice that of one.
     step, start = stepper(dropout=0.5, accumulation_steps=6)

@@ -32,6 +32,7 @@ from bottleneck_transformer_flax.training.state import (
     DeviceBatch,
     StepMetrics,
     TrainState,
+    all_finite,
     create_state,
     make_train_step,
 )
@@ -363,6 +364,11 @@ class _Training:
         )
 
     def _save(self) -> None:
+        # A finite loss came before this update, and says nothing of what it made.
+        if not all_finite(self.state.variables):
+            current = self.history.current
+            loss = current.loss_sum / max(current.count, 1)
+            raise TrainingError(self._not_finite(self.step, loss, "model"))
         self.checkpoints.save(self.step, self.state, self.history.to_json())
 
     def _leave(self) -> Outcome:

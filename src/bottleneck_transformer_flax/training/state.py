@@ -150,6 +150,12 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
+@jax.jit
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether no array of a tree holds a NaN or an infinity."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def _moved_average(
     state: TrainState, variables: Variables, ema_decay: float | None
 ) -> Variables | None:
