@@ -26,6 +26,7 @@ def start(folder, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="surrogateescape",
         env=os.environ | {"COLUMNS": "100"} | environment,
     )
 

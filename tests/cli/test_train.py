@@ -143,7 +143,7 @@ def test_data_that_cannot_be_used_is_one_line_and_leaves_no_run(fails, tmp_path,
         (("--seed", "-1"), "seed"),
         (("--no-such-option",), "no-such-option"),
         (("--num-workers", "-1"), "num_workers"),
-        (("--batch-size", "24", "--accumulation-steps", "2"), "batch_size"),
+        (("--batch-size", "24", "--accumulation-steps", "8"), "batch_size"),
     ],
 )
 def test_bad_usage_exits_with_2_names_the_option_and_leaves_no_run(fails, trained, options, named):

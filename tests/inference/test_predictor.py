@@ -72,15 +72,18 @@ def test_best_first_and_all_of_it_adds_up_to_one():
 
 
 def test_ties_keep_the_order_of_the_classes():
-    # More classes than an unstable sort leaves in order by chance.
-    names = tuple(f"class {number}" for number in range(50))
-    model = LinearModel(config=SMALL.replace(num_classes=50))
+    # More classes than an unstable sort leaves in order by chance, of two probabilities.
+    names = tuple(f"class {number}" for number in range(100))
+    model = LinearModel(config=SMALL.replace(num_classes=100))
     variables = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_variables(model, SIZE)
     )
-    ranking = Predictor(Pretrained(model, variables, PREPROCESSING, names), top_k=50)(images_of(1))
-    assert [name for name, _ in ranking[0]] == list(names)
-    assert [value for _, value in ranking[0]] == pytest.approx([1 / 50] * 50)
+    variables["params"]["bias"] = jnp.arange(100) % 2 * 1.0
+    ranking = Predictor(Pretrained(model, variables, PREPROCESSING, names), top_k=100)(images_of(1))
+    assert [name for name, _ in ranking[0]] == [*names[1::2], *names[0::2]]
+    likely, unlikely = np.e / (50 * np.e + 50), 1 / (50 * np.e + 50)
+    values = [value for _, value in ranking[0]]
+    assert values == pytest.approx([likely] * 50 + [unlikely] * 50, rel=1e-5)
 
 
 @pytest.mark.parametrize(("top_k", "given"), [(1, 1), (7, 7), (8, 7), (1000, 7)])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 
 from bottleneck_transformer_flax.cli.memory import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
@@ -23,6 +24,10 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script ``botnet``."""
     parsed = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # File names may be bytes that are no text: they go out as they came in.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     keep_freed_memory()
     module = import_module(f"{__name__}.{parsed.command}")
     try:

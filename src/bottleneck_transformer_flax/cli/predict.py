@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.data.decoding import IMAGE_SUFFIXES, decode_image
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(PredictOptions, "predict", arguments)
     if not parsed.images:
-        raise DataError("no image was named; expected files, folders, or - for standard input")
+        raise ConfigError("no image was named; expected files, folders, or - for standard input")
 
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
@@ -101,7 +101,8 @@ def _decode(name: str, file: str | io.BytesIO) -> Item:
     try:
         return Item(name, decode_image(file), None)
     except DataError as error:
-        return Item(name, None, str(error))
+        reason = str(error)
+        return Item(name, None, reason if name in reason else f"{name}: {reason}")
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -118,7 +119,7 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> None:
     if as_json:
         predictions = [{"class": label, "probability": value} for label, value in ranking]
-        print(json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False))
+        print(json.dumps({"image": name, "predictions": predictions}))
         return
     print(name)
     table = Table(box=None, show_header=False, pad_edge=True)
@@ -132,5 +133,5 @@ def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> No
 
 def _report_error(item: Item, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"image": item.name, "error": item.error}, ensure_ascii=False))
+        print(json.dumps({"image": item.name, "error": item.error}))
     print(f"botnet: error: {item.error}", file=sys.stderr)

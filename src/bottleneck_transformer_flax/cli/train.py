@@ -93,7 +93,10 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
         return parsed, RunDirectory(directory)
     directory_name = _option(arguments, "--run-directory")
     if directory_name is None:
-        newest = newest_run(options.RUNS, having="checkpoints")
+        runs = options.RUNS
+        newest = newest_run(runs, having="checkpoints", lacking="pretrained") or newest_run(
+            runs, having="checkpoints"
+        )
         if newest is None:
             raise CheckpointError(
                 f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "
@@ -115,7 +118,9 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
     """The value of one option, before the options are parsed."""
-    for index, argument in enumerate(arguments):
+    for index, given in enumerate(arguments):
+        flag, equals, value = given.partition("=")
+        argument = flag.replace("_", "-") + equals + value
         if argument == name and index + 1 < len(arguments):
             return arguments[index + 1]
         if argument.startswith(f"{name}="):

@@ -17,7 +17,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import Batch, training_batches
 from bottleneck_transformer_flax.data.sources import Splits, load_splits
 from bottleneck_transformer_flax.data.transforms import TrainingTransform
-from bottleneck_transformer_flax.errors import TrainingError
+from bottleneck_transformer_flax.errors import ConfigError, TrainingError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -155,9 +155,13 @@ def make_plan(config: RunConfig) -> Plan:
         interpolation=config.input.interpolation,
     )
     model = BoTNet(config=config.model_config(num_classes=len(splits.train.class_names)))
-    batch_size = config.batch_size
-    if config.optimization.accumulation_steps == 1:
-        batch_size = min(batch_size, len(splits.train))
+    batch_size = min(config.batch_size, len(splits.train))
+    if batch_size % config.optimization.accumulation_steps:
+        raise ConfigError(
+            f"batch_size is {config.batch_size} but there are only {batch_size} training images, "
+            f"which accumulation_steps = {config.optimization.accumulation_steps} does not divide; "
+            "choose a smaller batch_size"
+        )
     num_workers = config.input.num_workers
     if num_workers is None:
         num_workers = 0 if native_size else os.cpu_count() or 1

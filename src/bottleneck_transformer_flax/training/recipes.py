@@ -12,7 +12,7 @@ from bottleneck_transformer_flax.training.config import (
 )
 
 SMALL_IMAGES = RunConfig(
-    epochs=24,
+    epochs=30,
     batch_size=64,
     save_every_epochs=5,
     optimization=OptimizerOptions(

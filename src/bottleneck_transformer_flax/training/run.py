@@ -95,9 +95,11 @@ class RunDirectory:
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def newest_run(runs: Path, *, having: str) -> RunDirectory | None:
-    """The newest run below a folder that has a file or folder of the given name, if any."""
+def newest_run(runs: Path, *, having: str, lacking: str | None = None) -> RunDirectory | None:
+    """The newest run below a folder that has one file or folder, and lacks another, if any."""
     found = [path.parent for path in runs.glob(f"*/{having}")]
+    if lacking is not None:
+        found = [path for path in found if not (path / lacking).exists()]
     dated = [path for path in found if (path / RUN_FILE).is_file()]
     if not dated:
         return None
