@@ -17,6 +17,8 @@ from cli.conftest import QUICK
 
 BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
+# What is tested with it is no computation: compiling takes a quarter of the time.
+QUICK_COMPILATION = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def start(folder, *arguments, **environment):
@@ -27,6 +29,7 @@ def start(folder, *arguments, **environment):
         stderr=subprocess.PIPE,
         text=True,
         errors="surrogateescape",
+        start_new_session=True,
         env=os.environ | {"COLUMNS": "100"} | environment,
     )
 
@@ -53,7 +56,9 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     # The same options as the run that is there, which was not interrupted, but for the name.
     options = ["--run-directory", "runs/a b", "--save-every-epochs", "100"]
     many = ["--epochs", "200"]
-    process = start(trained, "train", "--data", "data", *QUICK, *many, *options)
+    process = start(
+        trained, "train", "--data", "data", *QUICK, *many, *options, **QUICK_COMPILATION
+    )
     line_with(process, "epoch   1/200")
     process.send_signal(number)
     code, out, err = finish(process)
@@ -65,7 +70,7 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     command = re.search(r"go on with: (.*)", out).group(1)
     words = shlex.split(command)
     assert words == ["botnet", "train", "--resume", "--run-directory", "runs/a b"]
-    process = start(trained, *words[1:])
+    process = start(trained, *words[1:], **QUICK_COMPILATION)
     assert f"resume  after step {step} of 400" in line_with(process, "resume")
     line_with(process, "epoch ")
     process.send_signal(number)
@@ -89,14 +94,7 @@ def test_a_new_process_computes_the_same_bits(trained, run):
 
 def test_worker_processes_are_asked_to_leave_too(trained):
     options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
-    process = subprocess.Popen(
-        [*BOTNET, "train", "--data", "data", *QUICK, *options],
-        cwd=trained,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(trained, "train", "--data", "data", *QUICK, *options, **QUICK_COMPILATION)
     line_with(process, "epoch ")
     # Ctrl-C on a terminal reaches the whole group.
     os.killpg(process.pid, signal.SIGINT)
