@@ -77,7 +77,9 @@ class TrainingCheckpoints:
                 ),
             )
         except (ValueError, KeyError, OSError) as error:
+            # orbax explains over many lines; the first says what does not fit.
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise CheckpointError(
-                f"the checkpoint {self.path(step)} does not fit this run: {error}"
+                f"the checkpoint {self.path(step)} does not fit this run: {reason}"
             ) from error
         return restored.state, restored.progress
