@@ -1,7 +1,6 @@
 """``botnet evaluate``: score a trained model on a data set."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.cli.progress import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
+    from bottleneck_transformer_flax.data.loader import choose_num_workers
     from bottleneck_transformer_flax.data.sources import relabel
     from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
     from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
@@ -65,12 +65,12 @@ def run(arguments: Sequence[str]) -> int:
     )
     source, description = _source(parsed, trained)
     source = relabel(source, classes)
-    num_workers = parsed.num_workers
-    if num_workers is None:
-        num_workers = 0 if source.native_size else os.cpu_count() or 1
     bad_images = BadImages(skip=parsed.skip_bad_images)
     evaluator = Evaluator(
-        model, preprocessing, batch_size=parsed.batch_size, num_workers=num_workers
+        model,
+        preprocessing,
+        batch_size=parsed.batch_size,
+        num_workers=choose_num_workers(parsed.num_workers, source),
     )
     with counting_progress(Console(stderr=True)) as progress:
         task = progress.add_task("evaluating", total=len(source))

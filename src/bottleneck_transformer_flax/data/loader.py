@@ -142,6 +142,13 @@ def evaluation_batches(
     return _iterate(batches, source, num_workers)
 
 
+def choose_num_workers(asked: int | None, source: ImageSource) -> int:
+    """The number asked for; by default none for images in memory, else one a core."""
+    if asked is not None:
+        return asked
+    return 0 if source.native_size else os.cpu_count() or 1
+
+
 def bad_images(batch: Batch) -> list[int]:
     """The source positions of images that could not be read; ``source.read`` says why."""
     return [int(index) for index in batch["index"][~batch["valid"] & (batch["index"] >= 0)]]

@@ -1,7 +1,6 @@
 """The training loop: it orders effects, and computes nothing itself."""
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Generator
@@ -14,7 +13,7 @@ import optax
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import Batch, training_batches
+from bottleneck_transformer_flax.data.loader import Batch, choose_num_workers, training_batches
 from bottleneck_transformer_flax.data.sources import Splits, load_splits
 from bottleneck_transformer_flax.data.transforms import TrainingTransform
 from bottleneck_transformer_flax.errors import ConfigError, TrainingError
@@ -162,9 +161,6 @@ def make_plan(config: RunConfig) -> Plan:
             f"which accumulation_steps = {config.optimization.accumulation_steps} does not divide; "
             "choose a smaller batch_size"
         )
-    num_workers = config.input.num_workers
-    if num_workers is None:
-        num_workers = 0 if native_size else os.cpu_count() or 1
     return Plan(
         config=config,
         splits=splits,
@@ -173,7 +169,7 @@ def make_plan(config: RunConfig) -> Plan:
         parameters=count_parameters(abstract_variables(model, size)),
         batch_size=batch_size,
         steps_per_epoch=max(1, len(splits.train) // batch_size),
-        num_workers=num_workers,
+        num_workers=choose_num_workers(config.input.num_workers, splits.train),
     )
 
 
