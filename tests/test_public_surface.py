@@ -1,15 +1,18 @@
 """What users import: lazily, and the README's own snippet as it stands."""
 
+import re
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
 import bottleneck_transformer_flax
+from bottleneck_transformer_flax import BoTNet, get_config
 
 FIXED = {
     "BoTNet",
@@ -22,31 +25,7 @@ FIXED = {
     "replace_head",
 }
 
-# From the design, without the two lines that show load_pretrained and replace_head.
-SNIPPET = """
-from bottleneck_transformer_flax import (
-    BoTNet, BoTNetConfig,          # the README's own snippet, verbatim
-    get_config, list_variants,     # get_config("botnet_t3", num_classes=10)
-    load_pretrained, save_pretrained,
-    resize_relative_positions, replace_head,
-)
-config = BoTNetConfig(stage_sizes=[3, 4, 23, 12], num_classes=1000, stride_one=True, se_ratio=0.0625)
-model = BoTNet(config=config)
-variables = model.init(rng, jnp.ones((1, 256, 256, 3), dtype=config.dtype))
-logits = model.apply(variables, images)                       # inference by default; float32 (b, num_classes)
-"""  # noqa: E501
-USES = """
-logits, state = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-maps = model.apply(variables, images, method="feature_maps")    # {"c2": …, "c5": …}, for dense prediction
-attention = model.apply(variables, images, method="attention_maps")
-"""  # noqa: E501
-
-
-@pytest.fixture
-def as_users_have_it():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+README = Path(__file__).parents[1] / "README.md"
 
 
 def run(code):
@@ -102,38 +81,37 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.usefixtures("as_users_have_it")
-def test_the_snippet_runs_verbatim():
-    """On real numbers, compiled once: the whole of T5's network, as the README shows it."""
-    names = {
-        "rng": jax.random.key(0),
-        "images": jnp.asarray(np.random.default_rng(0).normal(size=(2, 256, 256, 3)), jnp.float32),
-        "jnp": jnp,
-    }
-    exec(SNIPPET, names)
+def test_the_readmes_python_runs_verbatim():
+    first, second = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    names = {}
+    exec(first, names)
+    assert tuple(names["config"].stage_sizes) == (3, 4, 23, 12)
     logits = np.asarray(names["logits"])
     assert logits.shape == (2, 1000)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
     assert logits.std() > 0
 
+    exec(second, names)
+    assert (names["logits"].shape, names["logits"].dtype) == ((8, 10), jnp.float32)
+    assert list(names["state"]) == ["batch_stats"]
+    assert {name: map.shape for name, map in names["maps"].items()} == {
+        "c2": (8, 14, 14, 32),
+        "c3": (8, 7, 7, 64),
+        "c4": (8, 4, 4, 128),
+        "c5": (8, 4, 4, 256),
+    }
+    assert names["attention"]["c5/block_1"].shape == (8, 4, 4, 4, 4, 4)
+    other = names["model"].apply(names["variables"], jnp.zeros((1, 56, 64, 3)))
+    assert other.shape == (1, 3)
 
-@pytest.mark.usefixtures("as_users_have_it")
-def test_its_other_uses_have_the_shapes_they_say():
-    from bottleneck_transformer_flax import BoTNet, get_config
 
+def test_uses_of_a_large_model_have_the_shapes_they_say():
     model = BoTNet(config=get_config("botnet_t3", num_classes=10))
     images = jnp.ones((2, 64, 96, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-
-    def uses(variables, images, key):
-        names = {"model": model, "variables": variables, "images": images, "key": key}
-        exec(USES, names)
-        return names["logits"], names["state"], names["maps"], names["attention"]
-
-    logits, state, maps, attention = jax.eval_shape(uses, variables, images, jax.random.key(1))
-    assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
-    assert list(state) == ["batch_stats"]
-    assert jax.tree.structure(state["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+    maps = jax.eval_shape(partial(model.apply, method="feature_maps"), variables, images)
     assert maps["c2"].shape == (2, 16, 24, 256)
     assert maps["c5"].shape == (2, 4, 6, 2048)
+    attention = jax.eval_shape(partial(model.apply, method="attention_maps"), variables, images)
     assert attention["c5/block_6"].shape == (2, 4, 4, 6, 4, 6)

@@ -13,8 +13,9 @@ from bottleneck_transformer_flax.training.config import (
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.loop import Plan, StopRequest, train
+from bottleneck_transformer_flax.training.loop import StopRequest, train
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
+from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.run import RunDirectory
 from bottleneck_transformer_flax.training.state import create_state
 from training.tiny import (

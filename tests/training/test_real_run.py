@@ -14,7 +14,8 @@ from bottleneck_transformer_flax.data.sources import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig
-from bottleneck_transformer_flax.training.loop import make_plan, train
+from bottleneck_transformer_flax.training.loop import train
+from bottleneck_transformer_flax.training.plan import make_plan
 from bottleneck_transformer_flax.training.run import RunDirectory
 from training.linear_runs import Recorder, untimed
 from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_data

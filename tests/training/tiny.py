@@ -173,9 +173,9 @@ def compiled_once(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_variant():
-    """A variant called "small" that compiles in a few seconds."""
+    """A variant called "small" that compiles in a few seconds; gone when the module is done."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "small", SMALL_VARIANT)
         yield

@@ -18,7 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bottleneck_transformer_flax.training import loop
+from bottleneck_transformer_flax.training.plan import Plan
+from bottleneck_transformer_flax.training.reporter import RunProgress
 from bottleneck_transformer_flax.training.run import RunDirectory
 
 
@@ -62,7 +63,7 @@ class TrainingDisplay:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._plan: loop.Plan | None = None
+        self._plan: Plan | None = None
         self._epoch_start: float | None = None
         self._epoch_images = 0
 
@@ -75,7 +76,7 @@ class TrainingDisplay:
         """Take the live part away; the lines stay."""
         self._progress.stop()
 
-    def planned(self, plan: loop.Plan, run: RunDirectory, start_step: int) -> None:
+    def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
         """Say what will be trained, on what, and where it is written."""
         self._plan = plan
         height, width = plan.preprocessing.size
@@ -101,7 +102,7 @@ class TrainingDisplay:
             "compiling", total=plan.total_steps, completed=start_step, metrics=""
         )
 
-    def stepped(self, progress: loop.Progress) -> None:
+    def stepped(self, progress: RunProgress) -> None:
         """Move the bar and show the epoch's metrics so far."""
         now = time.perf_counter()
         if self._epoch_start is None:
@@ -138,7 +139,7 @@ class TrainingDisplay:
         parts.append(f"{row['images_per_second']:,.0f} images/s")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
-    def _require_plan(self) -> loop.Plan:
+    def _require_plan(self) -> Plan:
         if self._plan is None:
             raise RuntimeError("planned() comes before everything else")
         return self._plan

@@ -56,15 +56,17 @@ def run(arguments: Sequence[str]) -> int:
 
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-    from bottleneck_transformer_flax.training import loop
+    from bottleneck_transformer_flax.training.loop import StopRequest
+    from bottleneck_transformer_flax.training.loop import train as train_to_end
+    from bottleneck_transformer_flax.training.plan import make_plan
 
     console = Console(stderr=parsed.json)
     start = time.perf_counter()
-    plan = loop.make_plan(parsed.config)
+    plan = make_plan(parsed.config)
     if not parsed.resume:
         run_directory.create(parsed.config)
-    with _stop_on_signals(loop.StopRequest(), console) as stop, TrainingDisplay(console) as display:
-        outcome = loop.train(plan, run_directory, display, stop)
+    with _stop_on_signals(StopRequest(), console) as stop, TrainingDisplay(console) as display:
+        outcome = train_to_end(plan, run_directory, display, stop)
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
     if not outcome.finished or outcome.evaluation is None:

@@ -191,6 +191,8 @@ def _deliver(
     finally:
         iterator.close()
         if from_workers:
+            # The batches it had read ahead are let go of with it.
+            del iterator
             _finish_deletions()
 
 

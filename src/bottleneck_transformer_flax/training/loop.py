@@ -4,8 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,15 @@ import optax
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import Batch, choose_num_workers, training_batches
-from bottleneck_transformer_flax.data.sources import Splits, load_splits
+from bottleneck_transformer_flax.data.loader import Batch, training_batches
 from bottleneck_transformer_flax.data.transforms import TrainingTransform
-from bottleneck_transformer_flax.errors import ConfigError, TrainingError
+from bottleneck_transformer_flax.errors import TrainingError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
-from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
-from bottleneck_transformer_flax.models.variants import get_variant
-from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.history import History
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
+from bottleneck_transformer_flax.training.plan import Plan
+from bottleneck_transformer_flax.training.reporter import Reporter, RunProgress
 from bottleneck_transformer_flax.training.results import write_results
 from bottleneck_transformer_flax.training.run import RunDirectory
 from bottleneck_transformer_flax.training.state import (
@@ -39,51 +36,6 @@ from bottleneck_transformer_flax.training.state import (
 # Metrics are read this many steps late, so that the device always has a next step to compute.
 _STEPS_IN_FLIGHT = 2
 _LARGEST_EVALUATION_BATCH = 250
-
-
-class Plan(NamedTuple):
-    """What a run resolves to, before anything is computed."""
-
-    config: RunConfig
-    splits: Splits
-    model: BoTNet
-    preprocessing: Preprocessing
-    parameters: int
-    batch_size: int
-    steps_per_epoch: int
-    num_workers: int
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
-
-
-class Progress(NamedTuple):
-    """Where a run is, after a step; means are over the epoch so far."""
-
-    epoch: int
-    step: int
-    loss: float
-    accuracy: float
-    images: int
-
-
-@runtime_checkable
-class Reporter(Protocol):
-    """Told of everything that happens in a run, in order."""
-
-    def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
-        """The run is about to start, or to go on."""
-
-    def stepped(self, progress: Progress) -> None:
-        """The metrics of a step are known."""
-
-    def evaluating(self, done: int, total: int) -> None:
-        """So many of the test images are scored."""
-
-    def finished_epoch(self, row: dict[str, Any]) -> None:
-        """An epoch is over; the row is what ``metrics.jsonl`` holds of it."""
 
 
 @dataclass
@@ -103,74 +55,8 @@ class Outcome(NamedTuple):
     bad_images: BadImages
 
 
-@dataclass
-class EpochSums:
-    """Sums over the steps of the epoch under way."""
-
-    loss_sum: float = 0.0
-    correct: int = 0
-    count: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class History:
-    """What is known of the epochs: a row for each that is over, sums for the one under way."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    current: EpochSums = field(default_factory=EpochSums)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, to be stored beside the training state."""
-        return {"rows": self.rows, "current": vars(self.current)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "History":
-        """From what ``to_json`` gave."""
-        return cls(list(values["rows"]), EpochSums(**values["current"]))
-
-
 class _StopDuringEvaluation(Exception):
     """Leaves an evaluation that nobody waits for any more."""
-
-
-def make_plan(config: RunConfig) -> Plan:
-    """Load the data's listing and resolve everything that depends on it.
-
-    Raises:
-        ConfigError: for options that don't fit each other or the data.
-        DataError: when the data cannot be used.
-    """
-    splits = load_splits(
-        config.data,
-        validation_fraction=config.input.validation_fraction,
-        split_seed=config.input.split_seed,
-    )
-    native_size = splits.train.native_size
-    size = config.input.image_size or native_size or get_variant(config.variant).image_size
-    preprocessing = Preprocessing(
-        size=size,
-        crop=1.0 if native_size else config.input.eval_crop,
-        interpolation=config.input.interpolation,
-    )
-    model = BoTNet(config=config.model_config(num_classes=len(splits.train.class_names)))
-    batch_size = min(config.batch_size, len(splits.train))
-    if batch_size % config.optimization.accumulation_steps:
-        raise ConfigError(
-            f"batch_size is {config.batch_size} but there are only {batch_size} training images, "
-            f"which accumulation_steps = {config.optimization.accumulation_steps} does not divide; "
-            "choose a smaller batch_size"
-        )
-    return Plan(
-        config=config,
-        splits=splits,
-        model=model,
-        preprocessing=preprocessing,
-        parameters=count_parameters(abstract_variables(model, size)),
-        batch_size=batch_size,
-        steps_per_epoch=max(1, len(splits.train) // batch_size),
-        num_workers=choose_num_workers(config.input.num_workers, splits.train),
-    )
 
 
 def train(
@@ -244,7 +130,10 @@ class _Training:
         config = self.plan.config
         height, width = self.plan.preprocessing.size
         images = jnp.zeros((1, height, width, self.plan.model.config.image_channels))
-        variables = jax.jit(self.plan.model.init)(jax.random.key(config.seed), images)
+        # It runs once: to compile it well would take longer than all it computes.
+        compiler_options = {"xla_backend_optimization_level": 0}
+        init = jax.jit(self.plan.model.init, compiler_options=compiler_options)
+        variables = init(jax.random.key(config.seed), images)
         return create_state(variables, optimizer, average=config.optimization.ema_decay is not None)
 
     def run_to_end(self) -> Outcome:
@@ -304,7 +193,7 @@ class _Training:
             current.correct += int(metrics.correct)
             current.count += count
             self.reporter.stepped(
-                Progress(
+                RunProgress(
                     epoch=len(self.history.rows) + 1,
                     step=step,
                     loss=current.loss_sum / max(current.count, 1),
