@@ -36,6 +36,7 @@ WRONG = [
     *[("stride_one", value, "True or False") for value in (1, "yes", None)],
     *[("stem_pool", value, "True or False") for value in (0, 2)],
     *[("attention_shortcut_activation", value, "True or False") for value in ("silu", None)],
+    *[("zero_residual_init", value, "True or False") for value in (0, "no")],
     *[("block_pattern", value, "four strings") for value in ("CCCA", ("C", "C", "A"), None)],
     *[("block_pattern", ("C", "C", "C", last), "four strings") for last in ("B", "", "c", 1)],
 ]
@@ -108,6 +109,7 @@ def test_the_defaults_are_those_of_the_fixed_surface():
         "dtype": jnp.float32,
         "activation": "silu",
         "attention_shortcut_activation": True,
+        "zero_residual_init": True,
         "dropout_rate": 0,
         "stochastic_depth_rate": 0,
     }

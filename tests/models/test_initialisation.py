@@ -14,12 +14,18 @@ from reference.small_models import quick_jit
 HEAD_DIM = 32
 
 
+CONFIG = BoTNetConfig(
+    stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=HEAD_DIM, se_ratio=0.25
+)
+
+
 @pytest.fixture(scope="module")
 def initialised():
     """Wide enough for standard deviations to be measured."""
-    config = BoTNetConfig(
-        stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=HEAD_DIM, se_ratio=0.25
-    )
+    return initialise(CONFIG)
+
+
+def initialise(config):
     model = BoTNet(config=config)
     init = quick_jit(model.init)
     variables = init(jax.random.key(3), jnp.zeros((1, 256, 320, 3)))
@@ -77,6 +83,14 @@ def test_norms_start_as_identity_and_the_last_of_a_branch_as_nothing(initialised
             np.testing.assert_array_equal(values, 0.0, err_msg=path)
     for path, values in initialised["batch_stats"].items():
         np.testing.assert_array_equal(values, float(path.endswith("var")), err_msg=path)
+
+
+def test_residual_branches_may_start_as_something():
+    params = initialise(CONFIG.replace(zero_residual_init=False))["params"]
+    scales = {path: values for path, values in params.items() if path.endswith("scale")}
+    assert any(path.endswith("expand/norm/scale") for path in scales)
+    for path, values in scales.items():
+        np.testing.assert_array_equal(values, 1.0, err_msg=path)
 
 
 def test_different_layers_and_keys_draw_different_numbers(initialised):

@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         out_channels = self.filters * self.config.projection_factor
         self.activation = ACTIVATIONS[self.config.activation]
         self.reduce = self.convolution(self.filters, activation=self.activation)
-        self.expand = self.convolution(out_channels, zero_scale=True)
+        self.expand = self.convolution(out_channels, zero_scale=self.config.zero_residual_init)
         self.stochastic_depth = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))
         if self.stride != 1 or self.in_channels != out_channels:
             self.shortcut: Callable[..., Array] | None = self.convolution(

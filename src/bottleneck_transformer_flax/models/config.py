@@ -47,6 +47,8 @@ class BoTNetConfig:
         stem_pool: whether a 3×3 max-pool of stride 2 follows the stem.
         attention_shortcut_activation: whether the projection shortcut of an attention block is
             activated, as in the authors' code.
+        zero_residual_init: whether each residual branch starts as nothing, the scale of its last
+            norm being zero. It helps deep networks; a network of few blocks learns faster without.
         image_channels: channels of the input images.
         dropout_rate: on the features that the classifier reads, in training.
         stochastic_depth_rate: chance that the last block's residual branch is dropped, for each
@@ -72,6 +74,7 @@ class BoTNetConfig:
     stem: Stem = "7x7"
     stem_pool: bool = True
     attention_shortcut_activation: bool = True
+    zero_residual_init: bool = True
     image_channels: int = 3
     dropout_rate: float | int = 0.0
     stochastic_depth_rate: float | int = 0.0
@@ -132,7 +135,12 @@ class BoTNetConfig:
             value = getattr(self, name)
             if value not in get_args(allowed_names):
                 yield f"{name} is {value!r}; expected one of {', '.join(get_args(allowed_names))}"
-        for name in ("stride_one", "stem_pool", "attention_shortcut_activation"):
+        for name in (
+            "stride_one",
+            "stem_pool",
+            "attention_shortcut_activation",
+            "zero_residual_init",
+        ):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 yield f"{name} is {value!r}; expected True or False"

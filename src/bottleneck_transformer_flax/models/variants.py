@@ -119,7 +119,8 @@ _ROWS = (
     Variant(name="botnet_tiny", size=64, source="this project",
             parameters=472_486, multiply_adds=24_818_304,
             config=BoTNetConfig(stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=32,
-                                projection_factor=2, stem_pool=False, activation="relu")),
+                                projection_factor=2, stem_pool=False, activation="relu",
+                                zero_residual_init=False)),
 )
 # fmt: on
 VARIANTS = {row.name: row for row in _ROWS}

@@ -12,16 +12,16 @@ from bottleneck_transformer_flax.training.config import (
 )
 
 SMALL_IMAGES = RunConfig(
-    epochs=30,
-    batch_size=64,
-    save_every_epochs=5,
+    epochs=24,
+    batch_size=128,
+    save_every_epochs=4,
     optimization=OptimizerOptions(
         optimizer="sgd",
-        learning_rate=0.1,
+        learning_rate=0.2,
         warmup_epochs=2,
         weight_decay=5e-4,
         label_smoothing=0.1,
-        ema_decay=0.995,
+        ema_decay=0.99,
     ),
     augmentation=Augmentation(crop="resized", min_scale=0.7, flip=False),
 )
