@@ -95,7 +95,6 @@ def test_a_new_process_computes_the_same_bits(trained, run):
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
-@pytest.mark.xfail(strict=False, reason="batches still queued at close() leak shared memory")
 def test_worker_processes_are_asked_to_leave_too(trained):
     options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
     process = start(trained, "train", "--data", "data", *QUICK, *options, **QUICK_COMPILATION)

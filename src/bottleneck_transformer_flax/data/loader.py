@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -191,8 +192,10 @@ def _deliver(
     finally:
         iterator.close()
         if from_workers:
-            # The batches it had read ahead are let go of with it.
+            # The batches it had read ahead are let go of with it, and parts of it refer to each
+            # other: without a collection now, their shared memory would last until the exit.
             del iterator
+            gc.collect()
             _finish_deletions()
 
 
