@@ -16,6 +16,7 @@ from PIL import Image
 from bottleneck_transformer_flax.data.loader import (
     Batch,
     bad_images,
+    choose_num_workers,
     evaluation_batches,
     training_batches,
 )
@@ -189,6 +190,14 @@ def test_bad_images_in_training_and_in_workers(tmp_path):
     assert [bad_images(batch) for batch in batches] == [[3], [], []]
     assert_same(batches, evaluate(source, 10))
     assert 3 in [index for batch in train(8, source) for index in bad_images(batch)]
+
+
+@pytest.mark.parametrize(("files", "expected"), [(1, 0), (999, 0), (1000, 1), (3999, 3), (9999, 4)])
+def test_a_worker_has_a_thousand_files_to_read(monkeypatch, files, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    names, labels = ("x.png",) * files, np.zeros(files, np.int32)
+    assert choose_num_workers(FolderSource(Path("folder"), names, labels, ("x",))) == expected
+    assert choose_num_workers(array_source()) == 0
 
 
 @pytest.mark.parametrize(

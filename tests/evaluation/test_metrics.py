@@ -164,7 +164,7 @@ def test_odd_losses(losses, mean):
     assert math.isnan(sums.loss) if math.isnan(mean) else sums.loss == mean
     assert sums == sums.merge(ClassificationSums.empty(1))
     as_json = sums.to_json(["only"])
-    assert as_json["loss"] == (mean if math.isfinite(mean) else None)
+    assert as_json["loss"] == (round(mean, 6) if math.isfinite(mean) else None)
     json.dumps(as_json, allow_nan=False)
 
 

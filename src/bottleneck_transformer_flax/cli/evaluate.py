@@ -38,7 +38,7 @@ class EvaluateOptions:
     batch_size: int = 64
     """Images computed together; the figures don't depend on it."""
     num_workers: int | None = None
-    """Processes that read images; by default none for data in memory, else one a core."""
+    """Processes that read images; by default one a core, at most one for every thousand files."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, count and list them, instead of stopping."""
     confusion: Path | None = None
@@ -54,7 +54,6 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.cli.progress import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
-    from bottleneck_transformer_flax.data.loader import choose_num_workers
     from bottleneck_transformer_flax.data.sources import relabel
     from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
     from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
@@ -70,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         model,
         preprocessing,
         batch_size=parsed.batch_size,
-        num_workers=choose_num_workers(parsed.num_workers, source),
+        num_workers=parsed.num_workers,
     )
     with counting_progress(Console(stderr=True)) as progress:
         task = progress.add_task("evaluating", total=len(source))

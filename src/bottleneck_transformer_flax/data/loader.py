@@ -21,6 +21,8 @@ from bottleneck_transformer_flax.data.transforms import Transform
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 _MAX_READER_THREADS = 8
+# A worker process takes seconds to start: as long as it takes threads to read this many.
+_FILES_WORTH_A_WORKER = 1000
 _open_generators: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
@@ -74,7 +76,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> Generator[Batch, None, None]:
     """Endless batches in an order and with augmentations that are new in every epoch.
 
@@ -89,8 +91,9 @@ def training_batches(
         batch_size: images a batch.
         seed: of the order and of the augmentations, in [0, 2**32).
         start_step: the first batch to give, counted from 0 over all epochs.
-        num_workers: worker processes; with 0, threads of this process read ahead. The program
-            that starts workers must guard its ``__main__``.
+        num_workers: worker processes; with 0, threads of this process read ahead, as they do by
+            default for images in memory and for few images. The program that starts workers must
+            guard its ``__main__``.
 
     Returns:
         A generator; ``close()``, or dropping it, ends threads and workers.
@@ -99,7 +102,7 @@ def training_batches(
         ConfigError: when an argument is out of range, or ``batch_size`` exceeds the source.
     """
     _check_at_least(1, batch_size=batch_size)
-    _check_at_least(0, start_step=start_step, num_workers=num_workers, seed=seed)
+    _check_at_least(0, start_step=start_step, num_workers=num_workers or 0, seed=seed)
     if seed >= 2**32:
         raise ConfigError(f"seed is {seed}; expected less than 2**32")
     if batch_size > len(source):
@@ -124,7 +127,7 @@ def evaluation_batches(
     transform: Transform,
     *,
     batch_size: int,
-    num_workers: int = 0,
+    num_workers: int | None = None,
 ) -> Generator[Batch, None, None]:
     """Every image once, in order; the last batch is padded to ``batch_size``.
 
@@ -134,7 +137,7 @@ def evaluation_batches(
         ConfigError: when an argument is out of range.
     """
     _check_at_least(1, batch_size=batch_size)
-    _check_at_least(0, num_workers=num_workers)
+    _check_at_least(0, num_workers=num_workers or 0)
     batches = (
         grain.MapDataset.range(len(source))
         .batch(batch_size, drop_remainder=False)
@@ -143,11 +146,11 @@ def evaluation_batches(
     return _iterate(batches, source, num_workers)
 
 
-def choose_num_workers(asked: int | None, source: ImageSource) -> int:
-    """The number asked for; by default none for images in memory, else one a core."""
-    if asked is not None:
-        return asked
-    return 0 if source.native_size else os.cpu_count() or 1
+def choose_num_workers(source: ImageSource) -> int:
+    """One a core, but none for images in memory, and none without a thousand files to read."""
+    if source.native_size is not None:
+        return 0
+    return min(os.cpu_count() or 1, len(source) // _FILES_WORTH_A_WORKER)
 
 
 def bad_images(batch: Batch) -> list[int]:
@@ -156,9 +159,11 @@ def bad_images(batch: Batch) -> list[int]:
 
 
 def _iterate(
-    batches: "grain.MapDataset[Batch]", source: ImageSource, num_workers: int
+    batches: "grain.MapDataset[Batch]", source: ImageSource, num_workers: int | None
 ) -> Generator[Batch, None, None]:
     """Set up reading ahead in threads or workers; none starts before the first batch is asked."""
+    if num_workers is None:
+        num_workers = choose_num_workers(source)
     # Images in memory cost only Python: more threads would take turns at the same lock.
     in_memory = source.native_size is not None
     num_threads = 1 if in_memory or num_workers else min(os.cpu_count() or 1, _MAX_READER_THREADS)

@@ -34,7 +34,7 @@ class Evaluator:
         preprocessing: Preprocessing,
         *,
         batch_size: int,
-        num_workers: int = 0,
+        num_workers: int | None = None,
     ) -> None:
         """For a model, its preprocessing, and how images are read."""
         self._num_classes = model.config.num_classes

@@ -176,7 +176,7 @@ class ClassificationSums:
         """Every metric as plain JSON values, accuracies as fractions in [0, 1].
 
         ``None`` stands for the accuracy of a class without images, and for a loss that is
-        infinite or NaN, for which JSON has no value.
+        infinite or NaN, for which JSON has no value. The loss has 6 decimals.
 
         Raises:
             DataError: when there are no images, or not one name for each class.
@@ -190,7 +190,8 @@ class ClassificationSums:
         return {
             "top1": self.top1,
             "top5": self.top5,
-            "loss": self.loss if math.isfinite(self.loss) else None,
+            # Beyond this the digits are those of float32 rounding, which varies with the batch size.
+            "loss": round(self.loss, 6) if math.isfinite(self.loss) else None,
             "count": self.count,
             "per_class": [
                 {"class": name, "accuracy": accuracy if count else None, "count": count}

@@ -65,7 +65,7 @@ class InputOptions:
     split_seed: int = 0
     """Decides which images are held out."""
     num_workers: int | None = None
-    """Processes that read images; by default none for data in memory, else one a core."""
+    """Processes that read images; by default one a core, at most one for every thousand files."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, count and list them, instead of stopping."""
 

@@ -113,7 +113,7 @@ class _Training:
             plan.model,
             plan.preprocessing,
             batch_size=min(plan.batch_size * 4, _LARGEST_EVALUATION_BATCH),
-            num_workers=plan.num_workers,
+            num_workers=plan.config.input.num_workers,
         )
         self.bad_images = BadImages(skip=config.input.skip_bad_images)
         self.history = History()
@@ -146,7 +146,7 @@ class _Training:
             batch_size=plan.batch_size,
             seed=plan.config.seed,
             start_step=self.step,
-            num_workers=plan.num_workers,
+            num_workers=plan.config.input.num_workers,
         )
         try:
             return self._loop(batches)

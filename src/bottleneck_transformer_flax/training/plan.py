@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from bottleneck_transformer_flax.data.loader import choose_num_workers
 from bottleneck_transformer_flax.data.sources import Splits, load_splits
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -22,7 +21,6 @@ class Plan(NamedTuple):
     parameters: int
     batch_size: int
     steps_per_epoch: int
-    num_workers: int
 
     @property
     def total_steps(self) -> int:
@@ -65,5 +63,4 @@ def make_plan(config: RunConfig) -> Plan:
         parameters=count_parameters(abstract_variables(model, size)),
         batch_size=batch_size,
         steps_per_epoch=max(1, len(splits.train) // batch_size),
-        num_workers=choose_num_workers(config.input.num_workers, splits.train),
     )
