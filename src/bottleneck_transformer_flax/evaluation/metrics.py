@@ -190,7 +190,7 @@ class ClassificationSums:
         return {
             "top1": self.top1,
             "top5": self.top5,
-            # Beyond this the digits are those of float32 rounding, which varies with the batch size.
+            # Further digits would be those of float32 rounding, and differ between batch sizes.
             "loss": round(self.loss, 6) if math.isfinite(self.loss) else None,
             "count": self.count,
             "per_class": [
