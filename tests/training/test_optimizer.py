@@ -94,6 +94,14 @@ def test_schedule_of_part_epochs_and_without_warmup():
     assert float(none(0)) == pytest.approx(1.0)
 
 
+def test_warmup_takes_at_most_half_of_a_short_run():
+    options = OptimizerOptions(learning_rate=1.0, warmup_epochs=5.0)
+    schedule = learning_rate_schedule(options, steps_per_epoch=4, epochs=1)
+    assert [float(schedule(step)) for step in range(5)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    single = learning_rate_schedule(options, steps_per_epoch=1, epochs=1)
+    assert float(single(0)) == pytest.approx(1.0)
+
+
 def test_sgd_with_nesterov_momentum_and_decay(params, gradients):
     options = OptimizerOptions(optimizer="sgd", momentum=0.8, weight_decay=0.05)
     oracle = flat(params)

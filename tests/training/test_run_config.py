@@ -57,7 +57,7 @@ WRONG = [
         ("learning_rate", "optimization", value)
         for value in (0.0, -1.0, float("inf"), float("nan"))
     ],
-    *[("warmup_epochs", "optimization", value) for value in (-1.0, 1e9, float("nan"))],
+    *[("warmup_epochs", "optimization", value) for value in (-1.0, float("inf"), float("nan"))],
     *[("momentum", "optimization", value) for value in (-0.1, 1.0, float("nan"))],
     *[("weight_decay", "optimization", value) for value in (-1.0, float("nan"), float("inf"))],
     *[("label_smoothing", "optimization", value) for value in (-0.1, 1.0, float("nan"))],

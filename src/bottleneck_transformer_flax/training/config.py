@@ -35,7 +35,7 @@ class OptimizerOptions:
     learning_rate: float = 0.1
     """The peak, after warm-up, for the whole batch; a cosine leads from it to zero."""
     warmup_epochs: float = 1.0
-    """Epochs in which the learning rate grows linearly from zero."""
+    """Epochs in which the learning rate grows linearly from zero; at most half of the run."""
     momentum: float = 0.9
     """Of sgd."""
     weight_decay: float = 1e-4
@@ -143,7 +143,7 @@ class RunConfig:
                 optimization.optimizer in get_args(OptimizerName),
             ),
             ("learning_rate", rate, "a number above 0", 0 < rate < float("inf")),
-            ("warmup_epochs", warmup, f"in [0, epochs = {self.epochs}]", 0 <= warmup < self.epochs),
+            ("warmup_epochs", warmup, "a number of at least 0", 0 <= warmup < float("inf")),
             (
                 "momentum",
                 optimization.momentum,

@@ -26,7 +26,8 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
     total_steps = steps_per_epoch * epochs
-    warmup_steps = min(round(options.warmup_epochs * steps_per_epoch), total_steps - 1)
+    # A run made shorter than its recipe still spends half of its steps at useful rates.
+    warmup_steps = min(round(options.warmup_epochs * steps_per_epoch), total_steps // 2)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=options.learning_rate,
