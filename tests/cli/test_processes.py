@@ -21,10 +21,11 @@ DEADLINE_SECONDS = 240
 QUICK_COMPILATION = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
-def start(folder, *arguments, **environment):
+def start(folder, *arguments, stdin=None, **environment):
     return subprocess.Popen(
         [*BOTNET, *arguments],
         cwd=folder,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -113,6 +114,24 @@ def test_worker_processes_are_asked_to_leave_too(trained):
             return
         time.sleep(0.1)
     raise AssertionError("worker processes are still there")
+
+
+@pytest.mark.parametrize("delay_seconds", [None, 0.0, 0.7])
+def test_ctrl_c_ends_it_in_one_line(trained, delay_seconds):
+    if delay_seconds is None:
+        # Waiting for its standard input, when everything is loaded.
+        process = start(trained, "predict", "-", stdin=subprocess.PIPE, PYTHONUNBUFFERED="1")
+        line_with(process, "model ")
+    else:
+        # Somewhere in the imports; the first one is when the command line is there.
+        process = start(trained, "predict", "data", PYTHONVERBOSE="1")
+        for line in process.stderr:
+            if "import 'ml_dtypes'" in line:
+                break
+        time.sleep(delay_seconds)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert (code, err.splitlines()[-1]) == (1, "botnet: error: interrupted")
 
 
 @pytest.mark.parametrize("form", ["table", "json"])

@@ -73,8 +73,8 @@ def save_pretrained(
         The directory.
 
     Raises:
-        CheckpointError: when there is another folder or file in the way, or the number of
-            classes is not the model's.
+        CheckpointError: when there is another folder or file in the way, the number of classes
+            is not the model's, or the variables don't fit the model; all that don't are listed.
     """
     directory = Path(directory)
     if len(classes) != model.config.num_classes:
@@ -86,6 +86,11 @@ def save_pretrained(
         ".".join(path): np.ascontiguousarray(leaf)
         for path, leaf in flatten_dict(jax.device_get(variables)).items()
     }
+    if problems := _differences(arrays, _expected(model, preprocessing)):
+        raise CheckpointError(
+            f"the variables do not fit the model, {len(problems)} differences: "
+            + "; ".join(problems)
+        )
     with replaced_directory(directory) as beside:
         _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
         save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
@@ -121,7 +126,7 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
     try:
         model = BoTNet(config=BoTNetConfig.from_json(values))
         preprocessing = Preprocessing.from_json(_read_json(directory / PREPROCESSING, dict))
-        expected = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
+        expected = _expected(model, preprocessing)
     except (BoTNetError, TypeError) as error:
         raise CheckpointError(f"{directory}: {error}") from error
     classes = tuple(map(str, _read_json(directory / CLASSES, list)))
@@ -151,13 +156,14 @@ def _check_replaceable(directory: Path) -> None:
         raise CheckpointError(f"{directory} is a file; name a new or empty folder")
 
 
-def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); copy or download it anew"
-        ) from error
+def _expected(model: BoTNet, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Shape and dtype of every variable of a model for images of the preprocessing's size."""
+    expected: dict[str, Any] = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
+    return expected
+
+
+def _differences(arrays: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What of some arrays does not fit a model, in words."""
     problems = [f"missing: {name}" for name in expected if name not in arrays]
     problems += [f"not in the model: {name}" for name in arrays if name not in expected]
     for name in arrays.keys() & expected.keys():
@@ -166,10 +172,20 @@ def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
             problems.append(
                 f"{name} is {came.dtype} {came.shape}, expected {fits.dtype} {fits.shape}"
             )
-    if problems:
+    return sorted(problems)
+
+
+def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); copy or download it anew"
+        ) from error
+    if problems := _differences(arrays, expected):
         raise CheckpointError(
             f"{path} does not fit the model in its {CONFIG}, {len(problems)} differences: "
-            + "; ".join(sorted(problems))
+            + "; ".join(problems)
         )
     return {name: jax.numpy.asarray(array) for name, array in arrays.items()}
 
@@ -181,8 +197,14 @@ def _write_json(path: Path, values: Any) -> None:
 def _read_json(path: Path, kind: type) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); copy or download the folder anew"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is no JSON ({error}); copy or download the folder anew"
+        ) from error
     if not isinstance(values, kind):
         raise CheckpointError(f"{path} holds a {type(values).__name__}; expected a {kind.__name__}")
     return values

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -11,6 +11,24 @@ from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
 
 RUNS = Path("runs")
 Options = TypeVar("Options")
+
+_registry = tyro.constructors.ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _image_size(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """An optional size is always two numbers, so that what follows them is not taken for more."""
+    if info.type != tuple[int, int] | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=2,
+        metavar="HEIGHT WIDTH",
+        instance_from_str=lambda words: (int(words[0]), int(words[1])),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["none"] if value is None else list(map(str, value)),
+    )
 
 
 def parse(
@@ -21,6 +39,13 @@ def parse(
     default: Options | None = None,
 ) -> Options:
     """Read a command's options; on bad usage print what is wrong and exit with 2."""
+    with _registry:
+        return _parse(kind, command, arguments, default)
+
+
+def _parse(
+    kind: type[Options], command: str, arguments: Sequence[str], default: Options | None
+) -> Options:
     parsed: Options = tyro.cli(
         kind,
         prog=f"botnet {command}",

@@ -93,6 +93,8 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
         parsed = options.parse(TrainOptions, "train", arguments, default=default)
         directory = parsed.run_directory or _new_directory(parsed.config.variant)
         return parsed, RunDirectory(directory)
+    if _option(arguments, "--like") is not None:
+        raise ConfigError("--resume goes on with a run's own options; leave out --like")
     directory_name = _option(arguments, "--run-directory")
     if directory_name is None:
         runs = options.RUNS

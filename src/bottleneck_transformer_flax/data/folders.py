@@ -127,7 +127,7 @@ def check_fraction(validation_fraction: float) -> None:
 
 def _check_folder(folder: Path) -> None:
     if not folder.exists():
-        raise DataError(f"{folder}: no such folder")
+        raise DataError(f"{folder}: no such folder, nor embedded or fashion-mnist; {_LAYOUT}")
     if not folder.is_dir():
         raise DataError(f"{folder}: is a file; expected a folder of images; {_LAYOUT}")
 

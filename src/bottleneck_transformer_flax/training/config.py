@@ -166,6 +166,13 @@ class RunConfig:
                 optimization.accumulation_steps >= 1
                 and self.batch_size % optimization.accumulation_steps == 0,
             ),
+            ("eval_crop", inputs.eval_crop, "a number in (0, 1]", 0 < inputs.eval_crop <= 1),
+            (
+                "validation_fraction",
+                inputs.validation_fraction,
+                "a number in (0, 1), such as 0.1",
+                0 < inputs.validation_fraction < 1,
+            ),
             (
                 "num_workers",
                 inputs.num_workers,
