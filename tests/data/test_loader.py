@@ -235,7 +235,7 @@ def test_reader_threads_end_with_the_generator(leave, tmp_path):
 
 
 PROGRAM = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
 import numpy as np
 from bottleneck_transformer_flax.data.loader import training_batches
 from bottleneck_transformer_flax.data.sources import ArraySource
@@ -246,14 +246,15 @@ if __name__ == "__main__":
     source = ArraySource(np.zeros((64, 9, 9), np.uint8), np.zeros(64, np.int32), ("a",))
     transform = EvaluationTransform(Preprocessing(size=(9, 9), crop=1.0))
     batches = training_batches(source, transform, batch_size=8, seed=0, num_workers=2)
-    try:
-        batch = next(batches)
-        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        if sys.argv[1] == "wait":
-            while True:
-                batch = next(batches)
-                time.sleep(0.01)
-    except KeyboardInterrupt:
+    # As an exception it is lost where it falls into a destructor.
+    interrupts = []
+    signal.signal(signal.SIGINT, lambda *received: interrupts.append(received))
+    batch = next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    if sys.argv[1] == "wait":
+        while not interrupts:
+            batch = next(batches)
+            time.sleep(0.01)
         sys.exit(3)
 """
 
