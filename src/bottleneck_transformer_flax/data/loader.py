@@ -7,6 +7,7 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import weakref
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
@@ -177,26 +178,24 @@ def _iterate(
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
         )
-    generator = _deliver(dataset, from_workers=num_workers > 0)
+    generator = _deliver(dataset, num_workers)
     _open_generators.add(generator)
     return generator
 
 
-def _deliver(
-    dataset: "grain.IterDataset[Batch]", *, from_workers: bool
-) -> Generator[Batch, None, None]:
+def _deliver(dataset: "grain.IterDataset[Batch]", num_workers: int) -> Generator[Batch, None, None]:
     """The batches one after the other; tidies up at the end, however it comes."""
     iterator = iter(dataset)
-    take = _take_copy if from_workers else _take
+    take = _take_copy if num_workers else _take
     try:
-        with _interrupts_blocked() if from_workers else contextlib.nullcontext():
-            batch = take(iterator)
-        while batch is not None:
+        # One batch of each worker: from then on all are started, and closing ends them all.
+        with _interrupts_blocked() if num_workers else contextlib.nullcontext():
+            ahead = deque(take(iterator) for _ in range(max(num_workers, 1)))
+        while (batch := ahead.popleft() if ahead else take(iterator)) is not None:
             yield batch
-            batch = take(iterator)
     finally:
         iterator.close()
-        if from_workers:
+        if num_workers:
             # The batches it had read ahead are let go of with it, and parts of it refer to each
             # other: without a collection now, their shared memory would last until the exit.
             del iterator
