@@ -131,7 +131,9 @@ def test_ctrl_c_ends_it_in_one_line(trained, delay_seconds):
         time.sleep(delay_seconds)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
-    assert (code, err.splitlines()[-1]) == (1, "botnet: error: interrupted")
+    assert code == 1
+    # Python's own account of its imports may be cut off within a line.
+    assert err.endswith("botnet: error: interrupted\n")
 
 
 @pytest.mark.parametrize("form", ["table", "json"])
