@@ -73,7 +73,7 @@ class Recorder:
 def plan_of(config=CONFIG):
     model = LinearModel(config=SMALL.replace(dropout_rate=config.model.dropout_rate))
     splits = array_splits(train=3 * config.batch_size + 1, test=9)
-    return Plan(config, splits, model, CROPPED, 15, config.batch_size, STEPS_PER_EPOCH, 0)
+    return Plan(config, splits, model, CROPPED, 15, config.batch_size, STEPS_PER_EPOCH)
 
 
 def go(path, config=CONFIG, at=None):

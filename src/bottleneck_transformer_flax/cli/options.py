@@ -40,19 +40,13 @@ def parse(
 ) -> Options:
     """Read a command's options; on bad usage print what is wrong and exit with 2."""
     with _registry:
-        return _parse(kind, command, arguments, default)
-
-
-def _parse(
-    kind: type[Options], command: str, arguments: Sequence[str], default: Options | None
-) -> Options:
-    parsed: Options = tyro.cli(
-        kind,
-        prog=f"botnet {command}",
-        args=list(arguments),
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
+        parsed: Options = tyro.cli(
+            kind,
+            prog=f"botnet {command}",
+            args=list(arguments),
+            default=tyro.MISSING_NONPROP if default is None else default,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
     return parsed
 
 

@@ -13,6 +13,16 @@ class EpochSums:
     count: int = 0
     seconds: float = 0.0
 
+    @property
+    def loss(self) -> float:
+        """Mean over the images so far."""
+        return self.loss_sum / max(self.count, 1)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the images so far."""
+        return self.correct / max(self.count, 1)
+
 
 @dataclass
 class History:

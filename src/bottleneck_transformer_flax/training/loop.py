@@ -196,8 +196,8 @@ class _Training:
                 RunProgress(
                     epoch=len(self.history.rows) + 1,
                     step=step,
-                    loss=current.loss_sum / max(current.count, 1),
-                    accuracy=current.correct / max(current.count, 1),
+                    loss=current.loss,
+                    accuracy=current.accuracy,
                     images=count,
                 )
             )
@@ -223,8 +223,8 @@ class _Training:
         row: dict[str, Any] = {
             "epoch": epoch,
             "step": self.step,
-            "train_loss": current.loss_sum / max(current.count, 1),
-            "train_accuracy": current.correct / max(current.count, 1),
+            "train_loss": current.loss,
+            "train_accuracy": current.accuracy,
             "learning_rate": float(self.schedule(self.step - 1)),
             "seconds": round(current.seconds, 3),
             "images_per_second": round(current.count / max(current.seconds, 1e-9), 1),
@@ -255,8 +255,7 @@ class _Training:
     def _save(self) -> None:
         # A finite loss came before this update, and says nothing of what it made.
         if not all_finite(self.state.variables):
-            current = self.history.current
-            loss = current.loss_sum / max(current.count, 1)
+            loss = self.history.current.loss
             raise TrainingError(self._not_finite(self.step, loss, "model"))
         self.checkpoints.save(self.step, self.state, self.history.to_json())
 
