@@ -15,6 +15,23 @@ IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
+def checked_image_size(size: Any) -> tuple[int, int]:
+    """A (height, width) in pixels, from a list or a tuple of them.
+
+    Raises:
+        ConfigError: when it is anything else.
+    """
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or any(not isinstance(side, int | np.integer) or side < 1 for side in size)
+    ):
+        raise ConfigError(
+            f"image size is {size!r}; expected (height, width), two integers of at least 1"
+        )
+    return int(size[0]), int(size[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How an RGB image becomes model input.
@@ -41,12 +58,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Turn lists (JSON has no tuples) into tuples, then check every value."""
-        for name in ("size", "mean", "std"):
+        object.__setattr__(self, "size", checked_image_size(self.size))
+        for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.size) != 2 or any(not isinstance(s, int) or s < 1 for s in self.size):
-            raise ConfigError(
-                f"preprocessing size is {self.size}; expected (height, width), both at least 1"
-            )
         if not 0 < self.crop <= 1:
             raise ConfigError(f"preprocessing crop is {self.crop}; expected a value in (0, 1]")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -61,7 +75,15 @@ class Preprocessing:
             )
 
     def normalize(self, images: ImageArray) -> ImageArray:
-        """Map RGB values in [0, 255], NumPy or JAX, ``(..., 3)``, to float32 model input."""
+        """Map RGB values in [0, 255], NumPy or JAX, ``(..., 3)``, to float32 model input.
+
+        Raises:
+            ConfigError: when the last axis is not the three channels.
+        """
+        if images.shape[-1:] != (3,):
+            raise ConfigError(
+                f"images have shape {images.shape}; expected three channels last (RGB)"
+            )
         mean = np.asarray(self.mean, np.float32)
         std = np.asarray(self.std, np.float32)
         return (images.astype(np.float32) / 255 - mean) / std

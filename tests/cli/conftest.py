@@ -56,9 +56,6 @@ def fails(call):
         called = call(*arguments)
         assert called.code == code, called
         lines = called.err.strip().splitlines()
-        if code == 2 and len(lines) > 1:
-            # A box of the option parser, or argparse's usage.
-            return called.err
         assert len(lines) == 1, called.err
         assert lines[0].startswith("botnet: error: ")
         return lines[0]

@@ -1,6 +1,8 @@
 """The command line as a person meets it: a process, its signals and its pipes."""
 
+import contextlib
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -71,9 +73,10 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     assert 2 <= step < 400
     assert (trained / "runs/a b/checkpoints" / str(step)).is_dir()
     command = re.search(r"go on with: (.*)", out).group(1)
-    words = shlex.split(command)
-    assert words == ["botnet", "train", "--resume", "--run-directory", "runs/a b"]
-    process = start(trained, *words[1:], **QUICK_COMPILATION)
+    program, arguments = shlex.split(command)[:3], shlex.split(command)[3:]
+    assert program == BOTNET
+    assert arguments == ["train", "--resume", "--run-directory", "runs/a b"]
+    process = start(trained, *arguments, **QUICK_COMPILATION)
     assert f"resume  after step {step} of 400" in line_with(process, "resume")
     line_with(process, "epoch ")
     process.send_signal(number)
@@ -134,6 +137,32 @@ def test_ctrl_c_ends_it_in_one_line(trained, delay_seconds):
     assert code == 1
     # Python's own account of its imports may be cut off within a line.
     assert err.endswith("botnet: error: interrupted\n")
+
+
+def test_ctrl_c_on_a_terminal_gives_the_cursor_back(trained):
+    # A thousand images one at a time: long enough for the bar to be there.
+    terminal, side_of_process = pty.openpty()
+    process = subprocess.Popen(
+        [*BOTNET, "evaluate", "--checkpoint", "botnet_tiny", "--batch-size", "1"],
+        cwd=trained,
+        stdin=side_of_process,
+        stdout=side_of_process,
+        stderr=side_of_process,
+        start_new_session=True,
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"} | QUICK_COMPILATION,
+    )
+    os.close(side_of_process)
+    said = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+        while part := os.read(terminal, 4096):
+            said += part
+            if b"evaluating" in said and process.poll() is None:
+                process.send_signal(signal.SIGINT)
+    os.close(terminal)
+    assert process.wait(DEADLINE_SECONDS) == 1
+    hide, show = b"\x1b[?25l", b"\x1b[?25h"
+    assert said.rindex(show) > said.rindex(hide)
+    assert said.endswith(b"botnet: error: interrupted\r\n")
 
 
 @pytest.mark.parametrize("form", ["table", "json"])

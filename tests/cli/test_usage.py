@@ -1,10 +1,12 @@
 """Commands, help and the list of variants; bad usage is told, not traced."""
 
 import json
+import sys
 
 import pytest
 
 from bottleneck_transformer_flax import list_variants
+from bottleneck_transformer_flax.cli.options import command_line
 
 COMMANDS = ("train", "evaluate", "predict", "variants")
 
@@ -76,3 +78,33 @@ def test_variants_json(call):
 
 def test_variants_takes_nothing_else(call):
     assert call("variants", "surplus").code == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("columns", ["100", "40"])
+def test_what_is_wrong_with_options_is_one_line(fails, monkeypatch, encoding, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    assert fails(2, "train", "--epochz", "3") == (
+        "botnet: error: Unrecognized options: --epochz, 3; Perhaps you meant: --epochs INT Passes "
+        "over the training images. (default: 24); For full helptext, run botnet train --help"
+    )
+
+
+def test_a_command_to_type_next_runs_the_program_that_prints_it(tmp_path, monkeypatch):
+    package = "bottleneck_transformer_flax"
+    installed, other = tmp_path / "bin/botnet", tmp_path / "other/botnet"
+    for program in (installed, other):
+        program.parent.mkdir()
+        program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(installed.parent))
+    for started, expected in (
+        (str(installed), "botnet"),
+        ("bin/botnet", "botnet"),
+        ("other/botnet", "other/botnet"),
+        (f"lib/{package}/__main__.py", f"{sys.executable} -m {package}"),
+        ("pytest", "botnet"),
+    ):
+        monkeypatch.setattr(sys, "argv", [started])
+        assert command_line("predict", "a b.png") == f"{expected} predict 'a b.png'"

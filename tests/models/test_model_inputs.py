@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.models.botnet import BoTNet
 from reference.small_models import SMALL_MODELS, apply, grid_stride, small_variables
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
@@ -24,6 +25,7 @@ def message_of(name, images, method="__call__"):
 @pytest.mark.parametrize(
     ("images", "words"),
     [
+        ([jnp.zeros((48, 80, 3))], ["a list", "one array", "np.stack"]),
         (jnp.zeros((48, 80, 3)), ["(48, 80, 3)", "batch", "images[None]"]),
         (jnp.zeros((2, 48, 80, 3), jnp.uint8), ["uint8", "floating point", "normal"]),
         (jnp.zeros((2, 48, 80, 3), jnp.int32), ["int32", "floating point"]),
@@ -100,3 +102,9 @@ def test_other_image_channels():
     assert shapes["params"]["stem"]["layer_1"]["convolution"]["kernel"].shape[2] == 1
     with pytest.raises(ConfigError, match=r"3 channels.*expected 1"):
         jax.eval_shape(grey.apply, shapes, jax.ShapeDtypeStruct((1, 24, 40, 3), jnp.float32))
+
+
+@pytest.mark.parametrize("config", ["botnet_t3", None, {"stage_sizes": [1, 1, 1, 1]}])
+def test_a_model_of_something_else_than_a_config(config):
+    with pytest.raises(ConfigError, match=r"config is a .*expected a BoTNetConfig.*get_config"):
+        BoTNet(config=config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

@@ -187,3 +187,14 @@ def test_a_head_without_classes_is_an_error(num_classes):
     variables = small_variables(name, *size_of(name, 2, 3))
     with pytest.raises(ConfigError, match=rf"num_classes is {num_classes}.*at least 1"):
         replace_head(SMALL_MODELS[name], variables, num_classes=num_classes, rng=jax.random.key(0))
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_arguments_that_are_none_of_it_are_told():
+    model, variables = SMALL_MODELS["botnet_t3"], small_variables("botnet_t3", 48, 80)
+    with pytest.raises(ConfigError, match="image size is 64; expected"):
+        resize_relative_positions(model, variables, 64)
+    with pytest.raises(ConfigError, match="the variables have no params, but c2, "):
+        resize_relative_positions(model, variables["params"], (48, 80))
+    with pytest.raises(ConfigError, match="the variables have no params, but nothing"):
+        replace_head(model, {}, num_classes=3, rng=jax.random.key(0))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -212,6 +213,13 @@ def test_an_unknown_variant_suggests_the_nearest(function, typed, nearest):
     assert repr(typed) in str(error.value)
     assert f"did you mean {nearest!r}?" in str(error.value)
     assert all(name in str(error.value) for name in list_variants())
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("name", [3, None, ["botnet_t3"]])
+def test_what_is_no_name_is_an_unknown_variant(name):
+    with pytest.raises(ConfigError, match=rf"unknown variant {re.escape(repr(name))}; .*botnet_t3"):
+        get_config(name)
 
 
 def test_an_unknown_field_suggests_the_nearest():

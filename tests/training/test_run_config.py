@@ -124,7 +124,7 @@ def test_a_run_is_written_and_read(tmp_path):
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="not empty"):
+    with pytest.raises(CheckpointError, match="is a file; name a new folder"):
         RunDirectory(tmp_path / "file").create(RunConfig())
 
 

@@ -28,7 +28,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.cost import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
-from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.preprocessing import Preprocessing, checked_image_size
 
 FORMAT = "bottleneck-transformer-flax/1"
 _MOST_LISTED = 8
@@ -114,7 +114,7 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
     Raises:
         CheckpointError: when the source is missing, damaged, or of another model; every name and
             shape that does not fit is listed.
-        ConfigError: when ``image_size`` is too small for the model.
+        ConfigError: when ``image_size`` is no (height, width), or too small for the model.
     """
     directory = find_pretrained(source)
     values = _read_json(directory / CONFIG, dict)
@@ -137,9 +137,9 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
         )
     arrays = _read_arrays(directory / WEIGHTS, expected)
     variables: Variables = unflatten_dict(arrays, sep=".")
-    if image_size is not None and tuple(image_size) != preprocessing.size:
+    if image_size is not None and checked_image_size(image_size) != preprocessing.size:
         model, variables = resize_relative_positions(model, variables, image_size)
-        preprocessing = preprocessing.replace(size=tuple(image_size))
+        preprocessing = preprocessing.replace(size=image_size)
     return Pretrained(model, variables, preprocessing, classes)
 
 

@@ -52,6 +52,8 @@ class TrainingCheckpoints:
         """Save, unless this step is there already."""
         if step == self.latest_step():
             return
+        # One at a time: orbax would wait too, and warn about it each time.
+        self._manager.wait_until_finished()
         self._manager.save(
             step,
             args=ocp.args.Composite(

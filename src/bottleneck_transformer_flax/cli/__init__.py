@@ -4,17 +4,13 @@ Exit codes: 0 done, 1 the work failed or was interrupted before it was done, 2 b
 """
 
 import argparse
-import contextlib
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
-from typing import Any
 
+from bottleneck_transformer_flax.cli.interrupts import interrupts_end_it
 from bottleneck_transformer_flax.cli.memory import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
@@ -35,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="surrogateescape")
     keep_freed_memory()
     try:
-        with _interrupts_end_it():
+        with interrupts_end_it():
             module = import_module(f"{__name__}.{parsed.command}")
             code: int = module.run(parsed.arguments)
             sys.stdout.flush()
@@ -50,34 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(_describe(error), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1)
-
-
-@contextlib.contextmanager
-def _interrupts_end_it() -> Iterator[None]:
-    """Let Ctrl-C end the program in one line, wherever it is.
-
-    Raised as an exception, an interrupt is turned into others by libraries that it falls into, or
-    gets lost in a callback. All files are written beside and then renamed, so nothing is left
-    half written. A command that has something to save installs its own handler.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, _end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _end(*_: Any) -> None:
-    if "multiprocessing.process" in sys.modules:
-        for worker in sys.modules["multiprocessing.process"].active_children():
-            worker.terminate()
-    os.write(2, b"botnet: error: interrupted\n")
-    os._exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,11 @@
 """What the commands share: parsing their options, and finding the model they speak of."""
 
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
+from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
 
 RUNS = Path("runs")
@@ -38,16 +45,48 @@ def parse(
     *,
     default: Options | None = None,
 ) -> Options:
-    """Read a command's options; on bad usage print what is wrong and exit with 2."""
-    with _registry:
-        parsed: Options = tyro.cli(
-            kind,
-            prog=f"botnet {command}",
-            args=list(arguments),
-            default=tyro.MISSING_NONPROP if default is None else default,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        )
+    """Read a command's options; with --help among them, print it and exit with 0.
+
+    Raises:
+        ConfigError: for options that cannot be read.
+    """
+    said = io.StringIO()
+    try:
+        with _registry, contextlib.redirect_stderr(said):
+            parsed: Options = tyro.cli(
+                kind,
+                prog=f"botnet {command}",
+                args=list(arguments),
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            )
+    except SystemExit as exit_:
+        if exit_.code == 0:
+            raise
+        raise ConfigError(_in_one_line(said.getvalue())) from exit_
     return parsed
+
+
+def _in_one_line(box: str) -> str:
+    """tyro's message, which is a box of text with a heading and rules, as one sentence."""
+    rows = [row.strip(" │╭╮╰╯|+") for row in box.splitlines()[1:]]
+    parts = " ".join("\n" if set(row) <= set("─-") else row for row in rows).split("\n")
+    sentence = "; ".join(" ".join(part.split()) for part in parts if part.strip())
+    # What a record says of itself names the option; where tyro keeps the record says nothing.
+    return re.sub(r"^Error parsing config[\w.]*: ", "", sentence)
+
+
+def command_line(*words: object) -> str:
+    """What to type to run another command of this program, which may not be on the path."""
+    started = Path(sys.argv[0])
+    package = __name__.partition(".")[0]
+    if started.match(f"{package}/__main__.py"):
+        program = [sys.executable, "-m", package]
+    elif started.name == "botnet" and shutil.which("botnet") != str(started.absolute()):
+        program = [str(started)]
+    else:
+        program = ["botnet"]
+    return shlex.join([*program, *map(str, words)])
 
 
 def choose_checkpoint(checkpoint: str | None) -> tuple[str, RunDirectory | None]:

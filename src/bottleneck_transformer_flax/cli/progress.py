@@ -110,11 +110,13 @@ class TrainingDisplay:
             self._epoch_start, self._epoch_images = now, 0
         else:
             self._epoch_images += progress.images
-        rate = self._epoch_images / max(now - self._epoch_start, 1e-9)
+        metrics = f"loss {progress.loss:.3f}  accuracy {100 * progress.accuracy:.1f} %"
+        if self._epoch_images:
+            rate = self._epoch_images / (now - self._epoch_start)
+            metrics += f"  {rate:,.0f} images/s"
         self._show(
             f"epoch {progress.epoch}/{self._require_plan().config.epochs}",
-            f"loss {progress.loss:.3f}  accuracy {100 * progress.accuracy:.1f} %  "
-            f"{rate:,.0f} images/s",
+            metrics,
             completed=progress.step,
         )
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.interrupts import end_at_once
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config
@@ -37,6 +37,9 @@ class TrainOptions:
 
     With no argument it trains a small BoTNet on a data set that is included, in a few minutes.
     Everything is written to a new folder below runs/. Ctrl-C saves, and says how to go on.
+
+    The defaults below are those found good for the data: `botnet train --data DIR --help` gives
+    those for a folder of images.
     """
 
     config: RunConfig
@@ -71,10 +74,8 @@ def run(arguments: Sequence[str]) -> int:
         print(report, file=sys.stderr)
     if not outcome.finished or outcome.evaluation is None:
         _say(console, f"stopped and saved after step {outcome.step} of {plan.total_steps}")
-        _say(
-            console,
-            f"go on with: {_command('train', '--resume', '--run-directory', run_directory.path)}",
-        )
+        again = options.command_line("train", "--resume", "--run-directory", run_directory.path)
+        _say(console, f"go on with: {again}")
         return 1
     if parsed.json:
         print(json.dumps(outcome.evaluation | {"run": str(run_directory.path)}))
@@ -155,7 +156,7 @@ def _stop_on_signals(stop: Any, console: Console) -> Iterator[Any]:
 
     def request(number: int, _: FrameType | None) -> None:
         if stop.requested:
-            raise KeyboardInterrupt
+            end_at_once()
         stop.requested = True
         console.print("stopping after this step; once more to leave without saving")
 
@@ -183,11 +184,7 @@ def _print_results(
         ("confusion", run.confusion),
     ):
         _say(console, f"  {what:<11}{path}")
-    _say(console, f"next: {_command('predict', run.example)}")
-
-
-def _command(*words: object) -> str:
-    return shlex.join(["botnet", *map(str, words)])
+    _say(console, f"next: {options.command_line('predict', run.example)}")
 
 
 def _say(console: Console, text: str) -> None:

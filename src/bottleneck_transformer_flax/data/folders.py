@@ -49,8 +49,8 @@ def list_classes(folder: Path) -> Listing:
     names = {name: tuple(sorted(_images_below(folder / name, name, ()))) for name in classes}
     if not any(names.values()):
         raise DataError(
-            f"{folder}: no images found in class folders; looked for "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}; {_LAYOUT}"
+            f"{folder}: no images found in class folders; looked for .jpg, .png, .webp and "
+            f"{len(IMAGE_SUFFIXES) - 3} other suffixes; {_LAYOUT}"
         )
     empty = [name for name, images in names.items() if not images]
     if empty:

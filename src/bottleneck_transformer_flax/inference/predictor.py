@@ -30,10 +30,9 @@ class Predictor:
         Raises:
             ConfigError: when ``batch_size`` or ``top_k`` is below 1.
         """
-        if batch_size < 1 or top_k < 1:
-            raise ConfigError(
-                f"batch_size is {batch_size} and top_k is {top_k}; expected at least 1"
-            )
+        for name, value in (("batch_size", batch_size), ("top_k", top_k)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
         model, self._variables, preprocessing, self.classes = pretrained
         self._transform = EvaluationTransform(preprocessing)
         self.batch_size = batch_size

@@ -92,6 +92,11 @@ class BoTNet(nn.Module):
 
     def setup(self) -> None:
         """Stem, stages as ``c2/block_1`` and so on, and the head."""
+        if not isinstance(self.config, BoTNetConfig):
+            raise ConfigError(
+                f"config is a {type(self.config).__name__}; expected a BoTNetConfig, such as "
+                'get_config("botnet_t3")'
+            )
         self.stem = Stem(self.config)
         self.stages = {
             name: Stage(self.config, stage, name=name) for stage, name in enumerate(STAGE_NAMES)
@@ -174,6 +179,11 @@ def check_images(images: Array | np.ndarray, config: BoTNetConfig) -> None:
     Raises:
         ConfigError: saying what came, what is expected and what to do.
     """
+    if not isinstance(images, Array | np.ndarray):
+        raise ConfigError(
+            f"images are a {type(images).__name__}; expected one array (batch, height, width, "
+            "channels): put them in one with np.stack"
+        )
     if images.ndim != 4:
         raise ConfigError(
             f"images have shape {images.shape}; expected (batch, height, width, channels): add "

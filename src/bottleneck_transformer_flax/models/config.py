@@ -194,10 +194,10 @@ class BoTNetConfig:
         return cls(**values)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that is not among those known, suggesting the nearest."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
     suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {name!r};{suggestion} Known are: {', '.join(known)}"
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.preprocessing import checked_image_size
 
 PyTree = Any
 
@@ -17,8 +18,9 @@ def abstract_variables(model: BoTNet, image_size: tuple[int, int]) -> dict[str, 
     """The model's variables as shapes and dtypes, without computing any.
 
     Raises:
-        ConfigError: when images of this (height, width) are too small for the model.
+        ConfigError: when this is no (height, width), or images of it are too small for the model.
     """
+    image_size = checked_image_size(image_size)
     images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 from bottleneck_transformer_flax.models.botnet import BoTNet, classifier_head
 from bottleneck_transformer_flax.models.cost import abstract_variables
@@ -24,10 +25,11 @@ def resize_relative_positions(
     comes back as it was.
 
     Raises:
-        ConfigError: when images of this size are too small for the model.
+        ConfigError: when this is no (height, width), images of it are too small for the model, or
+            there are no parameters among the variables.
     """
     needed = flatten_dict(abstract_variables(model, image_size)["params"])
-    params = flatten_dict(variables["params"])
+    params = flatten_dict(_parameters(variables))
     for path, table in params.items():
         if path[-1] in RELATIVE_TABLES:
             params[path] = resize_table(table, (needed[path].shape[0] + 1) // 2)
@@ -46,10 +48,21 @@ def replace_head(
         rng: key from which the head is drawn.
 
     Raises:
-        ConfigError: when ``num_classes`` is below 1.
+        ConfigError: when ``num_classes`` is below 1, or there are no parameters among the
+            variables.
     """
     model = BoTNet(config=model.config.replace(num_classes=num_classes))
-    params = dict(variables["params"])
+    params = dict(_parameters(variables))
     features = params["head"]["kernel"].shape[0]
     head = classifier_head(num_classes).init(rng, jnp.zeros((1, features)))
     return model, dict(variables) | {"params": params | {"head": head["params"]}}
+
+
+def _parameters(variables: Variables) -> dict[str, Any]:
+    if "params" not in variables:
+        raise ConfigError(
+            f"the variables have no params, but {', '.join(sorted(variables)) or 'nothing'}; "
+            "expected all that model.init or load_pretrained gave"
+        )
+    params: dict[str, Any] = variables["params"]
+    return params

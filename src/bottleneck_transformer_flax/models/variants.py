@@ -137,7 +137,7 @@ def get_variant(name: str) -> Variant:
     Raises:
         ConfigError: for an unknown name, with the nearest one.
     """
-    if name not in VARIANTS:
+    if not isinstance(name, str) or name not in VARIANTS:
         raise ConfigError(unknown_name("variant", name, VARIANTS))
     return VARIANTS[name]
 

@@ -8,7 +8,7 @@ from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.variants import get_config
-from bottleneck_transformer_flax.preprocessing import Interpolation
+from bottleneck_transformer_flax.preprocessing import Interpolation, checked_image_size
 
 OptimizerName = Literal["sgd", "adamw"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -67,12 +67,12 @@ class InputOptions:
     num_workers: int | None = None
     """Processes that read images; by default one a core, at most one for every thousand files."""
     skip_bad_images: bool = False
-    """Leave out images that cannot be read, count and list them, instead of stopping."""
+    """Leave out images that cannot be read, count and list those met, instead of stopping."""
 
     def __post_init__(self) -> None:
         """Turn a list (JSON has no tuples) into a tuple."""
         if self.image_size is not None:
-            object.__setattr__(self, "image_size", tuple(self.image_size))
+            object.__setattr__(self, "image_size", checked_image_size(self.image_size))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,7 +211,7 @@ class _Training:
         )
         return (
             f"the {what} is not finite at step {step} (epoch {len(self.history.rows) + 1}, loss "
-            f"{loss}); {good}. Try a lower --learning-rate, or --clip-norm 1"
+            f"{loss:.4g}); {good}. Try a lower --learning-rate, or --clip-norm 1"
         )
 
     def _finish_epoch(self) -> None:

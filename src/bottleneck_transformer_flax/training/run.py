@@ -64,7 +64,9 @@ class RunDirectory:
         Raises:
             CheckpointError: when there is a run, or anything else, already.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(f"{self.path} is a file; name a new folder as --run-directory")
+        if self.path.exists() and any(self.path.iterdir()):
             raise CheckpointError(
                 f"{self.path} is not empty; name another --run-directory, or go on with the run "
                 "in it with --resume"

@@ -1,0 +1,42 @@
+"""Ctrl-C, wherever it falls: one line, no traceback, and the terminal as it was."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_CLEAR_LINE_AND_SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
+
+
+@contextlib.contextmanager
+def interrupts_end_it() -> Iterator[None]:
+    """Let Ctrl-C end the program in one line.
+
+    Raised as an exception, an interrupt is turned into others by libraries that it falls into, or
+    gets lost in a callback. All files are written beside and then renamed, so nothing is left
+    half written. A command that has something to save installs its own handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_at_once(*_: Any) -> None:
+    """End the program and its worker processes with exit code 1; a signal handler."""
+    if "multiprocessing.process" in sys.modules:
+        for worker in sys.modules["multiprocessing.process"].active_children():
+            worker.terminate()
+    # A live display has hidden the cursor, and nothing that would show it again runs any more.
+    terminal = next((stream for stream in (1, 2) if os.isatty(stream)), None)
+    if terminal is not None:
+        os.write(terminal, _CLEAR_LINE_AND_SHOW_CURSOR)
+    os.write(2, b"botnet: error: interrupted\n")
+    os._exit(1)
