@@ -19,9 +19,10 @@ def test_bad_usage_is_usage_and_exit_2(call, arguments):
     assert called.out == ""
 
 
-def test_an_unknown_command_lists_the_known_ones(call):
-    called = call("tain")
-    assert "'tain'" in called.err
+@pytest.mark.parametrize("arguments", [(), ("tain",)])
+def test_no_command_or_an_unknown_one_lists_the_known_ones(call, arguments):
+    called = call(*arguments)
+    assert all(repr(name) in called.err for name in arguments)
     for name in COMMANDS:
         assert name in called.err
 

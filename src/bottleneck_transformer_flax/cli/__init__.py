@@ -24,6 +24,10 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script ``botnet``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        _parser().print_help(sys.stderr)
+        return 2
     parsed = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         # File names may be bytes that are no text: they go out as they came in.
