@@ -43,3 +43,25 @@ def test_json_round_trip():
     assert Preprocessing.from_json(record.to_json()) == record
     with pytest.raises(ConfigError, match=r"unknown keys.*'sise'"):
         Preprocessing.from_json({"sise": [3, 5]})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mean", ("a", "b", "c")),
+        ("mean", 0.5),
+        ("mean", None),
+        ("mean", (0.5, 0.5)),
+        ("std", (float("nan"),) * 3),
+        ("std", (1.0, float("inf"), 1.0)),
+        ("std", (1.0, 0.0, 1.0)),
+        ("crop", "0.9"),
+        ("crop", 0),
+        ("crop", float("nan")),
+        ("size", (10**12, 10**12)),
+        ("interpolation", "best"),
+    ],
+)
+def test_a_wrong_value_names_the_field(field, value):
+    with pytest.raises(ConfigError, match=field):
+        Preprocessing(**{field: value})

@@ -1,5 +1,6 @@
 """The record of how images become model input. It travels with every set of weights."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
@@ -9,6 +10,8 @@ from bottleneck_transformer_flax.errors import ConfigError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = tuple[float, float, float]
+LONGEST_SIDE = 2**16
+"""Of an image in pixels."""
 ImageArray = TypeVar("ImageArray", bound=Any)
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
@@ -24,12 +27,20 @@ def checked_image_size(size: Any) -> tuple[int, int]:
     if (
         not isinstance(size, list | tuple)
         or len(size) != 2
-        or any(not isinstance(side, int | np.integer) or side < 1 for side in size)
+        or any(not isinstance(side, int | np.integer) for side in size)
+        or not 1 <= min(size) <= max(size) <= LONGEST_SIDE
     ):
         raise ConfigError(
-            f"image size is {size!r}; expected (height, width), two integers of at least 1"
+            f"image size is {size!r}; expected (height, width), two integers from 1 to "
+            f"{LONGEST_SIDE}"
         )
     return int(size[0]), int(size[1])
+
+
+def _are_finite(values: Iterable[Any], *, count: int) -> bool:
+    """Whether these are so many numbers, none of them infinite or NaN."""
+    numbers = [isinstance(value, int | float | np.number) for value in values]
+    return len(numbers) == count and all(numbers) and bool(np.isfinite(list(values)).all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +71,16 @@ class Preprocessing:
         """Turn lists (JSON has no tuples) into tuples, then check every value."""
         object.__setattr__(self, "size", checked_image_size(self.size))
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not 0 < self.crop <= 1:
-            raise ConfigError(f"preprocessing crop is {self.crop}; expected a value in (0, 1]")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"preprocessing mean is {self.mean} and std is {self.std}; "
-                "expected three values each, every std positive"
-            )
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple | np.ndarray) or not _are_finite(value, count=3):
+                raise ConfigError(
+                    f"preprocessing {name} is {value!r}; expected three finite numbers (RGB)"
+                )
+            object.__setattr__(self, name, tuple(map(float, value)))
+        if not _are_finite([self.crop], count=1) or not 0 < self.crop <= 1:
+            raise ConfigError(f"preprocessing crop is {self.crop!r}; expected a value in (0, 1]")
+        if min(self.std) <= 0:
+            raise ConfigError(f"preprocessing std is {self.std}; expected all to be above 0")
         if self.interpolation not in get_args(Interpolation):
             raise ConfigError(
                 f"preprocessing interpolation is {self.interpolation!r}; "

@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
 from bottleneck_transformer_flax.checkpoints import pretrained as module
@@ -165,3 +166,45 @@ def test_variables_of_another_model_are_not_saved_as_this_one_s(tmp_path):
     else:
         with pytest.raises(CheckpointError):
             load_pretrained(path)
+
+
+def test_another_project_s_folder_of_the_same_file_names_is_left_alone(tmp_path):
+    for name, text in (("config.json", '{"model_type": "bert"}'), ("README.md", "theirs")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=r"holds other files \(README.md, config.json\)"):
+        save_pretrained(tmp_path, *small_model(), PREPROCESSING, NAMES)
+    assert (tmp_path / "README.md").read_text() == "theirs"
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    save_pretrained(tmp_path / "link", *small_model(), PREPROCESSING, NAMES)
+    assert (tmp_path / "link").is_symlink()
+    assert entries(tmp_path / "real") == FILES
+    assert entries(tmp_path) == ["link", "real"]
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="current folder"):
+        save_pretrained(".", *small_model(), PREPROCESSING, NAMES)
+
+
+def test_values_that_are_not_finite_are_neither_saved_nor_loaded(saved):
+    model, variables = small_model()
+    broken = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), variables)
+    with pytest.raises(CheckpointError, match=r"head\.bias has values that are not finite"):
+        save_pretrained(saved.parent / "new", model, broken, PREPROCESSING, NAMES)
+    arrays = load_file(saved / "model.safetensors")
+    arrays["params.head.bias"][0] = np.inf
+    save_file(arrays, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"head\.bias has values that are not finite"):
+        load_pretrained(saved)
+
+
+def test_names_that_are_no_text_and_a_card_that_is_none(tmp_path):
+    with pytest.raises(CheckpointError, match="not UTF-8"):
+        save_pretrained(tmp_path / "a", *small_model(), PREPROCESSING, ("a", "b", "c\udce9"))
+    save_pretrained(tmp_path / "b", *small_model(), PREPROCESSING, NAMES, card="data: \udce9")
+    assert "\\udce9" in (tmp_path / "b/README.md").read_text()

@@ -30,7 +30,8 @@ def test_a_state_and_its_progress_come_back(tmp_path, average):
     with TrainingCheckpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 7
         assert checkpoints.path(7).is_dir()
-        back, progress = checkpoints.restore(state_of(2, average=average))
+        back = checkpoints.restore(state_of(2, average=average))
+        progress = checkpoints.latest_progress()
     assert_same_bits(back, state)
     assert progress == PROGRESS
 
@@ -41,7 +42,7 @@ def test_the_newest_two_stay(tmp_path):
             checkpoints.save(step, state_of(step), {"step": step})
     assert [name for name in entries(tmp_path) if name.isdigit()] == ["5", "9"]
     with TrainingCheckpoints(tmp_path) as checkpoints:
-        back, progress = checkpoints.restore(state_of())
+        back, progress = checkpoints.restore(state_of()), checkpoints.latest_progress()
     assert_same_bits(back, state_of(9))
     assert progress == {"step": 9}
 
@@ -84,3 +85,22 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
             file.write_bytes(b"")
     with TrainingCheckpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError):
         checkpoints.restore(state_of())
+
+
+@pytest.mark.parametrize("name", ["a [1]", "what?", "*", "[!x]*?"])
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path, name):
+    directory = tmp_path / name / "checkpoints"
+    with TrainingCheckpoints(directory) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state_of(step), {"step": step})
+        assert checkpoints.path(3) == directory / "3"
+    with TrainingCheckpoints(directory) as checkpoints:
+        assert_same_bits(checkpoints.restore(state_of()), state_of(3))
+        assert checkpoints.latest_progress() == {"step": 3}
+    assert [name for name in entries(directory) if name.isdigit()] == ["2", "3"]
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(CheckpointError, match="a file in its place"):
+        TrainingCheckpoints(tmp_path / "checkpoints")

@@ -133,3 +133,22 @@ def test_refusals(fails, run, options, code, named):
 def test_a_damaged_record_of_the_run(fails, run, trained):
     (trained / run / "run.json").write_text("{")
     assert "run.json" in fails(1, "evaluate")
+
+
+@pytest.mark.parametrize("spelling", ["data/", "./data", "absolute"])
+def test_the_run_s_own_images_however_they_are_named(call, run, trained, spelling):
+    data = trained / "data" if spelling == "absolute" else spelling
+    assert figures(call("evaluate", "--json", "--data", data))["count"] == 9
+
+
+def test_a_model_whose_images_are_not_known(fails, run, trained):
+    shutil.copytree(trained / run / "pretrained", trained / "copied")
+    assert "name images with --data" in fails(2, "evaluate", "--checkpoint", "copied")
+
+
+def test_a_model_named_from_inside_its_run(call, run, trained, monkeypatch):
+    recorded = (trained / run / "run.json").read_text()
+    there = recorded.replace('"data": "data"', json.dumps(f"{trained}/data").join(['"data": ', ""]))
+    (trained / run / "run.json").write_text(there)
+    monkeypatch.chdir(trained / run / "pretrained")
+    assert figures(call("evaluate", "--json", "--checkpoint", "."))["count"] == 9

@@ -176,3 +176,13 @@ def test_a_damaged_checkpoint_is_one_line(fails, run, trained):
     weights = trained / run / "pretrained" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:99])
     assert "model.safetensors" in fails(1, "predict", GOOD[0])
+
+
+def test_folders_are_searched_as_for_training(call, run, trained):
+    (trained / "other").mkdir()
+    (trained / "other/link").symlink_to(trained / "data/val/ant")
+    shutil.copy(trained / GOOD[0], trained / "other/._hidden.png")
+    called = call("predict", "other", "--json")
+    assert called.code == 0, called
+    names = [line["image"] for line in lines_of(called)]
+    assert names == [f"other/link/{index}.png" for index in range(3)]

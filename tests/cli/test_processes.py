@@ -194,6 +194,27 @@ def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
         assert done.stdout.count("\n") == 1
 
 
+def test_a_terminal_without_our_characters(trained, run):
+    process = start(trained, "predict", "data/val/ant/0.png", PYTHONIOENCODING="ascii")
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert "?" in out
+
+
+def test_without_standard_input_and_output(trained, run):
+    words = [*map(shlex.quote, BOTNET)]
+    for command in ("predict - <&-", "variants >&-"):
+        done = subprocess.run(
+            f"{' '.join(words)} {command}",
+            shell=True,
+            cwd=trained,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+
+
 def test_python_m_is_the_command(tmp_path):
     code, out, err = finish(start(tmp_path, "--help"))
     assert (code, err) == (0, "")

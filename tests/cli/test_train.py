@@ -148,7 +148,7 @@ def test_resume_without_a_run(fails, tmp_path, monkeypatch):
     assert "nowhere" in fails(1, "train", "--resume", "--run-directory", "nowhere")
 
 
-@pytest.mark.parametrize("option", [("--seed", "1"), ("--learning-rate", "0.5"), ("--data", "x")])
+@pytest.mark.parametrize("option", [("--seed", "1"), ("--learning-rate", "0.5"), ("--epochs", "9")])
 def test_a_resumed_run_cannot_become_another(fails, run, trained, option):
     before = tree(trained / run)
     message = fails(2, "train", "--resume", *option)
@@ -179,3 +179,28 @@ def test_resume_takes_the_newest_unfinished_run(call, run, trained):
     called = call("train", "--resume")
     assert called.code == 0, called
     assert "runs/unfinished/pretrained" in called.out
+
+
+def test_images_may_move_but_not_change(call, fails, run, trained):
+    (trained / "data").rename(trained / "moved")
+    assert call("train", "--resume", "--data", "moved").code == 0
+    assert json.loads((trained / run / "run.json").read_text())["data"] == "moved"
+    shutil.copy(trained / "moved/train/ant/0.png", trained / "moved/train/ant/new.png")
+    assert "not those that the run began with" in fails(1, "train", "--resume")
+
+
+def test_the_command_to_type_next_predicts_with_this_run(call, run, trained):
+    options = ("--run-directory", "elsewhere/:dog:", "--epochs", "1")
+    called = call("train", "--data", "data", *QUICK, *options)
+    assert called.code == 0, called
+    said = called.out.splitlines()[-1]
+    expected = "botnet predict --checkpoint elsewhere/:dog: elsewhere/:dog:/example.png"
+    assert said == f"next: {expected}"
+    assert "model  elsewhere/:dog:" in call(*expected.split()[1:]).out
+
+
+def test_what_an_option_forbids_is_told_before_a_run_is_made(fails, trained):
+    before = entries(trained / "runs")
+    options = ("--crop", "shift", "--shift-pixels", "16")
+    assert "shift_pixels" in fails(2, "train", "--data", "data", *QUICK, *options)
+    assert entries(trained / "runs") == before

@@ -156,6 +156,12 @@ def test_16_bit_grey_is_scaled(tmp_path, suffix):
     assert_grey(tmp_path / f"a.{suffix}", np.rint(values / 257))
 
 
+def test_16_bit_grey_with_a_transparent_value_is_laid_over_white(tmp_path):
+    values = np.array([[0, 1000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    assert_grey(tmp_path / "a.png", [[0, 255, 255]])
+
+
 def test_16_bit_big_endian_grey_is_scaled(tmp_path):
     values = np.array([[0, 257, 32896], [65535, 300, 60000]], ">u2")
     (tmp_path / "a.pgm").write_bytes(b"P5 3 2 65535\n" + values.tobytes())
@@ -167,6 +173,7 @@ def test_16_bit_big_endian_grey_is_scaled(tmp_path):
     [
         ([[0, 257, 65535]], [[0, 1, 255]]),
         ([[-5, 0, 2**31 - 1]], [[0, 0, 255]]),
+        ([[0, 35000, 70000]], [[0, 128, 255]]),
     ],
 )
 def test_32_bit_grey_is_scaled(tmp_path, values, expected):
@@ -181,7 +188,12 @@ def test_32_bit_grey_is_scaled(tmp_path, values, expected):
     [
         ([[0, 0.5, 1]], [[0, 128, 255]]),
         ([[0, 0.5, 200]], [[0, 0, 200]]),
-        ([[-3, 40, 300]], [[0, 40, 255]]),
+        ([[0, 0.5, 1.005]], [[0, 128, 255]]),
+        ([[-3, 40, 300]], [[0, 36, 255]]),
+        ([[10, 100, 1000]], [[3, 26, 255]]),
+        ([[0, 65535, np.inf]], [[0, 255, 255]]),
+        ([[-1, 0, 1]], [[0, 128, 255]]),
+        ([[-5, -5, -5]], [[0, 0, 0]]),
         ([[np.nan, 0.2, 1]], [[0, 51, 255]]),
     ],
 )

@@ -199,3 +199,40 @@ def test_train_without_val(tmp_path):
     message = error_of(tmp_path)
     assert "has train/ but no val/ or test/" in message
     assert "validation/" in message
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path):
+    make(tmp_path, *images("cat", "dog", count=2))
+    (tmp_path / "cat/lost.png").symlink_to(tmp_path / "nowhere.png")
+    assert "cat/lost.png" in list_classes(tmp_path).names["cat"]
+
+
+def test_files_that_are_no_images_are_counted(tmp_path):
+    make(tmp_path, *images("cat", "dog"), "cat/a.heic7", "dog/notes.txt", "dog/.hidden", "top.txt")
+    assert list_classes(tmp_path).passed_over == 2
+    train, test = list_splits(tmp_path, 0.25, 0)
+    assert train.passed_over + test.passed_over == 2
+
+
+@pytest.mark.parametrize("parts", [("Train", "Val"), ("training", "testing"), ("val", "test")])
+def test_the_parts_of_a_data_set_are_not_taken_for_classes(tmp_path, parts):
+    make(tmp_path, *(f"{part}/{name}" for part in parts for name in images("cat", "dog")))
+    with pytest.raises(DataError, match=f"'{min(parts)}'.*call the parts train/ and val/"):
+        list_splits(tmp_path, 0.1, 0)
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path):
+    make(tmp_path, *images("test", "dog"))
+    assert list(list_classes(tmp_path).names) == ["dog", "test"]
+
+
+def test_a_class_name_that_is_no_text_is_told_before_anything_is_done(tmp_path):
+    make(tmp_path, *images("cat"))
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(folder)  # noqa: PTH102
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (Path(os.fsdecode(folder)) / "a.png").touch()
+    with pytest.raises(DataError, match=r"caf\\xe9.*not UTF-8; rename it"):
+        list_classes(tmp_path)

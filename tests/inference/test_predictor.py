@@ -105,3 +105,9 @@ def test_any_size_of_image_is_resized():
 def test_wrong_options_are_named(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         Predictor(pretrained_of(), **options)
+
+
+def test_few_images_are_not_computed_as_many():
+    images, predictor = images_of(7), Predictor(pretrained_of(), batch_size=6)
+    assert [predictor._size_for(count) for count in (1, 3, 2, 5, 6, 4, 1)] == [1, 4, 4, 6, 6, 4, 1]
+    assert_same_rankings(predictor(images), by_hand(pretrained_of(), images, 5))

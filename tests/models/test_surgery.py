@@ -197,4 +197,10 @@ def test_arguments_that_are_none_of_it_are_told():
     with pytest.raises(ConfigError, match="the variables have no params, but c2, "):
         resize_relative_positions(model, variables["params"], (48, 80))
     with pytest.raises(ConfigError, match="the variables have no params, but nothing"):
+        resize_relative_positions(model, None, (48, 80))
+    with pytest.raises(ConfigError, match=r"have c5.block_1.*relative_.*, which the model has not"):
+        resize_relative_positions(SMALL_MODELS["resnet50"], variables, (48, 80))
+    with pytest.raises(ConfigError, match="no head to replace, but c2"):
+        replace_head(model, {"params": {"c2": {}}}, num_classes=3, rng=jax.random.key(0))
+    with pytest.raises(ConfigError, match="the variables have no params, but nothing"):
         replace_head(model, {}, num_classes=3, rng=jax.random.key(0))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
-from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.data.transforms import Augmentation, TrainingTransform
 from bottleneck_transformer_flax.training.config import (
     InputOptions,
     ModelOptions,
@@ -73,7 +73,16 @@ class Recorder:
 def plan_of(config=CONFIG):
     model = LinearModel(config=SMALL.replace(dropout_rate=config.model.dropout_rate))
     splits = array_splits(train=3 * config.batch_size + 1, test=9)
-    return Plan(config, splits, model, CROPPED, 15, config.batch_size, STEPS_PER_EPOCH)
+    return Plan(
+        config=config,
+        splits=splits,
+        model=model,
+        preprocessing=CROPPED,
+        transform=TrainingTransform(CROPPED, config.augmentation),
+        parameters=15,
+        batch_size=config.batch_size,
+        steps_per_epoch=STEPS_PER_EPOCH,
+    )
 
 
 def go(path, config=CONFIG, at=None):
@@ -92,7 +101,7 @@ def saved(path, config=CONFIG):
     folder = RunDirectory(path).checkpoints
     steps = sorted(int(name) for name in entries(folder) if name.isdigit())
     with TrainingCheckpoints(folder) as checkpoints:
-        return *checkpoints.restore(like), steps
+        return checkpoints.restore(like), checkpoints.latest_progress(), steps
 
 
 def untimed(row):

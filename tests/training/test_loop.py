@@ -1,13 +1,19 @@
 """The loop on a model that compiles at once: stopped anywhere and resumed, it is the same run."""
 
+import dataclasses
 import math
 
 import pytest
 
+from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import loop
+from bottleneck_transformer_flax.training.loop import train
+from bottleneck_transformer_flax.training.run import RunDirectory
 from training.linear_runs import (
     CONFIG,
+    Recorder,
     go,
+    plan_of,
     rows_of,
     saved,
     untimed,
@@ -151,3 +157,14 @@ def test_what_is_scored_and_kept_is_the_average(tmp_path, results):
     state = saved(tmp_path)[0]
     assert_same_bits(results[0]["variables"], state.average)
     assert tree_differs(state.average, state.variables)
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    go(tmp_path, at=lambda event, value: event == "finished")
+    plan = plan_of()
+    labels = plan.splits.train.labels[::-1].copy()
+    others = dataclasses.replace(plan.splits.train, labels=labels)
+    changed = plan._replace(splits=plan.splits._replace(train=others))
+    with pytest.raises(CheckpointError, match=r"not those that the run began with.*--like"):
+        train(changed, RunDirectory(tmp_path), Recorder())
+    assert go(tmp_path)[0].finished

@@ -161,3 +161,31 @@ def test_the_newest_run_that_has_what_is_asked_for(tmp_path):
     RunDirectory(tmp_path / "unfinished").create(RunConfig())
     assert newest_run(tmp_path, having="pretrained") == RunDirectory(tmp_path / "b")
     assert newest_run(tmp_path, having="checkpoints") is None
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    run = RunDirectory(tmp_path)
+    with run.locked(), pytest.raises(CheckpointError, match="another process is training in"):
+        run.locked().__enter__()
+    with run.locked():
+        pass
+
+
+@pytest.mark.parametrize(("field", "value"), [("data", 3), ("epochs", 2.5), ("epochs", "3")])
+def test_a_value_of_another_type(field, value):
+    with pytest.raises(ConfigError):
+        RunConfig.from_json(RunConfig().to_json() | {field: value})
+
+
+def test_the_newest_run_is_by_what_it_has(tmp_path):
+    for age, name in enumerate(("c", "a", "b")):
+        (tmp_path / name / "checkpoints" / "7").mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+        os.utime(tmp_path / name / "checkpoints" / "7", (age, age))
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "empty" / "run.json").touch()
+    (tmp_path / "b" / "pretrained").mkdir()
+    newest = newest_run(tmp_path, having="checkpoints/[0-9]*")
+    unfinished = newest_run(tmp_path, having="checkpoints/[0-9]*", lacking="pretrained")
+    assert (newest.path.name, unfinished.path.name) == ("b", "a")
+    assert newest_run(tmp_path, having="curves.png") is None

@@ -62,7 +62,7 @@ def save_pretrained(
     """Write a pretrained directory, whole or not at all; one that is there is replaced.
 
     Args:
-        directory: where; a folder that holds anything else is left alone.
+        directory: where; a folder of anything else than such a directory is left alone.
         model: the network.
         variables: its parameters and batch statistics.
         preprocessing: how images become its input.
@@ -76,7 +76,7 @@ def save_pretrained(
         CheckpointError: when there is another folder or file in the way, the number of classes
             is not the model's, or the variables don't fit the model; all that don't are listed.
     """
-    directory = Path(directory)
+    directory = Path(directory).resolve()
     if len(classes) != model.config.num_classes:
         raise CheckpointError(
             f"there are {len(classes)} class names for {model.config.num_classes} outputs"
@@ -91,6 +91,8 @@ def save_pretrained(
             f"the variables do not fit the model, {len(problems)} differences: "
             + "; ".join(problems)
         )
+    if unprintable := [name for name in classes if not _is_text(name)]:
+        raise CheckpointError(f"the class names {unprintable} are not UTF-8 text")
     with replaced_directory(directory) as beside:
         _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
         save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
@@ -99,7 +101,7 @@ def save_pretrained(
         _write_json(beside / PREPROCESSING, preprocessing.to_json())
         _write_json(beside / CLASSES, list(classes))
         if card is not None:
-            (beside / CARD).write_text(card, encoding="utf-8")
+            (beside / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
     return directory
 
 
@@ -147,6 +149,10 @@ def _check_replaceable(directory: Path) -> None:
     if directory.is_dir():
         ours = {CONFIG, WEIGHTS, PREPROCESSING, CLASSES, CARD}
         others = sorted(entry.name for entry in directory.iterdir() if entry.name not in ours)
+        if directory == Path.cwd():
+            raise CheckpointError(f"{directory} is the current folder; name a new one")
+        if not others and any(directory.iterdir()) and not _is_ours(directory / CONFIG):
+            others = sorted(entry.name for entry in directory.iterdir())
         if others:
             raise CheckpointError(
                 f"{directory} holds other files ({', '.join(others[:_MOST_LISTED])}); name a new "
@@ -154,6 +160,14 @@ def _check_replaceable(directory: Path) -> None:
             )
     elif directory.exists():
         raise CheckpointError(f"{directory} is a file; name a new or empty folder")
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether a config is of this package and not of another project."""
+    try:
+        return str(_read_json(config, dict).get("format")).startswith(FORMAT.partition("/")[0])
+    except CheckpointError:
+        return False
 
 
 def _expected(model: BoTNet, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -172,6 +186,8 @@ def _differences(arrays: dict[str, Any], expected: dict[str, Any]) -> list[str]:
             problems.append(
                 f"{name} is {came.dtype} {came.shape}, expected {fits.dtype} {fits.shape}"
             )
+        elif not np.isfinite(came).all():
+            problems.append(f"{name} has values that are not finite")
     return sorted(problems)
 
 
@@ -188,6 +204,10 @@ def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
             + "; ".join(problems)
         )
     return {name: jax.numpy.asarray(array) for name, array in arrays.items()}
+
+
+def _is_text(name: str) -> bool:
+    return name == name.encode(errors="replace").decode()
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the work failed or was interrupted before it was done, 2 b
 """
 
 import argparse
+import codecs
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -29,16 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return 2
     parsed = _parser().parse_args(arguments)
+    codecs.register_error("botnet", _encode_somehow)
     for stream in (sys.stdout, sys.stderr):
-        # File names may be bytes that are no text: they go out as they came in.
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors="botnet")
     keep_freed_memory()
     try:
         with interrupts_end_it():
             module = import_module(f"{__name__}.{parsed.command}")
             code: int = module.run(parsed.arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return code
     except ConfigError as error:
         return _fail(str(error), 2)
@@ -67,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
         command.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
+
+
+def _encode_somehow(error: UnicodeError) -> tuple[str | bytes, int]:
+    """File names that are no text go out as they came in; what the terminal lacks becomes "?"."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    as_it_came = all("\udc80" <= c <= "\udcff" for c in error.object[error.start : error.end])
+    return codecs.lookup_error("surrogateescape" if as_it_came else "replace")(error)
 
 
 def _fail(message: str, code: int) -> int:

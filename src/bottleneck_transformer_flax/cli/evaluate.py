@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.training.recipes import default_config
 from bottleneck_transformer_flax.training.run import RunDirectory
 
@@ -50,6 +52,8 @@ class EvaluateOptions:
 def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(EvaluateOptions, "evaluate", arguments)
+    if parsed.confusion is not None:
+        check_png_path(parsed.confusion)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.cli.progress import counting_progress
@@ -62,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     model, variables, preprocessing, classes = load_pretrained(
         checkpoint, image_size=parsed.image_size
     )
-    source, description = _source(parsed, trained)
+    source, description = _source(parsed, checkpoint, trained)
     source = relabel(source, classes)
     bad_images = BadImages(skip=parsed.skip_bad_images)
     evaluator = Evaluator(
@@ -71,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         batch_size=parsed.batch_size,
         num_workers=parsed.num_workers,
     )
-    with counting_progress(Console(stderr=True)) as progress:
+    with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("evaluating", total=len(source))
         sums = evaluator(
             variables,
@@ -91,17 +95,24 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _source(parsed: EvaluateOptions, trained: RunDirectory | None) -> "tuple[ImageSource, str]":
+def _source(
+    parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
+) -> "tuple[ImageSource, str]":
     """The images to score on, and what they are."""
     from bottleneck_transformer_flax.data.sources import load_folder_all, load_splits
 
+    if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
+        raise ConfigError(
+            f"{checkpoint} is not inside a run, so it is not known what it was trained with; name "
+            "images with --data"
+        )
     config = default_config("embedded") if trained is None else trained.read_config()
     data = parsed.data or config.data
     folder = Path(data)
     plain_folder = folder.is_dir() and not (folder / "train").is_dir()
     split = parsed.split
     if split is None:
-        foreign = trained is None or data != config.data
+        foreign = trained is None or folder.resolve() != Path(config.data).resolve()
         split = "all" if plain_folder and foreign else "test"
     if split == "all":
         if not plain_folder:
@@ -120,7 +131,7 @@ def _source(parsed: EvaluateOptions, trained: RunDirectory | None) -> "tuple[Ima
 
 
 def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     print(f"model  {checkpoint}")
     print(f"data   {description}")
     print(

@@ -34,7 +34,7 @@ def _image_size(
         metavar="HEIGHT WIDTH",
         instance_from_str=lambda words: (int(words[0]), int(words[1])),
         is_instance=lambda value: value is None or isinstance(value, tuple),
-        str_from_instance=lambda value: ["none"] if value is None else list(map(str, value)),
+        str_from_instance=lambda value: ["None"] if value is None else list(map(str, value)),
     )
 
 
@@ -98,7 +98,7 @@ def choose_checkpoint(checkpoint: str | None) -> tuple[str, RunDirectory | None]
         newest = newest_run(RUNS, having="pretrained")
         return (EMBEDDED[0], None) if newest is None else (str(newest.path), newest)
     path = Path(checkpoint)
-    for candidate in (path, path.parent):
+    for candidate in (path, path.resolve().parent):
         if path.is_dir() and (candidate / "run.json").is_file():
             return checkpoint, RunDirectory(candidate)
     return checkpoint, None

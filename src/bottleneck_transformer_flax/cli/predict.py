@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.data.decoding import IMAGE_SUFFIXES, decode_image
+from bottleneck_transformer_flax.data.decoding import decode_image
+from bottleneck_transformer_flax.data.folders import files_below, has_image_suffix
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 
@@ -81,20 +82,16 @@ def run(arguments: Sequence[str]) -> int:
 def _items(names: Iterable[str]) -> Iterator[Item]:
     for name in names:
         if name == "-":
-            yield _decode("standard input", io.BytesIO(sys.stdin.buffer.read()))
+            given = b"" if sys.stdin is None else sys.stdin.buffer.read()
+            yield _decode("standard input", io.BytesIO(given))
         elif Path(name).is_dir():
-            found = _images_below(Path(name))
+            found = sorted(filter(has_image_suffix, files_below(Path(name))))
             if not found:
                 yield Item(name, None, f"{name}: the folder holds no images")
-            for path in found:
-                yield _decode(str(path), str(path))
+            for path in (str(Path(name) / file) for file in found):
+                yield _decode(path, path)
         else:
             yield _decode(name, name)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _decode(name: str, file: str | io.BytesIO) -> Item:
@@ -128,7 +125,7 @@ def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> No
     table.add_column("bar", no_wrap=True)
     for label, value in ranking:
         table.add_row(Text(label), f"{100 * value:.2f} %", "█" * round(20 * value))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
 
 
 def _report_error(item: Item, *, as_json: bool) -> None:

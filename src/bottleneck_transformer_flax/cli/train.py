@@ -24,6 +24,7 @@ from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
 
 # Anything else would make a resumed run another run.
 _CHANGEABLE = (
+    "data",
     "evaluate_every_epochs",
     "save_every_epochs",
     "input.num_workers",
@@ -55,7 +56,7 @@ class TrainOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
-    parsed, run_directory = _parse(arguments)
+    parsed = _parse(arguments)
 
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.cli.progress import TrainingDisplay
@@ -63,12 +64,19 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.training.loop import train as train_to_end
     from bottleneck_transformer_flax.training.plan import make_plan
 
-    console = Console(stderr=parsed.json)
+    console = Console(stderr=parsed.json, emoji=False)
     start = time.perf_counter()
     plan = make_plan(parsed.config)
+    run_directory = RunDirectory(parsed.run_directory or _new_directory(parsed.config.variant))
     if not parsed.resume:
         run_directory.create(parsed.config)
-    with _stop_on_signals(StopRequest(), console) as stop, TrainingDisplay(console) as display:
+    with (
+        run_directory.locked(),
+        _stop_on_signals(StopRequest(), console) as stop,
+        TrainingDisplay(console) as display,
+    ):
+        if parsed.resume:
+            run_directory.write_config(parsed.config)
         outcome = train_to_end(plan, run_directory, display, stop)
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
@@ -84,23 +92,22 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
-    """The options, on top of the recipe for the data or of the run to resume."""
+def _parse(arguments: Sequence[str]) -> TrainOptions:
+    """The options, on top of the recipe for the data or of the run to resume, which is named."""
     if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
         like = _option(arguments, "--like")
         data = _option(arguments, "--data") or "embedded"
         config = default_config(data) if like is None else RunDirectory(Path(like)).read_config()
         default = TrainOptions(config)
-        parsed = options.parse(TrainOptions, "train", arguments, default=default)
-        directory = parsed.run_directory or _new_directory(parsed.config.variant)
-        return parsed, RunDirectory(directory)
+        return options.parse(TrainOptions, "train", arguments, default=default)
     if _option(arguments, "--like") is not None:
         raise ConfigError("--resume goes on with a run's own options; leave out --like")
     directory_name = _option(arguments, "--run-directory")
     if directory_name is None:
         runs = options.RUNS
-        newest = newest_run(runs, having="checkpoints", lacking="pretrained") or newest_run(
-            runs, having="checkpoints"
+        started = "checkpoints/[0-9]*"
+        newest = newest_run(runs, having=started, lacking="pretrained") or newest_run(
+            runs, having=started
         )
         if newest is None:
             raise CheckpointError(
@@ -118,7 +125,7 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, RunDirectory]:
             f"a resumed run cannot change {', '.join(refused)}; only "
             f"{', '.join(_CHANGEABLE)} may differ: leave the option out, or start a new run"
         )
-    return dataclasses.replace(parsed, run_directory=newest.path), newest
+    return dataclasses.replace(parsed, run_directory=newest.path)
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
@@ -142,12 +149,17 @@ def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
 
 
 def _new_directory(variant: str) -> Path:
+    """A folder that no other run can take any more, named after the time."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{variant}"
     path, copy = options.RUNS / name, 1
-    while path.exists():
-        copy += 1
-        path = options.RUNS / f"{name}-{copy}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            copy += 1
+            path = options.RUNS / f"{name}-{copy}"
+        else:
+            return path
 
 
 @contextmanager
@@ -184,7 +196,9 @@ def _print_results(
         ("confusion", run.confusion),
     ):
         _say(console, f"  {what:<11}{path}")
-    _say(console, f"next: {options.command_line('predict', run.example)}")
+    chosen, _ = options.choose_checkpoint(None)
+    checkpoint = () if chosen == str(run.path) else ("--checkpoint", run.path)
+    _say(console, f"next: {options.command_line('predict', *checkpoint, run.example)}")
 
 
 def _say(console: Console, text: str) -> None:

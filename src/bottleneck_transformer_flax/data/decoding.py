@@ -56,8 +56,8 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are
-    scaled to [0, 255], never clipped from a wider range; of an animation the first frame is
-    taken. Colour profiles are not applied, as in the usual training pipelines.
+    scaled to [0, 255], never clipped from a wider range (see ``_grey_to_uint8``); of an animation
+    the first frame is taken. Colour profiles are not applied, as in the usual training pipelines.
 
     Pillow's warnings about odd but readable files are silenced for the whole process from the
     first call on: ``warnings.catch_warnings`` is not safe in the loader's reader threads.
@@ -95,7 +95,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_grey_to_uint8(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        grey = _grey_to_uint8(values)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey[values == transparent] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data or image.mode == "RGBa":
@@ -108,17 +112,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
     """Scale integer or float grey values (h, w) to uint8.
 
-    Integers count as 16-bit unless one of them is wider, then as 31-bit; floats as [0, 1] unless
-    one of them is outside, then as [0, 255].
+    The range is the usual one that holds all values: of integers [0, 65535], of floats [0, 1],
+    with a hundredth for what resampling overshoots, or [0, 255]. Where none does, it is their
+    own, from the least, or from 0 where all are above, to the greatest.
     """
-    if values.size == 0:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if finite.size == 0:
         return np.zeros(values.shape, np.uint8)
-    grey = np.nan_to_num(values.astype(np.float64), nan=0, posinf=255, neginf=0)
-    if np.issubdtype(values.dtype, np.floating):
-        scale = 255.0 if grey.min() >= 0 and grey.max() <= 1 else 1.0
-    else:
-        scale = 255 / (65535 if grey.max() <= 65535 else 2**31 - 1)
-    return np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)
+    lowest, highest = min(0.0, float(finite.min())), float(finite.max())
+    floats = np.issubdtype(values.dtype, np.floating)
+    for top in (1.0, 255.0) if floats else (65535.0,):
+        if lowest >= -0.01 * highest and highest <= 1.01 * top:
+            lowest, highest = 0.0, top
+            break
+    grey = np.nan_to_num(values.astype(np.float64), nan=lowest, posinf=highest, neginf=lowest)
+    scale = 255 / ((highest - lowest) or 1.0)
+    return np.clip(np.rint((grey - lowest) * scale), 0, 255).astype(np.uint8)
 
 
 def _name(file: object) -> str:

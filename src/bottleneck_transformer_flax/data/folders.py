@@ -5,6 +5,7 @@ Only names are looked at; no image is opened here.
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +29,12 @@ class Listing(NamedTuple):
         root: the folder that the names start from.
         names: of every class, the sorted images as POSIX paths relative to ``root``; classes
             are sorted too.
+        passed_over: how many visible files of the classes have no image's suffix.
     """
 
     root: Path
     names: dict[str, tuple[str, ...]]
+    passed_over: int = 0
 
 
 def list_classes(folder: Path) -> Listing:
@@ -41,12 +44,17 @@ def list_classes(folder: Path) -> Listing:
     image's are passed over; symbolic links are followed.
 
     Raises:
-        DataError: when the folder is missing or a file, holds no images, or one of its class
-            folders is empty.
+        DataError: when the folder is missing or a file, holds no images, one of its class
+            folders is empty or has a name that is no text, or they are the parts of a data set.
     """
     _check_folder(folder)
     classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
-    names = {name: tuple(sorted(_images_below(folder / name, name, ()))) for name in classes}
+    _check_class_names(folder, classes)
+    files = {name: [f"{name}/{file}" for file in files_below(folder / name)] for name in classes}
+    names = {
+        name: tuple(sorted(file for file in files[name] if has_image_suffix(file)))
+        for name in classes
+    }
     if not any(names.values()):
         raise DataError(
             f"{folder}: no images found in class folders; looked for .jpg, .png, .webp and "
@@ -55,7 +63,7 @@ def list_classes(folder: Path) -> Listing:
     empty = [name for name, images in names.items() if not images]
     if empty:
         raise DataError(f"{folder}: no images for {_quoted(empty)}; add some or remove the folder")
-    return Listing(folder, names)
+    return Listing(folder, names, sum(map(len, files.values())) - sum(map(len, names.values())))
 
 
 def list_splits(
@@ -113,7 +121,7 @@ def split_listing(
         held_out = set(sorted(images, key=rank)[:num_test])
         train[class_name] = tuple(name for name in images if name not in held_out)
         test[class_name] = tuple(name for name in images if name in held_out)
-    return Listing(listing.root, train), Listing(listing.root, test)
+    return listing._replace(names=train), Listing(listing.root, test)
 
 
 def check_fraction(validation_fraction: float) -> None:
@@ -130,6 +138,21 @@ def _check_folder(folder: Path) -> None:
         raise DataError(f"{folder}: no such folder, nor embedded or fashion-mnist; {_LAYOUT}")
     if not folder.is_dir():
         raise DataError(f"{folder}: is a file; expected a folder of images; {_LAYOUT}")
+
+
+def _check_class_names(folder: Path, classes: list[str]) -> None:
+    parts = {TRAINING_FOLDER, "training", *TEST_FOLDERS, "testing"}
+    if classes and all(name.lower() in parts for name in classes):
+        raise DataError(
+            f"{folder}: {_quoted(classes)} are taken for the parts of a data set, not for classes; "
+            "call the parts train/ and val/"
+        )
+    for name in classes:
+        if name != os.fsencode(name).decode(errors="replace"):
+            raise DataError(
+                f"{folder}: the class folder {os.fsencode(name)!r} has a name that is not UTF-8; "
+                "rename it"
+            )
 
 
 def _check_several(listing: Listing) -> None:
@@ -163,19 +186,29 @@ def _visible(folder: Path) -> list["os.DirEntry[str]"]:
         raise DataError(f"{folder}: cannot be listed: {reason}") from error
 
 
-def _images_below(folder: Path, prefix: str, parents: tuple[str, ...]) -> list[str]:
-    """The images at any depth as ``prefix/…``; a link back to a parent is not followed again."""
+def files_below(folder: Path, parents: tuple[str, ...] = ()) -> Iterator[str]:
+    """The visible files at any depth, as POSIX paths relative to the folder.
+
+    Links are followed, but not back to a folder that they are in; one that leads nowhere is a
+    file here, and cannot be read.
+
+    Raises:
+        DataError: when a folder cannot be listed.
+    """
     real = os.path.realpath(folder)
     if real in parents:
-        return []
-    found: list[str] = []
+        return
     for entry in _visible(folder):
-        name = f"{prefix}/{entry.name}"
         if entry.is_dir():
-            found += _images_below(folder / entry.name, name, (*parents, real))
-        elif entry.is_file() and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            found.append(name)
-    return found
+            below = files_below(folder / entry.name, (*parents, real))
+            yield from (f"{entry.name}/{name}" for name in below)
+        elif entry.is_file() or entry.is_symlink():
+            yield entry.name
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file is called as images are that this installation can decode."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _quoted(names: "list[str] | dict[str, tuple[str, ...]]") -> str:

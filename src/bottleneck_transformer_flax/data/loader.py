@@ -31,7 +31,8 @@ class Batch(TypedDict):
     """Images of one size with their labels.
 
     Keys:
-        image: RGB in [0, 255]; zeros where ``valid`` is False.
+        image: RGB in [0, 255]; zeros for padding. In the place of an image that could not be
+            read stands another of the batch, so that batch statistics are those of images.
         label: index into the source's class names; 0 for padding.
         index: position in the source; -1 for padding.
         valid: False for padding and for images that could not be read.
@@ -67,6 +68,9 @@ class ReadBatch:
             with contextlib.suppress(DataError):
                 batch["image"][row] = self.transform(self.source.read(index), rng)
                 batch["valid"][row] = True
+        readable, bad = np.flatnonzero(batch["valid"]), np.flatnonzero(_is_bad(batch))
+        if readable.size:
+            batch["image"][bad] = batch["image"][np.resize(readable, bad.size)]
         return batch
 
 
@@ -156,7 +160,11 @@ def choose_num_workers(source: ImageSource) -> int:
 
 def bad_images(batch: Batch) -> list[int]:
     """The source positions of images that could not be read; ``source.read`` says why."""
-    return [int(index) for index in batch["index"][~batch["valid"] & (batch["index"] >= 0)]]
+    return [int(index) for index in batch["index"][_is_bad(batch)]]
+
+
+def _is_bad(batch: Batch) -> Bool[np.ndarray, " b"]:
+    return ~batch["valid"] & (batch["index"] >= 0)
 
 
 def _iterate(

@@ -3,6 +3,8 @@
 Importing this needs neither jax nor grain, so that worker processes and tools stay light.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -223,9 +225,22 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
         test = _fashion_mnist_source(*fashion_mnist.read_split(folder, "t10k"), "test")
         return _describe(train, test, "Fashion-MNIST")
     listed_train, listed_test = list_splits(Path(data), validation_fraction, split_seed)
+    passed_over = listed_train.passed_over + listed_test.passed_over
     return _describe(
-        FolderSource.from_listing(listed_train), FolderSource.from_listing(listed_test), data
+        FolderSource.from_listing(listed_train),
+        FolderSource.from_listing(listed_test),
+        f"{data}; {passed_over} files that are no images passed over" if passed_over else data,
     )
+
+
+def fingerprint(splits: Splits) -> str:
+    """A hash of which images with which labels a data set has, whatever folder it is in."""
+    digest = hashlib.sha256()
+    for source in splits[:2]:
+        names = source.names if isinstance(source, FolderSource) else ()
+        record = (source.class_names, names, source.labels.tolist())
+        digest.update(json.dumps(record).encode())
+    return digest.hexdigest()
 
 
 def load_folder_all(folder: str | Path) -> ImageSource:

@@ -6,6 +6,7 @@ no backend is chosen and no state is shared with the program that calls.
 
 import io
 import os
+import warnings
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.figures.paths import check_png_path
 
 DOTS_PER_INCH = 150
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
@@ -46,16 +48,13 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
             cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"figure path is {path}; expected a name that ends in .png")
-    if not path.parent.is_dir():
-        raise ConfigError(
-            f"figure path is {path}, but {path.parent} is not a folder; "
-            "create it or choose another path"
-        )
+    check_png_path(path)
     png = io.BytesIO()
-    # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
-    FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        # A name in a script that no font here has is drawn as boxes; there is nothing to do.
+        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
+        # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
+        FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(png.getvalue())

@@ -17,14 +17,15 @@ Ranking = list[tuple[str, float]]
 
 
 class Predictor:
-    """Classifies images with a pretrained model; compiled once for its batch size."""
+    """Classifies images with a pretrained model, compiled for as few batch sizes as will do."""
 
     def __init__(self, pretrained: Pretrained, *, batch_size: int = 32, top_k: int = 5) -> None:
         """For a model.
 
         Args:
             pretrained: the model with its preprocessing and class names.
-            batch_size: images computed together; a smaller last batch is padded.
+            batch_size: the most images computed together; fewer are padded to a size compiled
+                before, or else to the next power of two.
             top_k: classes to give for each image, at most all of the model's.
 
         Raises:
@@ -37,6 +38,7 @@ class Predictor:
         self._transform = EvaluationTransform(preprocessing)
         self.batch_size = batch_size
         self.top_k = min(top_k, len(self.classes))
+        self._compiled_sizes: set[int] = set()
 
         def probabilities(
             variables: Variables, images: UInt8[Array, "b h w c"]
@@ -51,11 +53,18 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
             pixels = np.stack([self._transform(image) for image in part])
-            padding = [(0, self.batch_size - len(part)), *[(0, 0)] * 3]
+            padding = [(0, self._size_for(len(part)) - len(part)), *[(0, 0)] * 3]
             padded = np.pad(pixels, padding)
             probabilities = np.asarray(self._probabilities(self._variables, padded))[: len(part)]
             rankings += [self._ranking(row) for row in probabilities]
         return rankings
+
+    def _size_for(self, count: int) -> int:
+        """The batch size to compute so many images in."""
+        if all(size < count for size in self._compiled_sizes):
+            next_power_of_two = 1 << (count - 1).bit_length()
+            self._compiled_sizes.add(min(self.batch_size, next_power_of_two))
+        return min(size for size in self._compiled_sizes if size >= count)
 
     def _ranking(self, probabilities: Float[np.ndarray, " classes"]) -> Ranking:
         best = np.argsort(-probabilities, kind="stable")[: self.top_k]

@@ -114,7 +114,7 @@ class BoTNet(nn.Module):
 
         Raises:
             ConfigError: for images that are too small, have other channels, are not floating
-                point, or are not of the size the variables were made for.
+                point, or give another attention grid than the variables were made for.
         """
         features = self._stage_outputs(images, train=train)["c5"]
         pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
@@ -203,6 +203,6 @@ def check_images(images: Array | np.ndarray, config: BoTNetConfig) -> None:
     if min(height, width) < config.total_stride:
         raise ConfigError(
             f"images are {height} × {width} pixels; expected at least {config.total_stride} a "
-            "side, the network's total stride: enlarge them, or use a model of smaller stride "
-            '(stem="3x3", stem_pool=False)'
+            "side, the network's total stride: enlarge them (image_size), or use a model of "
+            'smaller stride, such as botnet_tiny (stem="3x3", stem_pool=False)'
         )

@@ -1,5 +1,6 @@
 """(model, variables) → (model, variables): the same network with another head or resolution."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,6 +33,8 @@ def resize_relative_positions(
     params = flatten_dict(_parameters(variables))
     for path, table in params.items():
         if path[-1] in RELATIVE_TABLES:
+            if path not in needed:
+                raise ConfigError(f"the variables have {'.'.join(path)}, which the model has not")
             params[path] = resize_table(table, (needed[path].shape[0] + 1) // 2)
     return model, dict(variables) | {"params": unflatten_dict(params)}
 
@@ -53,15 +56,18 @@ def replace_head(
     """
     model = BoTNet(config=model.config.replace(num_classes=num_classes))
     params = dict(_parameters(variables))
+    if "head" not in params:
+        raise ConfigError(f"the parameters have no head to replace, but {', '.join(params)}")
     features = params["head"]["kernel"].shape[0]
     head = classifier_head(num_classes).init(rng, jnp.zeros((1, features)))
     return model, dict(variables) | {"params": params | {"head": head["params"]}}
 
 
 def _parameters(variables: Variables) -> dict[str, Any]:
-    if "params" not in variables:
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        came = ", ".join(sorted(variables)) if isinstance(variables, Mapping) else ""
         raise ConfigError(
-            f"the variables have no params, but {', '.join(sorted(variables)) or 'nothing'}; "
+            f"the variables have no params, but {came or 'nothing'}; "
             "expected all that model.init or load_pretrained gave"
         )
     params: dict[str, Any] = variables["params"]

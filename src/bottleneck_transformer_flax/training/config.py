@@ -118,7 +118,7 @@ class RunConfig:
         optimization, inputs = self.optimization, self.input
         at_least_one = "an integer of at least 1"
         rows: list[tuple[str, Any, str, bool]] = [
-            (name, value, at_least_one, value >= 1)
+            (name, value, at_least_one, isinstance(value, int) and value >= 1)
             for name, value in (
                 ("epochs", self.epochs),
                 ("batch_size", self.batch_size),
@@ -135,6 +135,7 @@ class RunConfig:
         warmup, smoothing = optimization.warmup_epochs, optimization.label_smoothing
         return [
             *rows,
+            ("data", self.data, "a name or a path", isinstance(self.data, str)),
             ("seed", self.seed, "an integer in [0, 2**32)", 0 <= self.seed < 2**32),
             (
                 "optimizer",
@@ -157,8 +158,8 @@ class RunConfig:
                 0 <= optimization.weight_decay < float("inf"),
             ),
             ("label_smoothing", smoothing, "a number in [0, 1)", 0 <= smoothing < 1),
-            ("clip_norm", clip, "a number above 0, or none", clip is None or clip > 0),
-            ("ema_decay", ema, "a number in (0, 1), or none", ema is None or 0 < ema < 1),
+            ("clip_norm", clip, "a number above 0, or None", clip is None or clip > 0),
+            ("ema_decay", ema, "a number in (0, 1), or None", ema is None or 0 < ema < 1),
             (
                 "accumulation_steps",
                 optimization.accumulation_steps,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from bottleneck_transformer_flax.errors import CheckpointError
+
 
 @dataclass
 class EpochSums:
@@ -37,5 +39,14 @@ class History:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "History":
-        """From what ``to_json`` gave."""
-        return cls(list(values["rows"]), EpochSums(**values["current"]))
+        """From what ``to_json`` gave.
+
+        Raises:
+            CheckpointError: when it gave something else.
+        """
+        try:
+            return cls(list(values["rows"]), EpochSums(**values["current"]))
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"the checkpoint's record of epochs is damaged: {error}"
+            ) from error

@@ -14,8 +14,8 @@ import optax
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import Batch, training_batches
-from bottleneck_transformer_flax.data.transforms import TrainingTransform
-from bottleneck_transformer_flax.errors import TrainingError
+from bottleneck_transformer_flax.data.sources import fingerprint
+from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.training.history import History
@@ -118,13 +118,24 @@ class _Training:
         self.bad_images = BadImages(skip=config.input.skip_bad_images)
         self.history = History()
         self.state = self._initial_state(optimizer)
+        self.fingerprint = fingerprint(plan.splits)
         if checkpoints.latest_step() is not None:
-            self.state, progress = checkpoints.restore(self.state)
-            self.history = History.from_json(progress)
+            self._restore()
         # The state's own counter is on the device, and may be steps behind.
         self.step = int(self.state.step)
         self.in_flight: deque[tuple[int, StepMetrics]] = deque()
         self.sums: ClassificationSums | None = None
+
+    def _restore(self) -> None:
+        saved = self.checkpoints.latest_progress()
+        if saved.get("data", self.fingerprint) != self.fingerprint:
+            raise CheckpointError(
+                f"the images of {self.plan.config.data} are not those that the run began with: "
+                f"there are now {self.plan.splits.description}; bring the former back, or begin "
+                f"anew with --like {self.run.path}"
+            )
+        self.state = self.checkpoints.restore(self.state)
+        self.history = History.from_json(saved)
 
     def _initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
         config = self.plan.config
@@ -142,7 +153,7 @@ class _Training:
         self.reporter.planned(plan, self.run, self.step)
         batches = training_batches(
             plan.splits.train,
-            TrainingTransform(plan.preprocessing, plan.config.augmentation),
+            plan.transform,
             batch_size=plan.batch_size,
             seed=plan.config.seed,
             start_step=self.step,
@@ -218,6 +229,8 @@ class _Training:
         """Evaluate where it is due, write the epoch down, and save."""
         self._read_metrics(leave=0)
         config, current = self.plan.config, self.history.current
+        if not current.count:
+            raise DataError(f"none of the training images of {config.data} can be read")
         epoch = len(self.history.rows) + 1
         last = epoch == config.epochs
         row: dict[str, Any] = {
@@ -257,7 +270,8 @@ class _Training:
         if not all_finite(self.state.variables):
             loss = self.history.current.loss
             raise TrainingError(self._not_finite(self.step, loss, "model"))
-        self.checkpoints.save(self.step, self.state, self.history.to_json())
+        progress = self.history.to_json() | {"data": self.fingerprint}
+        self.checkpoints.save(self.step, self.state, progress)
 
     def _leave(self) -> Outcome:
         self._read_metrics(leave=0)

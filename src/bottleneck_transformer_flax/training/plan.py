@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from bottleneck_transformer_flax.data.sources import Splits, load_splits
+from bottleneck_transformer_flax.data.transforms import TrainingTransform
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
@@ -18,6 +19,7 @@ class Plan(NamedTuple):
     splits: Splits
     model: BoTNet
     preprocessing: Preprocessing
+    transform: TrainingTransform
     parameters: int
     batch_size: int
     steps_per_epoch: int
@@ -60,6 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
         splits=splits,
         model=model,
         preprocessing=preprocessing,
+        transform=TrainingTransform(preprocessing, config.augmentation),
         parameters=count_parameters(abstract_variables(model, size)),
         batch_size=batch_size,
         steps_per_epoch=max(1, len(splits.train) // batch_size),

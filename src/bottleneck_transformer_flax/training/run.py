@@ -1,7 +1,8 @@
 """A run on disk: what is where, and how the run was defined."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 
 RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,27 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here meanwhile.
+
+        Raises:
+            CheckpointError: when another process does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        with (self.path / LOCK_FILE).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CheckpointError(
+                    f"another process is training in {self.path}; wait for it, or end it first"
+                ) from error
+            yield
+
     def write_config(self, config: RunConfig) -> None:
         """Write down how the run is defined."""
         write_text(self.path / RUN_FILE, json.dumps(config.to_json(), indent=2) + "\n")
@@ -98,11 +121,17 @@ class RunDirectory:
 
 
 def newest_run(runs: Path, *, having: str, lacking: str | None = None) -> RunDirectory | None:
-    """The newest run below a folder that has one file or folder, and lacks another, if any."""
-    found = [path.parent for path in runs.glob(f"*/{having}")]
-    if lacking is not None:
-        found = [path for path in found if not (path / lacking).exists()]
-    dated = [path for path in found if (path / RUN_FILE).is_file()]
-    if not dated:
-        return None
-    return RunDirectory(max(dated, key=lambda path: ((path / having).stat().st_mtime, path.name)))
+    """The newest run below a folder that has one file or folder, and lacks another, if any.
+
+    ``having`` may be a pattern; the newest of what it matches is the age of a run.
+    """
+    found = [
+        (path.stat().st_mtime, runs / path.relative_to(runs).parts[0])
+        for path in runs.glob(f"*/{having}")
+    ]
+    runs_found = [
+        (time, run)
+        for time, run in found
+        if (run / RUN_FILE).is_file() and not (lacking is not None and (run / lacking).exists())
+    ]
+    return RunDirectory(max(runs_found)[1]) if runs_found else None
