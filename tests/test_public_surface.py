@@ -81,6 +81,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.slow
 def test_the_readmes_python_runs_verbatim():
     first, second = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     names = {}
