@@ -19,10 +19,20 @@ WRONG = [
     *[("stage_sizes", (3, 4, 6, last), FOUR) for last in (0, -1, 2.0, True, "3", None)],
     *[("stage_sizes", value, FOUR) for value in ("3463", 50, None, [[3], 4, 6, 3])],
     *[("num_heads", value, ONE) for value in (0, -4, 4.0, True, "4", None, float("nan"))],
-    *[("head_dim", value, ONE) for value in (0, 128.0, False)],
+    *[
+        (field, value, f"{ONE} or None")
+        for field in ("head_dim", "query_key_dim", "group_size", "final_channels")
+        for value in (0, 128.0, False, "8")
+    ],
+    *[("se_divisor", value, ONE) for value in (0, 1.5, None)],
+    *[("efficient_channel_attention", value, "True or False") for value in (0, None)],
+    *[("scaled_positions", value, "True or False") for value in (1, "no")],
+    *[("channel_attention_position", value, "output, middle") for value in ("end", None)],
+    *[("se_activation", value, "relu, silu, gelu, None") for value in ("swish", 3)],
     *[("num_classes", value, ONE) for value in (0, -1, True, 10.5)],
     *[("initial_filters", value, ONE) for value in (0, True)],
-    *[("projection_factor", value, ONE) for value in (0, 0.25)],
+    *[("projection_factor", value, "or four of them") for value in (0, 0.25, (4, 4, 4), "4444")],
+    *[("projection_factor", value, "or four of them") for value in ((4, 4, 4, 0), None)],
     *[("image_channels", value, ONE) for value in (0, "3")],
     *[("se_ratio", value, "[0, 1]") for value in (-0.1, 1.5, float("nan"), "0.1", None, True)],
     *[("bn_momentum", value, "[0, 1)") for value in (-0.1, 1.0, 1.5, float("nan"))],
@@ -30,7 +40,7 @@ WRONG = [
     *[("dropout_rate", value, "[0, 1)") for value in (-0.1, 1.0, float("nan"), "no")],
     *[("stochastic_depth_rate", value, "[0, 1)") for value in (-0.1, 1.0, float("inf"), True)],
     *[("activation", value, "relu, silu, gelu") for value in ("swish", "", None, ["relu"])],
-    *[("stem", value, "7x7, 3x3") for value in ("5x5", 7)],
+    *[("stem", value, "7x7, 3x3, tiered") for value in ("5x5", 7)],
     *[("dtype", value, "float32, bfloat16") for value in ("float16", "int32", "half a float")],
     *[("dtype", value, "float32, bfloat16") for value in (np.float64, None, 32, [3])],
     *[("stride_one", value, "True or False") for value in (1, "yes", None)],
@@ -64,6 +74,20 @@ def test_all_wrong_values_are_told_at_once():
         BoTNetConfig(stage_sizes=(3, 4, 6), num_heads=0, se_ratio=-1.0, activation="swish")
     for field in ("stage_sizes", "num_heads", "se_ratio", "activation"):
         assert field in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"efficient_channel_attention": True}, ["se_ratio is 0.0625", "expected 0"]),
+        ({"group_size": 24}, ["group_size is 24", "64 inner channels of c2", "a divisor"]),
+        ({"head_dim": None, "num_heads": 3}, ["num_heads is 3", "512 inner channels of c5"]),
+    ],
+)
+def test_values_that_do_not_go_together(changes, words):
+    with pytest.raises(ConfigError) as error:
+        BoTNetConfig(stage_sizes=STAGES, **changes)
+    assert all(word in str(error.value) for word in words), error.value
 
 
 def test_every_field_is_tried_above():

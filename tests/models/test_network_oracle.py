@@ -20,6 +20,12 @@ from reference.small_models import (
 from reference.variables import random_images
 
 kinds = pytest.mark.parametrize("name", SMALL_MODELS)
+TIMM_KINDS = {
+    "botnet26t_256": ("C", "CC", "CA", "AA"),
+    "sebotnet33ts_256": ("C", "CCA", "CC", "AA"),
+    "botnet50ts_256": ("C", "CC", "CA", "CA"),
+    "eca_botnext26ts_256": ("C", "CC", "CA", "AA"),
+}
 
 
 def even_size(name):
@@ -41,6 +47,10 @@ def test_the_kinds_are_the_ones_we_know():
         "resnet50",
         "seresnet50",
         "botnet_tiny",
+        "botnet26t_256",
+        "sebotnet33ts_256",
+        "botnet50ts_256",
+        "eca_botnext26ts_256",
     ]
 
 
@@ -63,7 +73,7 @@ def test_all_outputs_are_the_oracles(name, size_of):
             feature_map, expected.feature_maps[stage], rtol=0, atol=1e-5 * scale, err_msg=stage
         )
     assert list(attention_maps) == list(expected.attention_maps)
-    assert bool(attention_maps) == ("botnet" in name)
+    assert bool(attention_maps) == ("botne" in name)
     for block, weights in attention_maps.items():
         np.testing.assert_allclose(weights.sum(axis=(-2, -1)), 1, atol=1e-5)
         np.testing.assert_allclose(
@@ -159,13 +169,19 @@ def test_a_residual_branch_whose_last_norm_is_zero_is_nothing():
 @kinds
 def test_squeeze_excite_is_in_convolution_blocks_only(name):
     params = small_variables(name, *even_size(name))["params"]
-    for stage in ("c2", "c3", "c4", "c5"):
-        for block in params[stage].values():
+    kinds = TIMM_KINDS.get(name, ("C", "C", "C", "AA" if "botnet" in name else "CC"))
+    for stage, expected in zip(("c2", "c3", "c4", "c5"), kinds, strict=True):
+        blocks = params[stage]
+        assert (
+            "".join("A" if "attention" in block else "C" for block in blocks.values()) == expected
+        )
+        for block in blocks.values():
             attends = "attention" in block
-            assert attends == ("botnet" in name and stage == "c5")
             assert attends != ("spatial" in block)
-            scaled = name in ("botnet_t3", "seresnet50", "botnet_tiny")
+            scaled = name in ("botnet_t3", "seresnet50", "botnet_tiny", "sebotnet33ts_256")
             assert ("squeeze_excite" in block) == (scaled and not attends)
+            neighbours = name == "eca_botnext26ts_256"
+            assert ("efficient_attention" in block) == (neighbours and not attends)
 
 
 @kinds

@@ -3,11 +3,14 @@
 import jax
 import numpy as np
 import torch
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours
+from bottleneck_transformer_flax.checkpoints.rules.timm import rules
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import get_config
-from reference.timm_t3 import randomize, timm_botnet, to_variables
+from reference.timm_models import randomize, timm_botnet
 
 IMAGE_SIZE = 64
 
@@ -15,10 +18,14 @@ IMAGE_SIZE = 64
 def test_t3_gives_the_logits_of_timm(record_property):
     network = timm_botnet((3, 4, 6, 6), IMAGE_SIZE, num_classes=1000)
     randomize(network, seed=0)
-    variables = to_variables(network)
+    state = {
+        name.replace(".shortcut.inner.", ".shortcut."): tensor.numpy()
+        for name, tensor in network.state_dict().items()
+        if "num_batches" not in name
+    }
     model = BoTNet(config=get_config("botnet_t3"))
-    shapes = jax.tree.map(np.shape, variables)
-    assert shapes == jax.tree.map(np.shape, abstract_variables(model, (IMAGE_SIZE, IMAGE_SIZE)))
+    shapes = flatten_dict(abstract_variables(model, (IMAGE_SIZE, IMAGE_SIZE)), sep=".")
+    variables = unflatten_dict(to_ours(list(rules(model.config)), state, shapes), sep=".")
 
     images = np.random.default_rng(0).normal(size=(2, IMAGE_SIZE, IMAGE_SIZE, 3))
     images = images.astype(np.float32)

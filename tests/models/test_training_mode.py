@@ -60,7 +60,7 @@ def test_running_statistics_move_a_tenth_of_the_way_to_the_batchs(name, momentum
     }
     # The stem's is known without the model: the images' own convolution.
     stem_kernel = variables["params"]["stem"]["layer_1"]["convolution"]["kernel"]
-    stride = oracle_options(name).stem_stride
+    (stride,) = oracle_options(name).stem_strides
     inputs["stem", "layer_1"] = oracle.convolve(batch, stem_kernel, stride)
     assert before.keys() == after.keys()
     for path in before:
@@ -164,7 +164,9 @@ def test_stochastic_depth_drops_an_images_whole_branch_or_scales_it(kind):
     x = random_images(8, 3, 4, 32)
 
     def block(drop_rate):
-        return kind(config, in_channels=32, filters=8, stride=1, drop_rate=drop_rate)
+        return kind(
+            config, in_channels=32, filters=8, out_channels=32, stride=1, drop_rate=drop_rate
+        )
 
     whole, dropped = block(0.0), block(rate)
     shapes = jax.eval_shape(lambda: whole.init(jax.random.key(0), x, train=False))

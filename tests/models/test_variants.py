@@ -44,7 +44,18 @@ PUBLISHED = {
     "seresnet101": ((3, 4, 23, 3), 224, False, 1 / 16, "relu", False),
     "seresnet152": ((3, 8, 36, 3), 224, False, 1 / 16, "relu", False),
 }
+# Kinds of blocks, channels that the stages give out (timm's byoanet.py).
+TIMM = {
+    "botnet26t_256": (("CC", "CC", "CA", "AA"), (256, 512, 1024, 2048)),
+    "sebotnet33ts_256": (("CC", "CCA", "CCA", "AA"), (256, 512, 1024, 1536)),
+    "botnet50ts_256": (("CCC", "CCCA", "CACACA", "CAC"), (256, 512, 1024, 2048)),
+    "eca_botnext26ts_256": (("CC", "CC", "CA", "AA"), (256, 512, 1024, 2048)),
+}
 PARAMETERS = {
+    "botnet26t_256": 12_488_672,
+    "sebotnet33ts_256": 13_701_984,
+    "botnet50ts_256": 22_742_688,
+    "eca_botnext26ts_256": 10_593_301,
     "botnet50": 20_852_008,
     "botnet101": 39_844_136,
     "botnet_s1_50": 20_859_176,
@@ -77,7 +88,16 @@ BILLION_MULTIPLY_ADDS = {
 
 
 def test_the_names_are_the_papers_and_a_tiny_one():
-    assert sorted(list_variants()) == sorted([*PUBLISHED, "botnet_tiny"])
+    assert sorted(list_variants()) == sorted([*PUBLISHED, *TIMM, "botnet_tiny"])
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_s_rows_are_timm_s(name):
+    kinds, channels = TIMM[name]
+    variant = get_variant(name)
+    assert variant.image_size == (256, 256)
+    assert tuple(variant.config.block_kinds(stage) for stage in range(4)) == kinds
+    assert tuple(variant.config.out_channels(stage) for stage in range(4)) == channels
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -186,16 +206,20 @@ def test_shapes_of_all_outputs(name):
     assert list(maps) == ["c2", "c3", "c4", "c5"]
     for index, (stride, feature_map) in enumerate(zip(strides, maps.values(), strict=True)):
         height, width = (math.ceil(side / stride) for side in IMAGE_SIZE)
-        channels = config.initial_filters * config.projection_factor * 2**index
+        channels = TIMM[name][1][index] if name in TIMM else config.out_channels(index)
         assert feature_map.shape == (2, height, width, channels)
         assert feature_map.dtype == jnp.bfloat16
 
     if "resnet" in name:
         assert attention == {}
         return
-    blocks = [f"c5/block_{index + 1}" for index in range(config.stage_sizes[3])]
+    blocks, grids = [], []
+    for stage in range(4):
+        for index, kind in enumerate(config.block_kinds(stage)):
+            if kind == "A":
+                blocks.append(f"c{stage + 2}/block_{index + 1}")
+                grids.append(strides[stage - 1 if index == 0 else stage])
     assert list(attention) == blocks
-    grids = [strides[2], *[strides[3]] * (len(blocks) - 1)]
     for stride, weights in zip(grids, attention.values(), strict=True):
         grid = tuple(math.ceil(side / stride) for side in IMAGE_SIZE)
         assert weights.shape == (2, 4, *grid, *grid)

@@ -24,11 +24,15 @@ def position_logits(query, height_table, width_table):
     return logits
 
 
-def weights(query, key, height_table, width_table):
-    """Scaled queries and keys (b, h, w, n, d) → (b, n, h, w, h, w)."""
+def weights(query, key, height_table, width_table, position_query=None):
+    """Scaled queries and keys (b, h, w, n, d) → (b, n, h, w, h, w).
+
+    The position term reads other queries where they are given.
+    """
     query, key, height_table, width_table = as_float64(query, key, height_table, width_table)
     b, h, w, n, _ = query.shape
-    logits = position_logits(query, height_table, width_table)
+    position_query = query if position_query is None else position_query
+    logits = position_logits(position_query, height_table, width_table)
     for image, head, i, j in np.ndindex(b, n, h, w):
         for k, m in np.ndindex(h, w):
             logits[image, head, i, j, k, m] += query[image, i, j, head] @ key[image, k, m, head]
@@ -38,8 +42,12 @@ def weights(query, key, height_table, width_table):
 
 def attend(query, key, value, height_table, width_table):
     """Scaled queries, keys and values (b, h, w, n, d) → (b, h, w, n, d)."""
+    return mix(weights(query, key, height_table, width_table), value)
+
+
+def mix(shares, value):
+    """Every query's sum of the values (b, h, w, n, d), each by its share."""
     (value,) = as_float64(value)
-    shares = weights(query, key, height_table, width_table)
     output = np.zeros(value.shape)
     b, h, w, n, _ = value.shape
     for image, head, i, j in np.ndindex(b, n, h, w):
@@ -64,25 +72,21 @@ def scaled_query(x, parameters):
     return query * query.shape[-1] ** -0.5
 
 
-def self_attention_weights(x, parameters):
+def self_attention_weights(x, parameters, *, scaled_positions=True):
     """The weights of the whole layer, (b, n, h, w, h, w), from its parameters by name."""
     return weights(
         scaled_query(x, parameters),
         project(x, parameters["key"]["kernel"]),
         parameters["relative_height"],
         parameters["relative_width"],
+        None if scaled_positions else project(x, parameters["query"]["kernel"]),
     )
 
 
-def self_attention(x, parameters):
+def self_attention(x, parameters, *, scaled_positions=True):
     """The whole layer, (b, h, w, c) → (b, h, w, n·d), from its parameters by name."""
-    output = attend(
-        scaled_query(x, parameters),
-        project(x, parameters["key"]["kernel"]),
-        project(x, parameters["value"]["kernel"]),
-        parameters["relative_height"],
-        parameters["relative_width"],
-    )
+    shares = self_attention_weights(x, parameters, scaled_positions=scaled_positions)
+    output = mix(shares, project(x, parameters["value"]["kernel"]))
     return output.reshape(*output.shape[:3], -1)
 
 

@@ -12,7 +12,11 @@ ACTIVATIONS = {
 
 
 def convolve(x, kernel, stride):
-    """k×k convolution (k, k, c, f), padded by k // 2 zeros on every side."""
+    """k×k convolution, padded by k // 2 zeros on every side; in groups where c is a part.
+
+    The kernel is (k, k, c, f): with g times as many input channels, each of g equal parts of the
+    f outputs reads its own c of them.
+    """
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
     size = kernel.shape[0]
     padded = pad(x, size // 2, 0.0)
@@ -25,7 +29,9 @@ def convolve(x, kernel, stride):
     for image, i, j in np.ndindex(b, out_h, out_w):
         top, left = i * stride, j * stride
         patch = padded[image, top : top + size, left : left + size]
-        output[image, i, j] = np.tensordot(patch, kernel, axes=3)
+        groups = x.shape[3] // kernel.shape[2]
+        parts = zip(np.split(patch, groups, axis=2), np.split(kernel, groups, axis=3), strict=True)
+        output[image, i, j] = np.concatenate([np.tensordot(*part, axes=3) for part in parts])
     return output
 
 
@@ -71,6 +77,24 @@ def squeeze_excite(x, parameters, activation):
         hidden = ACTIVATIONS[activation](dense(means, parameters["reduce"]))
         gate = 1 / (1 + np.exp(-dense(hidden, parameters["expand"])))
         output[image] = x[image] * gate
+    return output
+
+
+def efficient_channel_attention(x, parameters):
+    """x · sigmoid of a weighted sum over each channel's mean and its neighbours', zero outside."""
+    kernel = np.asarray(parameters["neighbours"]["kernel"], np.float64)[:, 0, 0]
+    reach = len(kernel) // 2
+    output = np.zeros(x.shape)
+    for image in range(x.shape[0]):
+        means = np.asarray(x[image], np.float64).mean(axis=(0, 1))
+        for channel in range(len(means)):
+            around = [
+                kernel[reach + offset] * means[channel + offset]
+                for offset in range(-reach, reach + 1)
+                if 0 <= channel + offset < len(means)
+            ]
+            gate = 1 / (1 + np.exp(-sum(around)))
+            output[image, :, :, channel] = x[image, :, :, channel] * gate
     return output
 
 

@@ -15,6 +15,7 @@ from reference.convolution import (
     batch_norm,
     convolve,
     dense,
+    efficient_channel_attention,
     max_pool,
     squeeze_excite,
 )
@@ -23,9 +24,12 @@ from reference.convolution import (
 class Options(NamedTuple):
     activation: str
     shortcut_activation: bool = True
-    stem_stride: int = 2
+    stem_strides: tuple[int, ...] = (2,)
     stem_pool: bool = True
     strides: tuple[int, int, int, int] = (1, 2, 2, 1)
+    scaled_positions: bool = True
+    channels_scaled_in_the_middle: bool = False
+    squeeze_excite_activation: str | None = None
 
 
 def convolution_norm(x, params, stats, stride=1):
@@ -37,20 +41,32 @@ def convolution_block(x, params, stats, stride, options):
     activation = ACTIVATIONS[options.activation]
     y = activation(convolution_norm(x, params["reduce"], stats["reduce"]))
     y = activation(convolution_norm(y, params["spatial"], stats["spatial"], stride))
+    if options.channels_scaled_in_the_middle:
+        y = scale_channels(y, params, options)
     y = convolution_norm(y, params["expand"], stats["expand"])
-    if "squeeze_excite" in params:
-        y = squeeze_excite(y, params["squeeze_excite"], options.activation)
+    if not options.channels_scaled_in_the_middle:
+        y = scale_channels(y, params, options)
     if "shortcut" in params:
         x = convolution_norm(x, params["shortcut"], stats["shortcut"], stride)
     return activation(x + y)
+
+
+def scale_channels(x, params, options):
+    if "squeeze_excite" in params:
+        activation = options.squeeze_excite_activation or options.activation
+        return squeeze_excite(x, params["squeeze_excite"], activation)
+    if "efficient_attention" in params:
+        return efficient_channel_attention(x, params["efficient_attention"])
+    return x
 
 
 def attention_block(x, params, stats, stride, options):
     """The output, and the attention weights (b, n, h, w, h, w)."""
     activation = ACTIVATIONS[options.activation]
     y = activation(convolution_norm(x, params["reduce"], stats["reduce"]))
-    shares = self_attention_weights(y, params["attention"])
-    y = self_attention(y, params["attention"])
+    scaled = {"scaled_positions": options.scaled_positions}
+    shares = self_attention_weights(y, params["attention"], **scaled)
+    y = self_attention(y, params["attention"], **scaled)
     if stride == 2:
         y = average_pool(y)
     y = activation(batch_norm(y, params["attention_norm"], stats["attention_norm"]))
@@ -70,9 +86,11 @@ class Outputs(NamedTuple):
 
 def network(images, variables, options):
     params, stats = variables["params"], variables["batch_stats"]
-    stem_params, stem_stats = params["stem"]["layer_1"], stats["stem"]["layer_1"]
-    x = convolution_norm(images, stem_params, stem_stats, options.stem_stride)
-    x = ACTIVATIONS[options.activation](x)
+    x = images
+    for index, stride in enumerate(options.stem_strides, start=1):
+        layer = f"layer_{index}"
+        x = convolution_norm(x, params["stem"][layer], stats["stem"][layer], stride)
+        x = ACTIVATIONS[options.activation](x)
     if options.stem_pool:
         x = max_pool(x)
     feature_maps, attention_maps = {}, {}
@@ -87,5 +105,8 @@ def network(images, variables, options):
             else:
                 x = convolution_block(x, *block, stride, options)
         feature_maps[stage] = x
+    if "final" in params:
+        x = convolution_norm(x, params["final"], stats["final"])
+        x = ACTIVATIONS[options.activation](x)
     logits = dense(x.mean(axis=(1, 2)), params["head"])
     return Outputs(logits, feature_maps, attention_maps)

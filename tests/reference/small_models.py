@@ -15,11 +15,29 @@ from reference.variables import random_variables
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+TIMM = {
+    "botnet26t_256": "relu",
+    "sebotnet33ts_256": "silu",
+    "botnet50ts_256": "silu",
+    "eca_botnext26ts_256": "silu",
+}
+"""timm's variants and their activations."""
+SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2)}
+
+
 def _distinct_kinds():
     kinds = {}
     for name, variant in VARIANTS.items():
-        small = variant.config.replace(
-            stage_sizes=(1, 1, 1, 2), initial_filters=8, num_heads=2, head_dim=8, num_classes=5
+        config = variant.config
+        small = config.replace(
+            stage_sizes=SMALL_STAGES.get(name, (1, 2, 2, 2) if name in TIMM else (1, 1, 1, 2)),
+            initial_filters=8,
+            num_heads=2,
+            head_dim=config.head_dim and 8,
+            query_key_dim=config.query_key_dim and 4,
+            group_size=config.group_size and 4,
+            final_channels=config.final_channels and 24,
+            num_classes=5,
         )
         kinds.setdefault(small, name)
     return {name: BoTNet(config=config) for config, name in kinds.items()}
@@ -82,9 +100,21 @@ def oracle_options(name):
         return Options(
             activation=config.activation,
             shortcut_activation=config.attention_shortcut_activation,
-            stem_stride={"7x7": 2, "3x3": 1}[config.stem],
+            stem_strides=({"7x7": 2, "3x3": 1}[config.stem],),
             stem_pool=config.stem_pool,
             strides=(1, 2, 2, 1 if config.stride_one else 2),
+        )
+    if name in TIMM:
+        pooled = name != "sebotnet33ts_256"
+        return Options(
+            activation=TIMM[name],
+            shortcut_activation=False,
+            stem_strides=(2, 1, 1) if pooled else (2, 1, 2),
+            stem_pool=pooled,
+            strides=(1, 2, 2, 2),
+            scaled_positions=False,
+            channels_scaled_in_the_middle=True,
+            squeeze_excite_activation="relu",
         )
     scaled = name.startswith("botnet_t")
     halved = not (scaled or "_s1_" in name)

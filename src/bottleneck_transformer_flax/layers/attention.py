@@ -18,7 +18,7 @@ class Projections(NamedTuple):
 
     query: Float[Array, "b h w n d"]
     key: Float[Array, "b h w n d"]
-    value: Float[Array, "b h w n d"]
+    value: Float[Array, "b h w n v"]
     height_table: Float[Array, "height_rows d"]
     width_table: Float[Array, "width_rows d"]
 
@@ -35,12 +35,17 @@ class RelativeSelfAttention(nn.Module):
 
     Attributes:
         num_heads: n.
-        head_dim: d; the output has n·d channels.
+        head_dim: size of one head of the values; n of them come out.
+        query_key_dim: d, the size of one head of queries and keys; None for ``head_dim``.
+        scaled_positions: whether the position term reads the scaled queries too, as in the paper,
+            or ``W_q x``, as in timm's models.
         dtype: of the computation; the softmax is float32 always.
     """
 
     num_heads: int
     head_dim: int
+    query_key_dim: int | None = None
+    scaled_positions: bool = True
     dtype: Any = jnp.float32
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
@@ -62,26 +67,29 @@ class RelativeSelfAttention(nn.Module):
     def project(self, x: Float[Array, "b h w c"]) -> Projections:
         """Scaled queries, keys, values, and the two relative tables."""
         _, h, w, _ = x.shape
+        d = self.query_key_dim or self.head_dim
         query, key, value = (
             nn.DenseGeneral(
-                (self.num_heads, self.head_dim),
+                (self.num_heads, size),
                 use_bias=False,
                 dtype=self.dtype,
                 kernel_init=nn.initializers.normal(0.01),
                 name=name,
             )(x)
-            for name in ("query", "key", "value")
+            for name, size in (("query", d), ("key", d), ("value", self.head_dim))
         )
         self._check_grid(h, w)
-        init = nn.initializers.normal(self.head_dim**-0.5)
-        height_table = self.param("relative_height", init, (2 * h - 1, self.head_dim))
-        width_table = self.param("relative_width", init, (2 * w - 1, self.head_dim))
+        init = nn.initializers.normal(d**-0.5)
+        height_table = self.param("relative_height", init, (2 * h - 1, d))
+        width_table = self.param("relative_width", init, (2 * w - 1, d))
+        # Larger tables undo the scale of the queries, so that there is one attention function.
+        table_scale = 1.0 if self.scaled_positions else d**0.5
         return Projections(
-            query * self.head_dim**-0.5,
+            query * d**-0.5,
             key,
             value,
-            height_table.astype(self.dtype),
-            width_table.astype(self.dtype),
+            (height_table * table_scale).astype(self.dtype),
+            (width_table * table_scale).astype(self.dtype),
         )
 
     def _check_grid(self, h: int, w: int) -> None:

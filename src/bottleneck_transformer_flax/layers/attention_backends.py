@@ -30,15 +30,15 @@ def attention_weights(
 def reference_attention(
     query: Float[Array, "b h w n d"],
     key: Float[Array, "b h w n d"],
-    value: Float[Array, "b h w n d"],
+    value: Float[Array, "b h w n v"],
     height_table: Float[Array, "height_rows d"],
     width_table: Float[Array, "width_rows d"],
-) -> Float[Array, "b h w n d"]:
+) -> Float[Array, "b h w n v"]:
     """Attention over all positions with the whole (q, k) matrix in memory.
 
     ``output[q] = Σ_k weights[q, k] · value[k]``; see ``attention_weights`` for the arguments.
     """
-    b, h, w, n, d = value.shape
+    b, h, w, n, v = value.shape
     weights = attention_weights(query, key, height_table, width_table).astype(value.dtype)
-    output = jnp.einsum("bnqk,bknd->bqnd", weights, value.reshape(b, h * w, n, d))
-    return output.reshape(b, h, w, n, d)
+    output = jnp.einsum("bnqk,bknv->bqnv", weights, value.reshape(b, h * w, n, v))
+    return output.reshape(b, h, w, n, v)

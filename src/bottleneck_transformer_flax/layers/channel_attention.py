@@ -1,5 +1,6 @@
-"""Attention over channels: squeeze-and-excite."""
+"""Attention over channels: squeeze-and-excite, and efficient channel attention."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -16,22 +17,54 @@ class SqueezeExcite(nn.Module):
     1709.01507).
 
     Attributes:
-        ratio: hidden width as a fraction of the channels, at least one.
+        ratio: hidden width as a fraction of the channels.
         activation: of the hidden layer.
+        divisor: the hidden width is rounded to a multiple of it, at least one.
         dtype: of the computation; the means are taken in float32.
     """
 
     ratio: float
     activation: Activation
+    divisor: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Gate ``x``."""
         channels = x.shape[-1]
-        hidden = max(1, round(channels * self.ratio))
+        hidden = self.divisor * max(1, math.floor(channels * self.ratio / self.divisor + 0.5))
         means = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         gate = nn.Dense(hidden, dtype=self.dtype, kernel_init=KERNEL_INIT, name="reduce")(means)
         gate = self.activation(gate)
         gate = nn.Dense(channels, dtype=self.dtype, kernel_init=KERNEL_INIT, name="expand")(gate)
         return x * nn.sigmoid(gate)[:, None, None, :]
+
+
+class EfficientChannelAttention(nn.Module):
+    """Scale every channel by a gate computed from the means of it and its neighbours.
+
+    ``x · sigmoid(w ∗ mean_hw(x))`` with one kernel w along the channels, zero beyond the first and
+    the last. It has about (log₂ c + 1) / 2 values, an odd number (arXiv 1910.03151, equation 12).
+
+    Attributes:
+        dtype: of the computation; the means are taken in float32.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Gate ``x``."""
+        size = int((math.log2(x.shape[-1]) + 1) / 2)
+        size = max(size if size % 2 else size + 1, 3)
+        means = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+        gate = nn.Conv(
+            1,
+            (size,),
+            padding=size // 2,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=KERNEL_INIT,
+            name="neighbours",
+        )(means[:, :, None])
+        return x * nn.sigmoid(gate)[:, None, None, :, 0]

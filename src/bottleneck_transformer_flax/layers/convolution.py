@@ -22,6 +22,7 @@ class ConvolutionNorm(nn.Module):
         features: output channels.
         kernel_size: k.
         stride: in both directions; the output has ceil(size / stride) positions.
+        groups: the channels are convolved in this many parts, each by itself.
         activation: applied last; None for none.
         zero_scale: whether the norm's scale starts at zero, so that a residual branch starts as
             nothing.
@@ -33,6 +34,7 @@ class ConvolutionNorm(nn.Module):
     features: int
     kernel_size: int = 1
     stride: int = 1
+    groups: int = 1
     activation: Activation | None = None
     zero_scale: bool = False
     bn_momentum: float = 0.9
@@ -50,6 +52,7 @@ class ConvolutionNorm(nn.Module):
             (self.kernel_size, self.kernel_size),
             strides=self.stride,
             padding=[(padding, padding)] * 2,
+            feature_group_count=self.groups,
             use_bias=False,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,

@@ -7,7 +7,10 @@ import flax.linen as nn
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
-from bottleneck_transformer_flax.layers.channel_attention import SqueezeExcite
+from bottleneck_transformer_flax.layers.channel_attention import (
+    EfficientChannelAttention,
+    SqueezeExcite,
+)
 from bottleneck_transformer_flax.layers.convolution import (
     Activation,
     ConvolutionNorm,
@@ -38,7 +41,8 @@ class Bottleneck(nn.Module):
     Attributes:
         config: of the model.
         in_channels: channels of the input.
-        filters: inner channels; ``filters · config.projection_factor`` come out.
+        filters: inner channels.
+        out_channels: channels of the output.
         stride: by how much the block reduces the resolution.
         drop_rate: chance that the residual branch is dropped, for each image, in training.
     """
@@ -46,19 +50,19 @@ class Bottleneck(nn.Module):
     config: BoTNetConfig
     in_channels: int
     filters: int
+    out_channels: int
     stride: int
     drop_rate: float
 
     def setup(self) -> None:
         """The parts that both kinds of block have."""
-        out_channels = self.filters * self.config.projection_factor
         self.activation = ACTIVATIONS[self.config.activation]
         self.reduce = self.convolution(self.filters, activation=self.activation)
-        self.expand = self.convolution(out_channels, zero_scale=self.config.zero_residual_init)
+        self.expand = self.convolution(self.out_channels, zero_scale=self.config.zero_residual_init)
         self.stochastic_depth = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))
-        if self.stride != 1 or self.in_channels != out_channels:
+        if self.stride != 1 or self.in_channels != self.out_channels:
             self.shortcut: Callable[..., Array] | None = self.convolution(
-                out_channels, stride=self.stride, activation=self.shortcut_activation()
+                self.out_channels, stride=self.stride, activation=self.shortcut_activation()
             )
         else:
             self.shortcut = None
@@ -90,26 +94,45 @@ class Bottleneck(nn.Module):
 
 
 class ConvolutionBottleneck(Bottleneck):
-    """The ResNet bottleneck: a 3×3 convolution holds the stride; squeeze-and-excite at the end."""
+    """The ResNet bottleneck: a 3×3 convolution holds the stride; channels may be scaled."""
 
     def setup(self) -> None:
-        """A 3×3 convolution and, where the model has it, squeeze-and-excite."""
+        """A 3×3 convolution and, where the model has it, attention over channels."""
         super().setup()
+        config = self.config
         self.spatial = self.convolution(
-            self.filters, kernel_size=3, stride=self.stride, activation=self.activation
+            self.filters,
+            kernel_size=3,
+            stride=self.stride,
+            groups=self.filters // (config.group_size or self.filters),
+            activation=self.activation,
         )
-        if self.config.se_ratio:
+        if config.se_ratio:
             self.squeeze_excite = SqueezeExcite(
-                self.config.se_ratio, self.activation, dtype=self.config.dtype
+                config.se_ratio,
+                ACTIVATIONS[config.se_activation or config.activation],
+                divisor=config.se_divisor,
+                dtype=config.dtype,
             )
+        if config.efficient_channel_attention:
+            self.efficient_attention = EfficientChannelAttention(dtype=config.dtype)
 
     def spatial_mixing(self, x: Array, *, train: bool) -> Array:
         """The 3×3 convolution, normalised and activated."""
-        return self.spatial(x, train=train)
+        x = self.spatial(x, train=train)
+        return self._scale_channels(x) if self._scales_in_the("middle") else x
 
     def excite(self, residual: Array) -> Array:
-        """Squeeze-and-excite after the last norm, before the sum."""
-        return self.squeeze_excite(residual) if self.config.se_ratio else residual
+        """Attention over channels after the last norm, before the sum."""
+        return self._scale_channels(residual) if self._scales_in_the("output") else residual
+
+    def _scales_in_the(self, position: str) -> bool:
+        return self.config.channel_attention_position == position
+
+    def _scale_channels(self, x: Array) -> Array:
+        if self.config.efficient_channel_attention:
+            return self.efficient_attention(x)
+        return self.squeeze_excite(x) if self.config.se_ratio else x
 
 
 class AttentionBottleneck(Bottleneck):
@@ -121,13 +144,17 @@ class AttentionBottleneck(Bottleneck):
     def setup(self) -> None:
         """Attention and the norm after it."""
         super().setup()
+        config = self.config
+        query_key_dim, head_dim = config.head_sizes(self.filters)
         self.attention = RelativeSelfAttention(
-            self.config.num_heads, self.config.head_dim, dtype=self.config.dtype
+            config.num_heads,
+            head_dim,
+            query_key_dim=query_key_dim,
+            scaled_positions=config.scaled_positions,
+            dtype=config.dtype,
         )
         self.attention_norm = nn.BatchNorm(
-            momentum=self.config.bn_momentum,
-            epsilon=self.config.bn_epsilon,
-            dtype=self.config.dtype,
+            momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=config.dtype
         )
 
     def shortcut_activation(self) -> Activation | None:

@@ -17,27 +17,30 @@ from bottleneck_transformer_flax.models.blocks import (
     ConvolutionBottleneck,
     configured_convolution,
 )
-from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 
 class Stem(nn.Module):
-    """The first convolution and, where the model has it, the max-pool."""
+    """The first convolutions and, where the model has it, the max-pool."""
 
     config: BoTNetConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """From images to the channels of c2's input."""
-        kernel_size, stride = {"7x7": (7, 2), "3x3": (3, 1)}[self.config.stem]
-        x = configured_convolution(self.config)(
-            self.config.initial_filters,
-            kernel_size=kernel_size,
-            stride=stride,
-            activation=ACTIVATIONS[self.config.activation],
-            name="layer_1",
-        )(x, train=train)
-        return stem_max_pool(x) if self.config.stem_pool else x
+        config = self.config
+        layers = zip(config.stem_channels, config.stem_strides, strict=True)
+        for index, (channels, stride) in enumerate(layers):
+            x = configured_convolution(config)(
+                channels,
+                kernel_size=7 if config.stem == "7x7" else 3,
+                stride=stride,
+                activation=ACTIVATIONS[config.activation],
+                name=f"layer_{index + 1}",
+            )(x, train=train)
+        return stem_max_pool(x) if config.stem_pool else x
 
 
 class Stage(nn.Module):
@@ -49,15 +52,14 @@ class Stage(nn.Module):
     def setup(self) -> None:
         """The blocks, with the drop rate growing over all blocks of the model."""
         config, stage = self.config, self.stage
-        filters = config.initial_filters * 2**stage
-        out_channels = filters * config.projection_factor
+        out_channels = config.out_channels(stage)
         before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
-        stage_input = config.initial_filters if stage == 0 else out_channels // 2
         self.blocks = [
             (AttentionBottleneck if kind == "A" else ConvolutionBottleneck)(
                 config,
-                in_channels=stage_input if index == 0 else out_channels,
-                filters=filters,
+                in_channels=config.in_channels(stage) if index == 0 else out_channels,
+                filters=config.inner_channels(stage),
+                out_channels=out_channels,
                 stride=config.stage_strides[stage] if index == 0 else 1,
                 drop_rate=config.stochastic_depth_rate * (before + index) / max(1, total - 1),
                 name=f"block_{index + 1}",
@@ -101,6 +103,10 @@ class BoTNet(nn.Module):
         self.stages = {
             name: Stage(self.config, stage, name=name) for stage, name in enumerate(STAGE_NAMES)
         }
+        if self.config.final_channels:
+            self.final = configured_convolution(self.config)(
+                self.config.final_channels, activation=ACTIVATIONS[self.config.activation]
+            )
         self.dropout = nn.Dropout(self.config.dropout_rate)
         self.head = classifier_head(self.config.num_classes)
 
@@ -117,6 +123,8 @@ class BoTNet(nn.Module):
                 point, or give another attention grid than the variables were made for.
         """
         features = self._stage_outputs(images, train=train)["c5"]
+        if self.config.final_channels:
+            features = self.final(features, train=train)
         pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
         return self.head(self.dropout(pooled, deterministic=not train))
 

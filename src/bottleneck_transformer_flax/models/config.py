@@ -3,19 +3,21 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.models.config_checks import (
+    Activation,
+    ChannelAttentionPosition,
+    Stem,
+    config_problems,
+)
 
-Activation = Literal["relu", "silu", "gelu"]
-Stem = Literal["7x7", "3x3"]
-
-STAGE_NAMES = ("c2", "c3", "c4", "c5")
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -33,9 +35,11 @@ class BoTNetConfig:
         se_ratio: hidden width of squeeze-and-excite as a fraction of the channels it scales, in
             convolution blocks only; 0 for none.
         num_heads: attention heads.
-        head_dim: size of one head, of queries, keys and values alike.
+        head_dim: size of one head of the values, and of queries and keys; None for the stage's
+            inner channels divided by the heads.
         initial_filters: channels of the stem, and inner channels of c2; each stage doubles them.
-        projection_factor: channels a stage gives out, as a multiple of its inner channels.
+        projection_factor: channels a stage gives out, as a multiple of its inner channels; one
+            for all stages, or one for each.
         bn_momentum: share of the running statistics that each batch leaves in place.
         bn_epsilon: added to the variance in batch norm.
         dtype: of the computation, float32 or bfloat16. Parameters, batch statistics, the softmax
@@ -43,12 +47,26 @@ class BoTNetConfig:
         activation: the nonlinearity everywhere.
         block_pattern: for each stage, the kinds of its blocks, ``C`` convolution and ``A``
             attention, repeated until the stage is full: ``"CA"`` alternates.
-        stem: "7x7" is the ImageNet stem (stride 2); "3x3" has stride 1, for small images.
+        stem: "7x7" is the ImageNet stem (stride 2); "3x3" has stride 1, for small images;
+            "tiered" is three 3×3 convolutions of 3/8, 1/2 and all of the channels, the first of
+            stride 2 and, where no max-pool follows, the last too.
         stem_pool: whether a 3×3 max-pool of stride 2 follows the stem.
         attention_shortcut_activation: whether the projection shortcut of an attention block is
             activated, as in the authors' code.
         zero_residual_init: whether each residual branch starts as nothing, the scale of its last
             norm being zero. It helps deep networks; a network of few blocks learns faster without.
+        query_key_dim: size of one head of queries and keys where it is not ``head_dim``.
+        scaled_positions: whether queries are scaled by d^-½ before the position term as well, as
+            in the paper, or before the content term alone.
+        group_size: channels of one group of the 3×3 convolutions; None for one group of all.
+        efficient_channel_attention: whether convolution blocks scale channels by their neighbours
+            (arXiv 1910.03151) in place of squeeze-and-excite; ``se_ratio`` is then 0.
+        channel_attention_position: whether channels are scaled on the block's "output", or in its
+            "middle", before the last 1×1.
+        se_activation: of squeeze-and-excite's hidden layer; None for the model's.
+        se_divisor: what the hidden width of squeeze-and-excite is a multiple of.
+        final_channels: channels of a 1×1 convolution between c5 and the mean that the classifier
+            reads; None for no such convolution.
         image_channels: channels of the input images.
         dropout_rate: on the features that the classifier reads, in training.
         stochastic_depth_rate: chance that the last block's residual branch is dropped, for each
@@ -63,9 +81,9 @@ class BoTNetConfig:
     stride_one: bool = True
     se_ratio: float | int = 0.0625
     num_heads: int = 4
-    head_dim: int = 128
+    head_dim: int | None = 128
     initial_filters: int = 64
-    projection_factor: int = 4
+    projection_factor: int | Sequence[int] = 4
     bn_momentum: float | int = 0.9
     bn_epsilon: float | int = 1e-5
     dtype: Any = _DTYPES["float32"]
@@ -75,13 +93,21 @@ class BoTNetConfig:
     stem_pool: bool = True
     attention_shortcut_activation: bool = True
     zero_residual_init: bool = True
+    query_key_dim: int | None = None
+    scaled_positions: bool = True
+    group_size: int | None = None
+    efficient_channel_attention: bool = False
+    channel_attention_position: ChannelAttentionPosition = "output"
+    se_activation: Activation | None = None
+    se_divisor: int = 1
+    final_channels: int | None = None
     image_channels: int = 3
     dropout_rate: float | int = 0.0
     stochastic_depth_rate: float | int = 0.0
 
     def __post_init__(self) -> None:
         """Bring lists and dtype-likes into their one form, then check every field."""
-        for name in ("stage_sizes", "block_pattern"):
+        for name in ("stage_sizes", "block_pattern", "projection_factor"):
             value = getattr(self, name)
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
@@ -94,56 +120,21 @@ class BoTNetConfig:
             elif isinstance(value, tuple):
                 plain = tuple(v.item() if isinstance(v, np.generic) else v for v in value)
                 object.__setattr__(self, field.name, plain)
-        problems = list(self._problems())
-        if problems:
+        if problems := config_problems(self):
             raise ConfigError("; ".join(problems))
 
-    def _problems(self) -> Iterable[str]:
-        if not _is_four_of(self.stage_sizes, lambda size: _is_int(size) and size >= 1):
-            yield (
-                f"stage_sizes is {self.stage_sizes!r}; expected four integers of at least 1, "
-                "the blocks of c2, c3, c4 and c5, such as (3, 4, 6, 3)"
-            )
-        if not _is_four_of(self.block_pattern, _is_pattern):
-            yield (
-                f"block_pattern is {self.block_pattern!r}; expected four strings of the letters "
-                'C (convolution) and A (attention), such as ("C", "C", "C", "A")'
-            )
-        for name in (
-            "num_classes",
-            "num_heads",
-            "head_dim",
-            "initial_filters",
-            "projection_factor",
-            "image_channels",
-        ):
-            value = getattr(self, name)
-            if not _is_int(value) or value < 1:
-                yield f"{name} is {value!r}; expected an integer of at least 1"
-        ranges: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-            ("se_ratio", "in [0, 1], 0 for no squeeze-and-excite", lambda v: 0 <= v <= 1),
-            ("bn_momentum", "in [0, 1), such as 0.9", lambda v: 0 <= v < 1),
-            ("bn_epsilon", "above 0, such as 1e-5", lambda v: 0 < v < math.inf),
-            ("dropout_rate", "in [0, 1), 0 for none", lambda v: 0 <= v < 1),
-            ("stochastic_depth_rate", "in [0, 1), 0 for none", lambda v: 0 <= v < 1),
-        )
-        for name, allowed, inside in ranges:
-            value = getattr(self, name)
-            if not _is_number(value) or not inside(value):
-                yield f"{name} is {value!r}; expected a number {allowed}"
-        for name, allowed_names in (("activation", Activation), ("stem", Stem)):
-            value = getattr(self, name)
-            if value not in get_args(allowed_names):
-                yield f"{name} is {value!r}; expected one of {', '.join(get_args(allowed_names))}"
-        for name in (
-            "stride_one",
-            "stem_pool",
-            "attention_shortcut_activation",
-            "zero_residual_init",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                yield f"{name} is {value!r}; expected True or False"
+    @property
+    def stem_strides(self) -> tuple[int, ...]:
+        """By how much each convolution of the stem reduces the resolution."""
+        return {"7x7": (2,), "3x3": (1,), "tiered": (2, 1, 1 if self.stem_pool else 2)}[self.stem]
+
+    @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels that each convolution of the stem gives out."""
+        channels = self.initial_filters
+        if self.stem != "tiered":
+            return (channels,)
+        return (3 * channels // 8, channels // 2, channels)
 
     @property
     def stage_strides(self) -> tuple[int, int, int, int]:
@@ -153,8 +144,30 @@ class BoTNetConfig:
     @property
     def total_stride(self) -> int:
         """Input pixels along each side for one position of c5; the smallest image allowed."""
-        stem_stride = (2 if self.stem == "7x7" else 1) * (2 if self.stem_pool else 1)
+        stem_stride = math.prod(self.stem_strides) * (2 if self.stem_pool else 1)
         return stem_stride * math.prod(self.stage_strides)
+
+    def inner_channels(self, stage: int) -> int:
+        """Channels within the blocks of stage 0 to 3."""
+        return self.initial_filters * 2**stage
+
+    def out_channels(self, stage: int) -> int:
+        """Channels that stage 0 to 3 gives out."""
+        factor = self.projection_factor
+        return self.inner_channels(stage) * (factor if isinstance(factor, int) else factor[stage])
+
+    def in_channels(self, stage: int) -> int:
+        """Channels that stage 0 to 3 takes in."""
+        return self.initial_filters if stage == 0 else self.out_channels(stage - 1)
+
+    def has_shortcut(self, stage: int) -> bool:
+        """Whether the first block of stage 0 to 3 projects what it adds its result to."""
+        return self.stage_strides[stage] != 1 or self.in_channels(stage) != self.out_channels(stage)
+
+    def head_sizes(self, inner_channels: int) -> tuple[int, int]:
+        """(of queries and keys, of values): the size of one head in a block that attends."""
+        value = self.head_dim or inner_channels // self.num_heads
+        return self.query_key_dim or value, value
 
     def block_kinds(self, stage: int) -> str:
         """The kind of every block of stage 0 to 3, as letters ``C`` and ``A``, in order."""
@@ -210,19 +223,3 @@ def _as_dtype(value: Any) -> np.dtype[Any]:
     if dtype not in _DTYPES.values():
         raise ConfigError(f"dtype is {value!r}; expected one of {', '.join(_DTYPES)}")
     return dtype
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _is_pattern(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and set(value) <= {"C", "A"}
-
-
-def _is_four_of(value: Any, allowed: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 4 and all(map(allowed, value))

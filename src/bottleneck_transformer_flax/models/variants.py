@@ -14,6 +14,7 @@ from bottleneck_transformer_flax.models.config import BoTNetConfig, unknown_name
 PAPER = "arXiv 2101.11605"
 RESNET = "arXiv 1512.03385"
 SENET = "arXiv 1709.01507"
+TIMM = "timm 1.0, byoanet.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,22 @@ def _resnet(*stage_sizes: int, se_ratio: float = 0.0) -> BoTNetConfig:
     )
 
 
+def _timm(*stage_sizes: int, block_pattern: tuple[str, ...], **changes: Any) -> BoTNetConfig:
+    """What timm's variants have in common."""
+    shared: dict[str, Any] = {
+        "stride_one": False,
+        "se_ratio": 0.0,
+        "stem": "tiered",
+        "head_dim": None,
+        "scaled_positions": False,
+        "attention_shortcut_activation": False,
+        "channel_attention_position": "middle",
+        "se_activation": "relu",
+        "se_divisor": 8,
+    }
+    return BoTNetConfig(stage_sizes=stage_sizes, block_pattern=block_pattern, **(shared | changes))
+
+
 def _published(parameters: float, multiply_adds: float, top1: float) -> dict[str, Any]:
     return {
         "published_parameters": parameters,
@@ -121,6 +138,20 @@ _ROWS = (
             config=BoTNetConfig(stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=32,
                                 projection_factor=2, stem_pool=False, activation="relu",
                                 zero_residual_init=False)),
+    Variant(name="botnet26t_256", size=256, source=TIMM, parameters=12_488_672,
+            multiply_adds=3_291_037_696,
+            config=_timm(2, 2, 2, 2, block_pattern=("C", "C", "CA", "A"), activation="relu")),
+    Variant(name="sebotnet33ts_256", size=256, source=TIMM, parameters=13_701_984,
+            multiply_adds=3_852_328_960,
+            config=_timm(2, 3, 3, 2, block_pattern=("C", "CCA", "CCA", "A"), stem_pool=False,
+                         projection_factor=(4, 4, 4, 3), final_channels=1280, se_ratio=1 / 16)),
+    Variant(name="botnet50ts_256", size=256, source=TIMM, parameters=22_742_688,
+            multiply_adds=5_497_241_600,
+            config=_timm(3, 4, 6, 3, block_pattern=("C", "CCCA", "CA", "CA"))),
+    Variant(name="eca_botnext26ts_256", size=256, source=TIMM, parameters=10_593_301,
+            multiply_adds=2_437_303_168,
+            config=_timm(2, 2, 2, 2, block_pattern=("C", "C", "CA", "A"), group_size=16,
+                         efficient_channel_attention=True, query_key_dim=16)),
 )
 # fmt: on
 VARIANTS = {row.name: row for row in _ROWS}
