@@ -17,6 +17,8 @@ from reference.small_models import quick_jit, variant_shapes
 from reference.timm_models import randomize, timm_model
 
 NAMES = ("botnet26t_256", "sebotnet33ts_256", "botnet50ts_256", "eca_botnext26ts_256")
+# One of them quickly, the others among the slow tests.
+COMPUTED = [NAMES[1], *(pytest.param(NAMES[index], marks=pytest.mark.slow) for index in (0, 2, 3))]
 SIZE = 256
 
 
@@ -87,7 +89,7 @@ def relative(ours, theirs):
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COMPUTED)
 def test_logits_and_features_are_those_of_timm(name):
     expected, expected_features, _, _ = their_outputs(name)
     logits, features, _ = our_outputs(name)
@@ -102,7 +104,7 @@ def test_logits_and_features_are_those_of_timm(name):
     assert max(by_stage) < 1e-4
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COMPUTED)
 def test_gradients_are_those_of_timm(name):
     _, _, expected_input, expected = their_outputs(name)
     _, _, (gradients, of_input) = our_outputs(name)

@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from reference import network as oracle
+from reference import small_models
 from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
@@ -19,7 +20,7 @@ from reference.small_models import (
 )
 from reference.variables import random_images
 
-kinds = pytest.mark.parametrize("name", SMALL_MODELS)
+kinds = pytest.mark.parametrize("name", small_models.kinds())
 TIMM_KINDS = {
     "botnet26t_256": ("C", "CC", "CA", "AA"),
     "sebotnet33ts_256": ("C", "CCA", "CC", "AA"),

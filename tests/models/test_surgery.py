@@ -14,13 +14,14 @@ from reference.small_models import (
     TIMM,
     all_outputs,
     grid_stride,
+    kinds,
     oracle_options,
     quick_jit,
     small_variables,
 )
 from reference.variables import random_images
 
-ATTENTION_KINDS = [name for name in SMALL_MODELS if "botne" in name]
+ATTENTION_KINDS = kinds(*(name for name in SMALL_MODELS if "botne" in name))
 TABLES = ("relative_height", "relative_width")
 
 
@@ -33,7 +34,7 @@ def flat(variables):
     return flatten_dict(variables, sep="/")
 
 
-@pytest.mark.parametrize("name", SMALL_MODELS)
+@pytest.mark.parametrize("name", kinds())
 def test_the_same_size_leaves_every_array_as_it_is(name):
     size = size_of(name, 3, 5)
     variables = small_variables(name, *size)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables
@@ -44,6 +45,14 @@ def _distinct_kinds():
 
 
 SMALL_MODELS = _distinct_kinds()
+
+
+def kinds(*names):
+    """For ``parametrize``: these kinds, or all; timm's, which have a proof of their own, slow."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name in TIMM else name
+        for name in names or SMALL_MODELS
+    ]
 
 
 @functools.cache

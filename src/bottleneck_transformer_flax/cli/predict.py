@@ -85,7 +85,11 @@ def _items(names: Iterable[str]) -> Iterator[Item]:
             given = b"" if sys.stdin is None else sys.stdin.buffer.read()
             yield _decode("standard input", io.BytesIO(given))
         elif Path(name).is_dir():
-            found = sorted(filter(has_image_suffix, files_below(Path(name))))
+            try:
+                found = sorted(filter(has_image_suffix, files_below(Path(name))))
+            except DataError as error:
+                yield Item(name, None, str(error))
+                continue
             if not found:
                 yield Item(name, None, f"{name}: the folder holds no images")
             for path in (str(Path(name) / file) for file in found):
