@@ -23,6 +23,7 @@ from bottleneck_transformer_flax.checkpoints.locations import (
     WEIGHTS,
     find_pretrained,
 )
+from bottleneck_transformer_flax.data.folders import is_text
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
@@ -91,8 +92,8 @@ def save_pretrained(
             f"the variables do not fit the model, {len(problems)} differences: "
             + "; ".join(problems)
         )
-    if unprintable := [name for name in classes if not _is_text(name)]:
-        raise CheckpointError(f"the class names {unprintable} are not UTF-8 text")
+    if not_text := [name for name in classes if not is_text(name)]:
+        raise CheckpointError(f"the class names {not_text} are not UTF-8 text")
     with replaced_directory(directory) as beside:
         _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
         save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
@@ -148,11 +149,12 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
 def _check_replaceable(directory: Path) -> None:
     if directory.is_dir():
         ours = {CONFIG, WEIGHTS, PREPROCESSING, CLASSES, CARD}
-        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in ours)
         if directory == Path.cwd():
             raise CheckpointError(f"{directory} is the current folder; name a new one")
-        if not others and any(directory.iterdir()) and not _is_ours(directory / CONFIG):
-            others = sorted(entry.name for entry in directory.iterdir())
+        names = sorted(entry.name for entry in directory.iterdir())
+        others = [name for name in names if name not in ours]
+        if not others and not _is_ours(directory / CONFIG):
+            others = names
         if others:
             raise CheckpointError(
                 f"{directory} holds other files ({', '.join(others[:_MOST_LISTED])}); name a new "
@@ -204,10 +206,6 @@ def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
             + "; ".join(problems)
         )
     return {name: jax.numpy.asarray(array) for name, array in arrays.items()}
-
-
-def _is_text(name: str) -> bool:
-    return name == name.encode(errors="replace").decode()
 
 
 def _write_json(path: Path, values: Any) -> None:

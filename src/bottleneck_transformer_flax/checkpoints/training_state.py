@@ -37,13 +37,14 @@ class TrainingCheckpoints:
             raise CheckpointError(
                 f"{directory} cannot be a folder of checkpoints, there is a file in its place"
             ) from error
-        self._link = tempfile.TemporaryDirectory(prefix="botnet-checkpoints-")
+        self._link: tempfile.TemporaryDirectory[str] | None = None
         self._manager = ocp.CheckpointManager(self._plainly_named(), options=options)
 
     def _plainly_named(self) -> Path:
         """The directory, under another name where orbax would take its name for a pattern."""
         if str(self._directory) == glob.escape(str(self._directory)):
             return self._directory
+        self._link = tempfile.TemporaryDirectory(prefix="botnet-checkpoints-")
         link = Path(self._link.name) / "checkpoints"
         link.symlink_to(self._directory, target_is_directory=True)
         return link
@@ -60,7 +61,8 @@ class TrainingCheckpoints:
     ) -> None:
         """Wait until all that was saved is on disk."""
         self._manager.close()
-        self._link.cleanup()
+        if self._link is not None:
+            self._link.cleanup()
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint; None where there is none."""

@@ -140,6 +140,11 @@ def _check_folder(folder: Path) -> None:
         raise DataError(f"{folder}: is a file; expected a folder of images; {_LAYOUT}")
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: not so where a file's name is other bytes."""
+    return name == name.encode(errors="replace").decode()
+
+
 def _check_class_names(folder: Path, classes: list[str]) -> None:
     parts = {TRAINING_FOLDER, "training", *TEST_FOLDERS, "testing"}
     if classes and all(name.lower() in parts for name in classes):
@@ -148,7 +153,7 @@ def _check_class_names(folder: Path, classes: list[str]) -> None:
             "call the parts train/ and val/"
         )
     for name in classes:
-        if name != os.fsencode(name).decode(errors="replace"):
+        if not is_text(name):
             raise DataError(
                 f"{folder}: the class folder {os.fsencode(name)!r} has a name that is not UTF-8; "
                 "rename it"

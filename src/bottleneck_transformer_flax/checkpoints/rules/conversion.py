@@ -111,21 +111,18 @@ def to_ours(rules: Sequence[Rule], theirs: Arrays, expected: Mapping[str, Any]) 
     problems += [f"not in the model: {name}" for name in theirs if name not in known]
     converted: dict[str, Any] = {}
     for rule in rules:
-        blank = [np.empty(expected[name].shape, np.float32) for name in rule.ours]
-        shape = rule.layout.to_theirs(blank).shape
         array = theirs.get(rule.theirs)
         if array is None:
             continue
+        blank = [np.empty(expected[name].shape, np.float32) for name in rule.ours]
+        shape = rule.layout.to_theirs(blank).shape
         if array.shape != shape:
             problems.append(f"{rule.theirs} is {array.shape}, expected {shape}")
             continue
         for name, part in zip(rule.ours, rule.layout.to_ours(array), strict=True):
             converted[name] = np.ascontiguousarray(part, dtype=expected[name].dtype)
-    problems += [
-        f"filled by no rule: {name}"
-        for name in expected
-        if all(name not in rule.ours for rule in rules)
-    ]
+    filled = {name for rule in rules for name in rule.ours}
+    problems += [f"filled by no rule: {name}" for name in expected if name not in filled]
     if problems:
         raise CheckpointError(
             f"the checkpoint is not of this model, {len(problems)} differences: "
