@@ -135,7 +135,7 @@ def test_wrong_number_of_names_writes_nothing(tmp_path):
     assert entries(tmp_path) == []
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_write_json"])
+@pytest.mark.parametrize("failing", ["save", "_write_json"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_failure_halfway_leaves_the_old_directory_whole(saved, monkeypatch, failing, error):
     model, variables = small_model(head_dim=3)

@@ -124,3 +124,13 @@ def test_import_needs_neither_jax_nor_grain():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_relabel_knows_imagenets_folders(tmp_path):
+    source = load_folder_all(colour_folder(tmp_path, "n01440764", "n01443537", "tench "))
+    with pytest.raises(DataError, match="'tench '"):
+        relabel(source, ("goldfish", "tench"))
+    source = load_folder_all(colour_folder(tmp_path / "more", "n01440764", "goldfish"))
+    relabelled = relabel(source, ("goldfish", "tench"))
+    assert relabelled.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert relabel(source, ("goldfish", "n01440764")).labels.tolist() == [0, 0, 0, 1, 1, 1]

@@ -29,11 +29,21 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: a reader sees the old text or the new."""
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write; on leaving without an error it takes the place of another.
+
+    On an error it is removed and what was at ``path`` stays as it was.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        beside.write_text(text, encoding="utf-8")
+        yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: a reader sees the old text or the new."""
+    with replaced_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
 from bottleneck_transformer_flax.checkpoints.locations import (
@@ -96,9 +96,7 @@ def save_pretrained(
         raise CheckpointError(f"the class names {not_text} are not UTF-8 text")
     with replaced_directory(directory) as beside:
         _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
-        save_file(arrays, beside / WEIGHTS, metadata={"format": FORMAT})
-        # safetensors writes for the owner alone; what is shared must be readable as the rest is.
-        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)
+        (beside / WEIGHTS).write_bytes(save(arrays, metadata={"format": FORMAT}))
         _write_json(beside / PREPROCESSING, preprocessing.to_json())
         _write_json(beside / CLASSES, list(classes))
         if card is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
-from bottleneck_transformer_flax.data import fashion_mnist
+from bottleneck_transformer_flax.data import fashion_mnist, imagenet
 from bottleneck_transformer_flax.data.decoding import decode_image
 from bottleneck_transformer_flax.data.folders import (
     Listing,
@@ -184,19 +184,24 @@ class Splits(NamedTuple):
 def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
     """The same images with labels as indices into ``class_names``, matched by name.
 
+    A class that is named by an ImageNet synset, as ImageNet's folders are, goes by the name of
+    its class as well.
+
     Raises:
         DataError: when the source has classes that ``class_names`` lacks.
     """
     if source.class_names == class_names:
         return source
     positions = {name: position for position, name in enumerate(class_names)}
-    missing = [name for name in source.class_names if name not in positions]
+    synsets = imagenet.names_of_synsets()
+    names = [name if name in positions else synsets.get(name, name) for name in source.class_names]
+    missing = [name for name in names if name not in positions]
     if missing:
         raise DataError(
             f"the data has classes that the model lacks: {', '.join(map(repr, missing))}; "
             f"the model's classes are {_shortened(class_names)}"
         )
-    new_labels = np.array([positions[name] for name in source.class_names], np.int32)
+    new_labels = np.array([positions[name] for name in names], np.int32)
     return RelabelledSource(source, new_labels[source.labels], class_names)
 
 

@@ -156,6 +156,16 @@ _ROWS = (
 # fmt: on
 VARIANTS = {row.name: row for row in _ROWS}
 
+# What two models of one variant may differ in.
+_CHANGES_NO_NETWORK = (
+    "num_classes",
+    "dtype",
+    "bn_momentum",
+    "zero_residual_init",
+    "dropout_rate",
+    "stochastic_depth_rate",
+)
+
 
 def list_variants() -> list[str]:
     """The names of all variants."""
@@ -171,6 +181,15 @@ def get_variant(name: str) -> Variant:
     if not isinstance(name, str) or name not in VARIANTS:
         raise ConfigError(unknown_name("variant", name, VARIANTS))
     return VARIANTS[name]
+
+
+def find_variant(config: BoTNetConfig) -> Variant | None:
+    """The variant that a config is of, whatever its classes, precision and dropout."""
+    for row in _ROWS:
+        same = {name: getattr(row.config, name) for name in _CHANGES_NO_NETWORK}
+        if config.replace(**same) == row.config:
+            return row
+    return None
 
 
 def get_config(name: str, **changes: Any) -> BoTNetConfig:

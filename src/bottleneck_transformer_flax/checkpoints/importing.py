@@ -1,0 +1,164 @@
+"""Other projects' checkpoints to pretrained models, and back."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bottleneck_transformer_flax.checkpoints.foreign_files import read_foreign, write_foreign
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.checkpoints.public_weights import Project, published_weights
+from bottleneck_transformer_flax.checkpoints.rules import distribuuuu, timm
+from bottleneck_transformer_flax.checkpoints.rules.conversion import Rule, to_ours, to_theirs
+from bottleneck_transformer_flax.data import imagenet
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.variants import find_variant, get_config, get_variant
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+
+class ForeignProject(NamedTuple):
+    """Another project's checkpoints: its models, and what their arrays are called.
+
+    Attributes:
+        variants: the models that it has.
+        rules: of the model that a config describes.
+        head_bias: the array with a value for each class.
+    """
+
+    variants: tuple[str, ...]
+    rules: Callable[[BoTNetConfig], Iterator[Rule]]
+    head_bias: str
+
+
+PROJECTS: dict[Project, ForeignProject] = {
+    "timm": ForeignProject(
+        ("botnet26t_256", "sebotnet33ts_256", "botnet50ts_256", "eca_botnext26ts_256"),
+        timm.rules,
+        "head.fc.bias",
+    ),
+    "distribuuuu": ForeignProject(("botnet_s1_50",), distribuuuu.rules, "10.bias"),
+}
+
+
+class ImportedFile(NamedTuple):
+    """What a file of another project holds, and whose names it has."""
+
+    pretrained: Pretrained
+    project: Project
+
+
+def import_file(
+    path: str | Path,
+    variant: str,
+    *,
+    preprocessing: Preprocessing | None = None,
+    image_size: tuple[int, int] | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> ImportedFile:
+    """A model of this package from a file of another project.
+
+    Args:
+        path: a ``.safetensors`` or PyTorch file (see ``read_foreign``).
+        variant: the model it is of.
+        preprocessing: how images become its input; by default as for the weights that the project
+            has published, or as the variant describes.
+        image_size: (height, width) it was trained at, where that differs from the preprocessing's.
+        classes: the names of its outputs; by default ImageNet's for a thousand of them, and
+            numbers for others.
+
+    Raises:
+        CheckpointError: when the file cannot be read, or is of another model; every array that is
+            missing, left over or of another shape is listed.
+        ConfigError: for a variant that no other project has, or as many class names as the model
+            has not.
+    """
+    candidates = _projects_with(variant)
+    arrays = read_foreign(Path(path))
+    project = max(candidates, key=lambda name: _names_in_common(arrays, name, variant))
+    head = arrays.get(PROJECTS[project].head_bias)
+    config = get_config(variant, num_classes=1000 if head is None else head.size)
+    if preprocessing is None:
+        published = published_weights(variant, project)
+        preprocessing = (
+            Preprocessing(size=get_variant(variant).image_size)
+            if published is None
+            else published.preprocessing
+        )
+    if image_size is not None:
+        preprocessing = preprocessing.replace(size=image_size)
+    model = BoTNet(config=config)
+    expected = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
+    try:
+        converted = to_ours(list(PROJECTS[project].rules(config)), arrays, expected)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} is no {variant} of {project}{_what_it_is(arrays)}: {error}"
+        ) from error
+    if classes is None:
+        classes = default_classes(config.num_classes)
+    if len(classes) != config.num_classes:
+        raise ConfigError(
+            f"there are {len(classes)} class names for the {config.num_classes} outputs of {path}"
+        )
+    variables = unflatten_dict({name: jnp.asarray(a) for name, a in converted.items()}, sep=".")
+    return ImportedFile(Pretrained(model, variables, preprocessing, classes), project)
+
+
+def export_file(pretrained: Pretrained, path: str | Path, project: Project) -> str:
+    """Write a ``.safetensors`` file that another project loads as its own.
+
+    Returns:
+        The variant that the model is.
+
+    Raises:
+        CheckpointError: when the project has no such model.
+    """
+    variant = find_variant(pretrained.model.config)
+    known = PROJECTS[project].variants
+    if variant is None or variant.name not in known:
+        came = "none of the variants" if variant is None else variant.name
+        raise CheckpointError(
+            f"this model is {came}, which {project} does not have; it has {', '.join(known)}"
+        )
+    ours = flatten_dict(jax.device_get(pretrained.variables), sep=".")
+    theirs = to_theirs(list(PROJECTS[project].rules(pretrained.model.config)), ours)
+    write_foreign(Path(path), theirs)
+    return variant.name
+
+
+def default_classes(count: int) -> tuple[str, ...]:
+    """ImageNet's names for a thousand classes; else "class 0" and so on."""
+    names = imagenet.class_names()
+    return names if count == len(names) else tuple(f"class {index}" for index in range(count))
+
+
+def _projects_with(variant: str) -> list[Project]:
+    get_variant(variant)
+    candidates = [name for name, project in PROJECTS.items() if variant in project.variants]
+    if not candidates:
+        known = [name for project in PROJECTS.values() for name in project.variants]
+        raise ConfigError(
+            f"no other project's {variant} is known; those that can be imported are "
+            f"{', '.join(known)}"
+        )
+    return candidates
+
+
+def _names_in_common(arrays: Mapping[str, np.ndarray], project: Project, variant: str) -> int:
+    return sum(rule.theirs in arrays for rule in PROJECTS[project].rules(get_config(variant)))
+
+
+def _what_it_is(arrays: Mapping[str, np.ndarray]) -> str:
+    """The known model that has exactly these names, in words; nothing where there is none."""
+    for project, (variants, rules, _) in PROJECTS.items():
+        for variant in variants:
+            if {rule.theirs for rule in rules(get_config(variant))} == arrays.keys():
+                return f", but has the names of {variant} of {project}"
+    return ""
