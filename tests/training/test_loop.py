@@ -29,7 +29,7 @@ def results(monkeypatch):
     """Writing results is another file's test; here only what they are made of."""
     written = []
 
-    def write(run, **parts):
+    def write(run, plan, **parts):
         written.append(parts)
         return {"top1": parts["sums"].top1}
 
@@ -42,7 +42,9 @@ def whole(tmp_path_factory):
     """An uninterrupted run: its folder, outcome and recorder."""
     path = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "write_results", lambda run, **parts: {"top1": parts["sums"].top1})
+        patch.setattr(
+            loop, "write_results", lambda run, plan, **parts: {"top1": parts["sums"].top1}
+        )
         outcome, recorder = go(path)
     return path, outcome, recorder
 

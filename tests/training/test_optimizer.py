@@ -42,8 +42,8 @@ def is_decayed(path):
     return path[-1] in ("kernel", "relative_height", "relative_width")
 
 
-def updated(options, params, gradients, rate=0.1):
-    optimizer = make_optimizer(options, optax.constant_schedule(rate))
+def updated(options, params, gradients, rate=0.1, **part_rates):
+    optimizer = make_optimizer(options, optax.constant_schedule(rate), part_rates)
 
     @jax.jit
     def all_steps(params, gradients):
@@ -156,3 +156,17 @@ def test_the_learning_rate_is_that_of_the_step():
     for expected in (0.0, 0.5, 1.0, 0.5):
         updates, state = optimizer.update({"kernel": jnp.ones(())}, state, params)
         assert float(updates["kernel"]) == pytest.approx(-expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_part_learns_at_its_own_rate(params, gradients, name):
+    options = OptimizerOptions(optimizer=name, weight_decay=0.1)
+    whole = updated(options, params, gradients[:1])
+    parts = updated(options, params, gradients[:1], stem=0.0, c2=0.25)
+    before = flat(params)
+    for path, value in parts.items():
+        share = {"stem": 0.0, "c2": 0.25}.get(path[0], 1.0)
+        expected = before[path] + share * (whole[path] - before[path])
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-6, err_msg=str(path))
+        if share == 0:
+            np.testing.assert_array_equal(value, before[path])

@@ -9,12 +9,18 @@ import pytest
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import (
+    FineTuningOptions,
     InputOptions,
     ModelOptions,
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.recipes import IMAGE_FOLDER, SMALL_IMAGES, default_config
+from bottleneck_transformer_flax.training.recipes import (
+    FINE_TUNING,
+    IMAGE_FOLDER,
+    SMALL_IMAGES,
+    default_config,
+)
 from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
 from training.tiny import entries
 
@@ -35,7 +41,9 @@ EVERYTHING = RunConfig(
 )
 
 
-@pytest.mark.parametrize("config", [RunConfig(), EVERYTHING, SMALL_IMAGES, IMAGE_FOLDER])
+@pytest.mark.parametrize(
+    "config", [RunConfig(), EVERYTHING, SMALL_IMAGES, IMAGE_FOLDER, FINE_TUNING]
+)
 def test_json_and_back(config):
     text = json.dumps(config.to_json())
     assert RunConfig.from_json(json.loads(text)) == config
@@ -68,6 +76,7 @@ WRONG = [
     *[("stochastic_depth_rate", "model", value) for value in (-0.1, 1.0)],
     ("dtype", "model", "float16"),
     ("num_workers", "input", -1),
+    *[("eval_crop", "input", value) for value in (0.0, 1.5, float("nan"))],
 ]
 
 
@@ -110,6 +119,44 @@ def test_recipes_follow_the_data():
     assert default_config("embedded").data == "embedded"
     assert default_config("fashion-mnist").replace(data="embedded") == default_config("embedded")
     assert default_config("some/folder").augmentation.crop == "resized"
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"variant": None}, "neither variant nor pretrained is given"),
+        ({"pretrained": "a"}, "variant is botnet_tiny beside pretrained a.*leave out variant"),
+        (
+            {"fine_tuning": FineTuningOptions(frozen_through="c3", backbone_rate=0.1)},
+            "frozen_through is 'c3', backbone_rate is 0.1 without a pretrained model",
+        ),
+    ],
+)
+def test_what_a_run_starts_from(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        RunConfig(**changes)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frozen_through": "head"},
+        {"backbone_rate": -0.1},
+        {"backbone_rate": 1.5},
+        {"backbone_rate": float("nan")},
+    ],
+)
+def test_wrong_fine_tuning(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        FINE_TUNING.replace(fine_tuning=FineTuningOptions(**options))
+
+
+def test_a_record_from_before_there_was_fine_tuning():
+    values = RunConfig().to_json()
+    del values["fine_tuning"], values["pretrained"]
+    assert RunConfig.from_json(values) == RunConfig()
 
 
 def test_a_run_is_written_and_read(tmp_path):

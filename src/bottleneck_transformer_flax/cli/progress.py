@@ -45,6 +45,22 @@ def counting_progress(console: Console) -> Progress:
     )
 
 
+def _start_lines(plan: Plan) -> list[str]:
+    """What is kept of a pretrained model; nothing for a random start."""
+    if plan.pretrained is None:
+        return []
+    head = "its head, of the same classes" if plan.keeps_head else "a new head"
+    parts = [f"{plan.config.pretrained} with {head}"]
+    fine_tuning = plan.config.fine_tuning
+    if fine_tuning.frozen_through is not None:
+        parts.append(f"frozen through {fine_tuning.frozen_through}")
+    if fine_tuning.backbone_rate != 1:
+        parts.append(f"the rest before the head at {fine_tuning.backbone_rate:g} of the rate")
+    if fine_tuning.frozen_batch_stats:
+        parts.append("batch statistics frozen")
+    return [f"start   {', '.join(parts)}"]
+
+
 class TrainingDisplay:
     """A live bar on a terminal; everywhere a line for each epoch."""
 
@@ -83,8 +99,9 @@ class TrainingDisplay:
         config = plan.config
         lines = [
             f"data    {plan.splits.description}",
-            f"model   {config.variant} at {height} × {width} pixels, "
+            f"model   {plan.model_name} at {height} × {width} pixels, "
             f"{plan.parameters:,} parameters",
+            *_start_lines(plan),
             f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
             f"{plan.batch_size} images a step",
             f"run     {run.path}",

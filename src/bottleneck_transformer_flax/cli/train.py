@@ -25,6 +25,7 @@ from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
 # Anything else would make a resumed run another run.
 _CHANGEABLE = (
     "data",
+    "pretrained",
     "evaluate_every_epochs",
     "save_every_epochs",
     "input.num_workers",
@@ -67,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=parsed.json, emoji=False)
     start = time.perf_counter()
     plan = make_plan(parsed.config)
-    run_directory = RunDirectory(parsed.run_directory or _new_directory(parsed.config.variant))
+    run_directory = RunDirectory(parsed.run_directory or _new_directory(plan.model_name))
     if not parsed.resume:
         run_directory.create(parsed.config)
     with (
@@ -97,7 +98,13 @@ def _parse(arguments: Sequence[str]) -> TrainOptions:
     if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
         like = _option(arguments, "--like")
         data = _option(arguments, "--data") or "embedded"
-        config = default_config(data) if like is None else RunDirectory(Path(like)).read_config()
+        pretrained = _option(arguments, "--pretrained")
+        if like is None:
+            config = default_config(data, pretrained)
+        else:
+            config = RunDirectory(Path(like)).read_config()
+            if pretrained is not None:
+                config = config.replace(variant=None, pretrained=pretrained)
         default = TrainOptions(config)
         return options.parse(TrainOptions, "train", arguments, default=default)
     if _option(arguments, "--like") is not None:

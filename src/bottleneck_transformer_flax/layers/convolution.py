@@ -26,6 +26,7 @@ class ConvolutionNorm(nn.Module):
         activation: applied last; None for none.
         zero_scale: whether the norm's scale starts at zero, so that a residual branch starts as
             nothing.
+        frozen_statistics: whether the running statistics normalise in training too, and stay.
         bn_momentum: share of the running statistics that each batch leaves in place.
         bn_epsilon: added to the variance.
         dtype: of the computation; statistics are float32 always.
@@ -37,6 +38,7 @@ class ConvolutionNorm(nn.Module):
     groups: int = 1
     activation: Activation | None = None
     zero_scale: bool = False
+    frozen_statistics: bool = False
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -60,7 +62,7 @@ class ConvolutionNorm(nn.Module):
             name="convolution",
         )(x)
         x = nn.BatchNorm(
-            use_running_average=not train,
+            use_running_average=self.frozen_statistics or not train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             dtype=self.dtype,

@@ -29,6 +29,7 @@ def configured_convolution(config: BoTNetConfig) -> Callable[..., ConvolutionNor
     """``ConvolutionNorm`` with the batch-norm settings and dtype of a model."""
     return partial(
         ConvolutionNorm,
+        frozen_statistics=config.frozen_batch_stats,
         bn_momentum=config.bn_momentum,
         bn_epsilon=config.bn_epsilon,
         dtype=config.dtype,
@@ -166,7 +167,8 @@ class AttentionBottleneck(Bottleneck):
         x = self.attention(x)
         if self.stride > 1:
             x = average_pool(x, self.stride)
-        return self.activation(self.attention_norm(x, use_running_average=not train))
+        running = self.config.frozen_batch_stats or not train
+        return self.activation(self.attention_norm(x, use_running_average=running))
 
     def attention_weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
         """The weights with which this block attends, in inference."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -155,10 +156,13 @@ class BoTNet(nn.Module):
         return maps
 
     def _stage_outputs(self, images: Array | np.ndarray, *, train: bool) -> dict[str, Array]:
-        x = self._stem_output(images, train=train)
+        frozen = self.config.frozen_parts if train else ()
+        x = self._stem_output(images, train=train and "stem" not in frozen)
+        x = jax.lax.stop_gradient(x) if "stem" in frozen else x
         outputs = {}
         for name, stage in self.stages.items():
-            x = outputs[name] = stage(x, train=train)
+            x = stage(x, train=train and name not in frozen)
+            x = outputs[name] = jax.lax.stop_gradient(x) if name in frozen else x
         return outputs
 
     def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:

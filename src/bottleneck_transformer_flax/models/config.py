@@ -12,8 +12,10 @@ import numpy as np
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config_checks import (
+    STAGE_NAMES,
     Activation,
     ChannelAttentionPosition,
+    FrozenPart,
     Stem,
     config_problems,
 )
@@ -71,6 +73,9 @@ class BoTNetConfig:
         dropout_rate: on the features that the classifier reads, in training.
         stochastic_depth_rate: chance that the last block's residual branch is dropped, for each
             image, in training; growing linearly over the blocks from 0.
+        frozen_through: the stem and the stages up to this one take no part in training: they
+            compute as in inference, and no gradient reaches them; None for none.
+        frozen_batch_stats: whether batch norms use and keep their running statistics in training.
 
     Raises:
         ConfigError: naming each field with a value that is not allowed.
@@ -104,6 +109,8 @@ class BoTNetConfig:
     image_channels: int = 3
     dropout_rate: float | int = 0.0
     stochastic_depth_rate: float | int = 0.0
+    frozen_through: FrozenPart | None = None
+    frozen_batch_stats: bool = False
 
     def __post_init__(self) -> None:
         """Bring lists and dtype-likes into their one form, then check every field."""
@@ -146,6 +153,12 @@ class BoTNetConfig:
         """Input pixels along each side for one position of c5; the smallest image allowed."""
         stem_stride = math.prod(self.stem_strides) * (2 if self.stem_pool else 1)
         return stem_stride * math.prod(self.stage_strides)
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """The names of the parts that take no part in training, from the images on."""
+        parts = ("stem", *STAGE_NAMES)
+        return parts[: parts.index(self.frozen_through) + 1] if self.frozen_through else ()
 
     def inner_channels(self, stage: int) -> int:
         """Channels within the blocks of stage 0 to 3."""

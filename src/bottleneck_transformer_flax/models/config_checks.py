@@ -13,6 +13,8 @@ Activation = Literal["relu", "silu", "gelu"]
 Stem = Literal["7x7", "3x3", "tiered"]
 ChannelAttentionPosition = Literal["output", "middle"]
 
+FrozenPart = Literal["stem", "c2", "c3", "c4", "c5"]
+
 STAGE_NAMES = ("c2", "c3", "c4", "c5")
 
 _OPTIONAL_COUNTS = ("head_dim", "query_key_dim", "group_size", "final_channels")
@@ -36,6 +38,7 @@ _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("stem", get_args(Stem)),
     ("channel_attention_position", get_args(ChannelAttentionPosition)),
     ("se_activation", (*get_args(Activation), None)),
+    ("frozen_through", (*get_args(FrozenPart), None)),
 )
 _SWITCHES = (
     "stride_one",
@@ -44,6 +47,7 @@ _SWITCHES = (
     "zero_residual_init",
     "scaled_positions",
     "efficient_channel_attention",
+    "frozen_batch_stats",
 )
 
 
@@ -96,6 +100,11 @@ def _conflicts(config: "BoTNetConfig") -> Iterable[str]:
         yield (
             f"se_ratio is {config.se_ratio} beside efficient_channel_attention, which takes its "
             "place; expected 0"
+        )
+    if not min(config.stem_channels):
+        yield (
+            f"initial_filters is {config.initial_filters}, of which stem 'tiered' takes 3/8 and "
+            "1/2; expected at least 3"
         )
     for stage, name in enumerate(STAGE_NAMES):
         channels, kinds = config.inner_channels(stage), config.block_kinds(stage)

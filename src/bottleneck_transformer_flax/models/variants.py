@@ -164,6 +164,8 @@ _CHANGES_NO_NETWORK = (
     "zero_residual_init",
     "dropout_rate",
     "stochastic_depth_rate",
+    "frozen_through",
+    "frozen_batch_stats",
 )
 
 
@@ -185,7 +187,7 @@ def get_variant(name: str) -> Variant:
 
 def find_variant(config: BoTNetConfig) -> Variant | None:
     """The variant that a config is of, whatever its classes, precision and dropout."""
-    for row in _ROWS:
+    for row in VARIANTS.values():
         same = {name: getattr(row.config, name) for name in _CHANGES_NO_NETWORK}
         if config.replace(**same) == row.config:
             return row

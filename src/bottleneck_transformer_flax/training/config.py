@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.config_checks import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Interpolation, checked_image_size
 
@@ -51,15 +52,29 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuningOptions:
+    """What of a pretrained model changes, and how fast."""
+
+    frozen_through: FrozenPart | None = None
+    """Keep the network from the images through this part as it was pretrained."""
+    backbone_rate: float = 1.0
+    """Learning rate of all but the head, as a fraction of the head's."""
+    frozen_batch_stats: bool = False
+    """Keep the pretrained statistics of the batch norms, and normalise with them in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputOptions:
     """How images reach the model."""
 
     image_size: tuple[int, int] | None = None
-    """Height and width of the model's input; by default the data's own or the variant's."""
-    eval_crop: float = 0.875
-    """Fraction of the resized image that evaluation's centre crop keeps, for image folders."""
-    interpolation: Interpolation = "bicubic"
-    """The resampling filter."""
+    """Height and width of the model's input; by default those of the pretrained model, or the
+    data's own, or the variant's."""
+    eval_crop: float | None = None
+    """Fraction of the resized image that evaluation's centre crop keeps; by default that of the
+    pretrained model, or 0.875, and all of a data set whose images have one size."""
+    interpolation: Interpolation | None = None
+    """The resampling filter; by default that of the pretrained model, or bicubic."""
     validation_fraction: float = 0.1
     """Share held out of an image folder that has no val/ or test/ of its own."""
     split_seed: int = 0
@@ -86,8 +101,11 @@ class RunConfig:
     data: str = "embedded"
     """"embedded", "fashion-mnist", or an image folder: train/ and val/ (or test/) with a folder
     per class, or a folder per class."""
-    variant: str = "botnet_tiny"
-    """The model; `botnet variants` lists them."""
+    variant: str | None = "botnet_tiny"
+    """The model; `botnet variants` lists them. None where pretrained says what it is."""
+    pretrained: str | None = None
+    """Start from this model, with a new head for the data's classes: a pretrained directory, a
+    run, a repository of the Hugging Face hub, or botnet_tiny."""
     epochs: int = 90
     """Passes over the training images."""
     batch_size: int = 256
@@ -100,6 +118,7 @@ class RunConfig:
     """How often a checkpoint is written; the last epoch always is."""
     model: ModelOptions = field(default_factory=ModelOptions)
     optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
+    fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
     input: InputOptions = field(default_factory=InputOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -112,7 +131,26 @@ class RunConfig:
         ]
         if problems:
             raise ConfigError("; ".join(problems))
-        self.model_config(num_classes=1)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """See that it is known what to start from."""
+        if self.pretrained is None:
+            if self.variant is None:
+                raise ConfigError("neither variant nor pretrained is given; expected one of them")
+            given = dataclasses.asdict(self.fine_tuning).items()
+            defaults = dataclasses.asdict(FineTuningOptions())
+            if changed := [f"{name} is {v!r}" for name, v in given if v != defaults[name]]:
+                raise ConfigError(
+                    f"{', '.join(changed)} without a pretrained model; name one with "
+                    "--pretrained, or leave it out"
+                )
+            self.model_config(get_config(self.variant), num_classes=1)
+        elif self.variant is not None:
+            raise ConfigError(
+                f"variant is {self.variant} beside pretrained {self.pretrained}, which says what "
+                "model it is; leave out variant"
+            )
 
     def _ranges(self) -> list[tuple[str, Any, str, bool]]:
         optimization, inputs = self.optimization, self.input
@@ -167,7 +205,24 @@ class RunConfig:
                 optimization.accumulation_steps >= 1
                 and self.batch_size % optimization.accumulation_steps == 0,
             ),
-            ("eval_crop", inputs.eval_crop, "a number in (0, 1]", 0 < inputs.eval_crop <= 1),
+            (
+                "backbone_rate",
+                self.fine_tuning.backbone_rate,
+                "a number in [0, 1], 0 to train the head alone",
+                0 <= self.fine_tuning.backbone_rate <= 1,
+            ),
+            (
+                "frozen_through",
+                self.fine_tuning.frozen_through,
+                f"one of {', '.join(get_args(FrozenPart))}, or None",
+                self.fine_tuning.frozen_through in (None, *get_args(FrozenPart)),
+            ),
+            (
+                "eval_crop",
+                inputs.eval_crop,
+                "a number in (0, 1]",
+                inputs.eval_crop is None or 0 < inputs.eval_crop <= 1,
+            ),
             (
                 "validation_fraction",
                 inputs.validation_fraction,
@@ -182,9 +237,9 @@ class RunConfig:
             ),
         ]
 
-    def model_config(self, num_classes: int) -> BoTNetConfig:
-        """The config of the run's model for this many classes."""
-        return get_config(self.variant, num_classes=num_classes, **dataclasses.asdict(self.model))
+    def model_config(self, start: BoTNetConfig, num_classes: int) -> BoTNetConfig:
+        """The config of the run's model for this many classes, from what it starts from."""
+        return start.replace(num_classes=num_classes, **dataclasses.asdict(self.model))
 
     def replace(self, **changes: Any) -> "RunConfig":
         """The same run with some fields changed."""
@@ -204,10 +259,13 @@ class RunConfig:
         parts = {
             "model": ModelOptions,
             "optimization": OptimizerOptions,
+            "fine_tuning": FineTuningOptions,
             "input": InputOptions,
             "augmentation": Augmentation,
         }
         try:
+            # Runs from before there was fine-tuning have no record of it.
+            values = {"fine_tuning": {}} | values
             built = {name: part(**values[name]) for name, part in parts.items()}
             return cls(**(values | built))
         except (TypeError, KeyError) as error:

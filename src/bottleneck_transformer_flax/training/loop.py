@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import Batch, training_batches
@@ -18,6 +19,7 @@ from bottleneck_transformer_flax.data.sources import fingerprint
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
+from bottleneck_transformer_flax.models.surgery import Variables, replace_head
 from bottleneck_transformer_flax.training.history import History
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
 from bottleneck_transformer_flax.training.plan import Plan
@@ -99,9 +101,9 @@ class _Training:
         self.schedule = learning_rate_schedule(
             optimization, steps_per_epoch=plan.steps_per_epoch, epochs=config.epochs
         )
-        optimizer = make_optimizer(optimization, self.schedule)
+        optimizer = make_optimizer(optimization, self.schedule, plan.part_rates)
         self.train_step = make_train_step(
-            plan.model,
+            plan.training_model,
             optimizer,
             plan.preprocessing,
             seed=config.seed,
@@ -138,14 +140,27 @@ class _Training:
         self.history = History.from_json(saved)
 
     def _initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        config = self.plan.config
+        optimization, key = self.plan.config.optimization, jax.random.key(self.plan.config.seed)
+        variables = self._pretrained_variables(key) or self._random_variables(key)
+        return create_state(variables, optimizer, average=optimization.ema_decay is not None)
+
+    def _random_variables(self, key: Array) -> Variables:
         height, width = self.plan.preprocessing.size
         images = jnp.zeros((1, height, width, self.plan.model.config.image_channels))
         # It runs once: to compile it well would take longer than all it computes.
         compiler_options = {"xla_backend_optimization_level": 0}
         init = jax.jit(self.plan.model.init, compiler_options=compiler_options)
-        variables = init(jax.random.key(config.seed), images)
-        return create_state(variables, optimizer, average=config.optimization.ema_decay is not None)
+        return init(key, images)
+
+    def _pretrained_variables(self, key: Array) -> Variables | None:
+        if self.plan.pretrained is None:
+            return None
+        model, variables, _, _ = self.plan.pretrained
+        if not self.plan.keeps_head:
+            num_classes = self.plan.model.config.num_classes
+            _, variables = replace_head(model, variables, num_classes=num_classes, rng=key)
+        # Copies: the step uses up its state, and the plan keeps what it has.
+        return jax.tree.map(jnp.copy, variables)
 
     def run_to_end(self) -> Outcome:
         """Step, finish epochs, and stop where asked to."""
@@ -285,11 +300,8 @@ class _Training:
             return self._leave()
         evaluation = write_results(
             self.run,
-            config=self.plan.config,
-            splits=self.plan.splits,
-            model=self.plan.model,
+            self.plan,
             variables=self.state.inference_variables,
-            preprocessing=self.plan.preprocessing,
             rows=self.history.rows,
             sums=sums,
         )

@@ -1,5 +1,7 @@
 """From a run's options to an optax optimizer."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import optax
@@ -37,12 +39,36 @@ def learning_rate_schedule(
 
 
 def make_optimizer(
-    options: OptimizerOptions, schedule: optax.Schedule
+    options: OptimizerOptions,
+    schedule: optax.Schedule,
+    part_rates: Mapping[str, float] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
     """Clipping, weight decay, and SGD with Nesterov momentum or AdamW.
 
     SGD's decay is added to the gradient, as in the paper's recipes; AdamW's is decoupled.
+
+    Args:
+        options: of the run.
+        schedule: the learning rate by step.
+        part_rates: of the model's parts, such as "c2" or "head", the learning rate as a fraction
+            of the schedule's where it is not all of it; a part with 0 stays as it is.
     """
+    optimizer = _whole_model_optimizer(options, schedule)
+    if not part_rates:
+        return optimizer
+
+    def scale(updates: dict[str, Any], _: Any) -> dict[str, Any]:
+        return {
+            part: optax.tree.scale(part_rates.get(part, 1.0), of_part)
+            for part, of_part in updates.items()
+        }
+
+    return optax.chain(optimizer, optax.stateless(scale))
+
+
+def _whole_model_optimizer(
+    options: OptimizerOptions, schedule: optax.Schedule
+) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     if options.optimizer == "adamw":
         return optax.chain(

@@ -2,22 +2,42 @@
 
 from typing import NamedTuple
 
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
 from bottleneck_transformer_flax.data.sources import Splits, load_splits
 from bottleneck_transformer_flax.data.transforms import TrainingTransform
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
-from bottleneck_transformer_flax.models.variants import get_variant
+from bottleneck_transformer_flax.models.variants import find_variant, get_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import RunConfig
 
+DEFAULT_CROP = 0.875
+
 
 class Plan(NamedTuple):
-    """What a run resolves to, before anything is computed."""
+    """What a run resolves to, before anything is computed.
+
+    Attributes:
+        config: the run's options.
+        splits: the images.
+        model: as it is saved and scored.
+        model_name: the variant that it is; "custom" for none.
+        pretrained: what it starts from, at the run's image size; None for a random start.
+        preprocessing: how images become its input.
+        transform: how images become training input.
+        parameters: how many it has.
+        batch_size: images a step.
+        steps_per_epoch: steps.
+    """
 
     config: RunConfig
     splits: Splits
     model: BoTNet
+    model_name: str
+    pretrained: Pretrained | None
     preprocessing: Preprocessing
     transform: TrainingTransform
     parameters: int
@@ -29,6 +49,30 @@ class Plan(NamedTuple):
         """Steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
 
+    @property
+    def keeps_head(self) -> bool:
+        """Whether the pretrained head is of the data's own classes, in their order."""
+        classes = self.splits.train.class_names
+        return self.pretrained is not None and self.pretrained.classes == classes
+
+    @property
+    def training_model(self) -> BoTNet:
+        """The model with what the run freezes frozen."""
+        fine_tuning = self.config.fine_tuning
+        config = self.model.config.replace(
+            frozen_through=fine_tuning.frozen_through,
+            frozen_batch_stats=fine_tuning.frozen_batch_stats,
+        )
+        return self.model.clone(config=config)
+
+    @property
+    def part_rates(self) -> dict[str, float]:
+        """Of parts of the model, the learning rate as a fraction; see ``make_optimizer``."""
+        rate = self.config.fine_tuning.backbone_rate
+        parts = ("stem", *STAGE_NAMES, "final")
+        rates = {} if rate == 1 else dict.fromkeys(parts, rate)
+        return rates | dict.fromkeys(self.training_model.config.frozen_parts, 0.0)
+
 
 def make_plan(config: RunConfig) -> Plan:
     """Load the data's listing and resolve everything that depends on it.
@@ -36,20 +80,16 @@ def make_plan(config: RunConfig) -> Plan:
     Raises:
         ConfigError: for options that don't fit each other or the data.
         DataError: when the data cannot be used.
+        CheckpointError: when the pretrained model cannot be loaded.
     """
     splits = load_splits(
         config.data,
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    native_size = splits.train.native_size
-    size = config.input.image_size or native_size or get_variant(config.variant).image_size
-    preprocessing = Preprocessing(
-        size=size,
-        crop=1.0 if native_size else config.input.eval_crop,
-        interpolation=config.input.interpolation,
-    )
-    model = BoTNet(config=config.model_config(num_classes=len(splits.train.class_names)))
+    start, preprocessing, pretrained = _start(config, splits.train.native_size)
+    model = BoTNet(config=config.model_config(start, num_classes=len(splits.train.class_names)))
+    variant = find_variant(model.config)
     batch_size = min(config.batch_size, len(splits.train))
     if batch_size % config.optimization.accumulation_steps:
         raise ConfigError(
@@ -61,9 +101,36 @@ def make_plan(config: RunConfig) -> Plan:
         config=config,
         splits=splits,
         model=model,
+        model_name="custom" if variant is None else variant.name,
+        pretrained=pretrained,
         preprocessing=preprocessing,
         transform=TrainingTransform(preprocessing, config.augmentation),
-        parameters=count_parameters(abstract_variables(model, size)),
+        parameters=count_parameters(abstract_variables(model, preprocessing.size)),
         batch_size=batch_size,
         steps_per_epoch=max(1, len(splits.train) // batch_size),
     )
+
+
+def _start(
+    config: RunConfig, native_size: tuple[int, int] | None
+) -> tuple[BoTNetConfig, Preprocessing, Pretrained | None]:
+    """The model that the run starts from, its preprocessing, and its weights if it has some.
+
+    The preprocessing is what the options say, else that of the weights, else what suits the data.
+    """
+    if config.pretrained is not None:
+        pretrained = load_pretrained(config.pretrained, image_size=config.input.image_size)
+        start, preprocessing = pretrained.model.config, pretrained.preprocessing
+    else:
+        variant = get_variant(str(config.variant))
+        pretrained, start = None, variant.config
+        preprocessing = Preprocessing(size=native_size or variant.image_size, crop=DEFAULT_CROP)
+    if native_size:
+        preprocessing = preprocessing.replace(crop=1.0)
+    options = {
+        "size": config.input.image_size,
+        "crop": config.input.eval_crop,
+        "interpolation": config.input.interpolation,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return start, preprocessing.replace(**given), pretrained

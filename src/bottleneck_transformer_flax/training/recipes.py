@@ -5,6 +5,7 @@ These are this project's own, found by experiment, and not the paper's.
 
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.config import (
+    FineTuningOptions,
     InputOptions,
     ModelOptions,
     OptimizerOptions,
@@ -44,7 +45,28 @@ IMAGE_FOLDER = RunConfig(
 )
 
 
-def default_config(data: str) -> RunConfig:
-    """The starting point for a data set, by its name or folder."""
+FINE_TUNING = RunConfig(
+    variant=None,
+    pretrained="botnet_tiny",
+    epochs=20,
+    batch_size=64,
+    optimization=OptimizerOptions(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        warmup_epochs=1,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        clip_norm=1.0,
+        ema_decay=0.99,
+    ),
+    fine_tuning=FineTuningOptions(backbone_rate=0.1),
+    augmentation=Augmentation(crop="resized", min_scale=0.35),
+)
+
+
+def default_config(data: str, pretrained: str | None = None) -> RunConfig:
+    """The starting point for a data set, by its name or folder, and for a pretrained model."""
+    if pretrained is not None:
+        return FINE_TUNING.replace(data=data, pretrained=pretrained)
     small = data in ("embedded", "fashion-mnist")
     return SMALL_IMAGES.replace(data=data) if small else IMAGE_FOLDER.replace(data=data)

@@ -6,52 +6,46 @@ from typing import Any
 
 from bottleneck_transformer_flax.checkpoints.atomic import write_text
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
-from bottleneck_transformer_flax.data.sources import Splits
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 from bottleneck_transformer_flax.figures.curves import plot_training_curves
-from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import Variables
-from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.run import RunDirectory
 
 
 def write_results(
     run: RunDirectory,
+    plan: Plan,
     *,
-    config: RunConfig,
-    splits: Splits,
-    model: BoTNet,
     variables: Variables,
-    preprocessing: Preprocessing,
     rows: Sequence[dict[str, Any]],
     sums: ClassificationSums,
 ) -> dict[str, Any]:
     """Write everything, and return the evaluation as it is in ``evaluation.json``."""
-    classes = splits.train.class_names
+    classes, test = plan.splits.train.class_names, plan.splits.test
     evaluation = sums.to_json(classes)
-    card = model_card(config, splits, evaluation, preprocessing)
-    save_pretrained(run.pretrained, model, variables, preprocessing, classes, card=card)
+    card = model_card(plan, evaluation)
+    save_pretrained(run.pretrained, plan.model, variables, plan.preprocessing, classes, card=card)
     write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
     plot_training_curves(rows, run.curves)
     plot_confusion_matrix(sums.confusion, classes, run.confusion)
-    for index in range(len(splits.test)):
+    for index in range(len(test)):
         try:
-            splits.test.read(index).save(run.example)
+            test.read(index).save(run.example)
         except ValueError:
             continue
         break
     return evaluation
 
 
-def model_card(
-    config: RunConfig, splits: Splits, evaluation: dict[str, Any], preprocessing: Preprocessing
-) -> str:
+def model_card(plan: Plan, evaluation: dict[str, Any]) -> str:
     """The card of a trained model, in Markdown."""
-    height, width = preprocessing.size
+    config, splits = plan.config, plan.splits
+    height, width = plan.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
-    return f"""# {config.variant}, {len(splits.train.class_names)} classes
+    start = "random weights" if config.pretrained is None else config.pretrained
+    return f"""# {plan.model_name}, {len(splits.train.class_names)} classes
 
 A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-flax`.
 
@@ -59,6 +53,7 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 |---|---|
 | data | {splits.description} |
 | input | {height} × {width} pixels |
+| start | {start} |
 | epochs | {config.epochs} |
 | seed | {config.seed} |
 | variables | the {averaged} ones, after the last step |

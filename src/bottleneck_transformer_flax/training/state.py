@@ -163,5 +163,8 @@ def _moved_average(
         return None
     # Early on a long memory would hold mostly the random start, so the decay grows into its value.
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-    moved: Variables = optax.incremental_update(variables, state.average, 1 - decay)
+    # In this form what does not change, such as a frozen stage, stays the same to the bit.
+    moved: Variables = jax.tree.map(
+        lambda old, new: old + (1 - decay) * (new - old), state.average, variables
+    )
     return moved
