@@ -9,6 +9,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
+from bottleneck_transformer_flax.checkpoints.public_weights import PUBLIC_WEIGHTS
 from training.tiny import colour_images
 
 MOST_BYTES = 3_000_000
@@ -57,6 +58,8 @@ def test_its_card_names_the_accuracy_that_evaluate_measures(call, elsewhere):
     assert result["count"] == 1000
     assert (result["top1"], result["top5"]) == (top1, top5)
     assert top1 >= 0.88
+    (listed,) = (row for row in PUBLIC_WEIGHTS if row.name == "botnet_tiny")
+    assert (listed.top1, listed.top5) == (100 * top1, 100 * top5)
     # The loss is a sum of rounded figures: other processors may round the last digits otherwise.
     loss = float(re.search(r"\| loss \| ([0-9.e-]+) \|", card).group(1))
     assert result["loss"] == pytest.approx(loss, rel=1e-4)

@@ -8,7 +8,7 @@ import pytest
 from bottleneck_transformer_flax import list_variants
 from bottleneck_transformer_flax.cli.options import command_line
 
-COMMANDS = ("train", "evaluate", "predict", "variants")
+COMMANDS = ("train", "evaluate", "predict", "variants", "import", "export", "share")
 
 
 @pytest.mark.parametrize("arguments", [(), ("tain",), ("--colour",), ("", "train")])
@@ -55,7 +55,8 @@ def test_version(call):
 def test_variants_table(call):
     called = call("variants")
     assert called.code == 0
-    rows = {line.split()[0]: line for line in called.out.splitlines() if line.strip()}
+    table, weights = called.out.split("\nThe weights there are:\n")
+    rows = {line.split()[0]: line for line in table.splitlines()}
     for name in list_variants():
         if name != "small":
             assert name in rows
@@ -63,6 +64,8 @@ def test_variants_table(call):
     assert "7.23 B" in rows["botnet_t3"]
     assert "33.5 M" in rows["botnet_t3"]
     assert "45.63 B" in rows["botnet_t7"]
+    assert "top-1 79.256 %, top-5 94.528 % of ImageNet-1k; apache-2.0" in weights
+    assert "botnet import timm/botnet26t_256.c1_in1k --out botnet26t_256" in weights.splitlines()[5]
 
 
 def test_variants_json(call):
@@ -75,6 +78,17 @@ def test_variants_json(call):
     for row in rows.values():
         assert isinstance(row["multiply_adds"], int)
         assert row["source"]
+    weights = {name: row["weights"] for name, row in rows.items() if row["weights"]}
+    assert list(weights) == [
+        "botnet_s1_50",
+        "botnet_tiny",
+        "botnet26t_256",
+        "sebotnet33ts_256",
+        "eca_botnext26ts_256",
+    ]
+    assert weights["botnet_s1_50"][0]["licence"] == "mit"
+    assert weights["sebotnet33ts_256"][0]["top1"] == 81.156
+    assert weights["sebotnet33ts_256"][0]["command"].startswith("botnet import timm/sebotnet33ts")
 
 
 def test_variants_takes_nothing_else(call):

@@ -2,17 +2,20 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from bottleneck_transformer_flax.errors import CheckpointError
 
+FORMAT = "bottleneck-transformer-flax/1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREPROCESSING, CLASSES, CARD = "preprocessing.json", "classes.json", "README.md"
+FILES = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES, CARD)
 EMBEDDED = ("botnet_tiny",)
 """The models that ship with the package."""
 
 
 def find_pretrained(source: str | Path) -> Path:
-    """The pretrained directory that a source means; see ``load_pretrained``.
+    """The pretrained directory on this machine that a source means; see ``load_pretrained``.
 
     Raises:
         CheckpointError: when there is none.
@@ -30,6 +33,12 @@ def find_pretrained(source: str | Path) -> Path:
         return Path(str(resources.files(__package__))) / "embedded" / str(source)
     what = "is a file" if path.exists() else "does not exist"
     raise CheckpointError(
-        f"{source} {what}; expected a pretrained directory, a run's directory, or one of the "
-        f"models in the package: {', '.join(EMBEDDED)}"
+        f"{source} {what}; expected a pretrained directory, a run's directory, a repository of "
+        f"the Hugging Face hub (owner/name), or one of the models in the package: "
+        f"{', '.join(EMBEDDED)}"
     )
+
+
+def is_ours(config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` is of this package and not of another project."""
+    return str(config.get("format")).startswith(FORMAT.partition("/")[0])

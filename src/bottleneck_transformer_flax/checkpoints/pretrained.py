@@ -15,13 +15,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
+from bottleneck_transformer_flax.checkpoints.hub import download_repository, is_repository
 from bottleneck_transformer_flax.checkpoints.locations import (
     CARD,
     CLASSES,
     CONFIG,
+    FILES,
+    FORMAT,
     PREPROCESSING,
     WEIGHTS,
     find_pretrained,
+    is_ours,
 )
 from bottleneck_transformer_flax.data.folders import is_text
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
@@ -31,7 +35,6 @@ from bottleneck_transformer_flax.models.cost import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
 from bottleneck_transformer_flax.preprocessing import Preprocessing, checked_image_size
 
-FORMAT = "bottleneck-transformer-flax/1"
 _MOST_LISTED = 8
 
 
@@ -82,7 +85,7 @@ def save_pretrained(
         raise CheckpointError(
             f"there are {len(classes)} class names for {model.config.num_classes} outputs"
         )
-    _check_replaceable(directory)
+    check_replaceable(directory)
     arrays = {
         ".".join(path): np.ascontiguousarray(leaf)
         for path, leaf in flatten_dict(jax.device_get(variables)).items()
@@ -108,16 +111,18 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
     """Load a pretrained directory, or a model that ships with the package.
 
     Args:
-        source: a directory, a run's directory (its ``pretrained/`` is taken), or "botnet_tiny".
+        source: a directory, a run's directory (its ``pretrained/`` is taken), a repository of the
+            Hugging Face hub ("owner/name" or "owner/name@revision"), or "botnet_tiny".
         image_size: (height, width) to run the model at; by default the size it was saved at.
-            The relative tables are interpolated (see ``resize_relative_positions``).
+            Every relative table is interpolated linearly over its offset; what became of which
+            is logged (see ``resize_relative_positions``).
 
     Raises:
         CheckpointError: when the source is missing, damaged, or of another model; every name and
             shape that does not fit is listed.
         ConfigError: when ``image_size`` is no (height, width), or too small for the model.
     """
-    directory = find_pretrained(source)
+    directory = _find(source)
     values = _read_json(directory / CONFIG, dict)
     written_as = values.pop("format", None)
     if written_as != FORMAT:
@@ -144,14 +149,35 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
     return Pretrained(model, variables, preprocessing, classes)
 
 
-def _check_replaceable(directory: Path) -> None:
+def _find(source: str | Path) -> Path:
+    """Where the files are; those of a repository are in the hub's cache then."""
+    name = str(source)
+    # The name of a repository is also a path: next to what exists it means a file.
+    is_path = Path(name).exists() or Path(name).parent.is_dir()
+    if isinstance(source, Path) or is_path or not is_repository(name):
+        return find_pretrained(source)
+    folder = download_repository(name, [CONFIG], required=[CONFIG])
+    if not is_ours(_read_json(folder / CONFIG, dict)):
+        raise CheckpointError(
+            f"{name} is a repository of another project; bring it into a folder with "
+            f"`botnet import {name} --out FOLDER`, and load that"
+        )
+    needed = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES)
+    return download_repository(name, FILES, required=needed)
+
+
+def check_replaceable(directory: Path) -> None:
+    """See that a pretrained directory can be written here.
+
+    Raises:
+        CheckpointError: when something else is in the way.
+    """
     if directory.is_dir():
-        ours = {CONFIG, WEIGHTS, PREPROCESSING, CLASSES, CARD}
         if directory == Path.cwd():
             raise CheckpointError(f"{directory} is the current folder; name a new one")
         names = sorted(entry.name for entry in directory.iterdir())
-        others = [name for name in names if name not in ours]
-        if not others and not _is_ours(directory / CONFIG):
+        others = [name for name in names if name not in FILES]
+        if not others and not _is_our_config(directory / CONFIG):
             others = names
         if others:
             raise CheckpointError(
@@ -162,10 +188,9 @@ def _check_replaceable(directory: Path) -> None:
         raise CheckpointError(f"{directory} is a file; name a new or empty folder")
 
 
-def _is_ours(config: Path) -> bool:
-    """Whether a config is of this package and not of another project."""
+def _is_our_config(path: Path) -> bool:
     try:
-        return str(_read_json(config, dict).get("format")).startswith(FORMAT.partition("/")[0])
+        return is_ours(_read_json(path, dict))
     except CheckpointError:
         return False
 

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 the work failed or was interrupted before it was done, 2 b
 
 import argparse
 import codecs
+import keyword
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,7 +21,10 @@ COMMANDS = {
     "train": "train a model on images, with no argument on a small data set that is included",
     "evaluate": "score a trained model on a data set",
     "predict": "classify images",
-    "variants": "list the models by name, with their size and cost",
+    "variants": "list the models by name, with their size, cost and published weights",
+    "import": "make a pretrained directory of another project's checkpoint",
+    "export": "write a model as another project's checkpoint",
+    "share": "upload a model to the Hugging Face hub",
 }
 
 
@@ -35,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="botnet")
     keep_freed_memory()
+    _say_what_is_logged()
     try:
         with interrupts_end_it():
-            module = import_module(f"{__name__}.{parsed.command}")
+            # A module cannot be named after a word of Python's own, such as "import".
+            suffix = "_" if keyword.iskeyword(parsed.command) else ""
+            module = import_module(f"{__name__}.{parsed.command}{suffix}")
             code: int = module.run(parsed.arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -69,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
         command.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
+
+
+def _say_what_is_logged() -> None:
+    """What the package logs goes to standard error, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logger = logging.getLogger(__name__.partition(".")[0])
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
 
 
 def _encode_somehow(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -1,20 +1,22 @@
-"""``botnet variants``: the models by name, with their size and cost."""
+"""``botnet variants``: the models by name, with their size, cost and published weights."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bottleneck_transformer_flax.checkpoints.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
 
 @dataclass(frozen=True)
 class VariantsOptions:
-    """List the models by name.
+    """List the models by name, and the weights there are of them.
 
     Parameters are all trainable ones, multiply-adds those of every convolution and matrix product
     for one image, at the input size given. Beside them stands what the paper says; the README
@@ -50,7 +52,20 @@ def run(arguments: Sequence[str]) -> int:
     if not console.is_terminal:
         console.width = 200
     console.print(table)
+    console.print("\nThe weights there are:")
+    for line in _weights_lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _weights_lines() -> Iterator[str]:
+    """What is known of each, and in a line of its own the command, to be copied."""
+    for weights in PUBLIC_WEIGHTS:
+        yield (
+            f"\n{weights.variant:<20} top-1 {weights.top1:g} %, top-5 {weights.top5:g} % of "
+            f"{weights.data}; {weights.licence}"
+        )
+        yield f"    {weights.command}"
 
 
 def _text(value: float | None, form: str) -> str:
@@ -67,5 +82,10 @@ def _as_json(variant: Variant) -> dict[str, Any]:
         "published_parameters": variant.published_parameters,
         "published_multiply_adds": variant.published_multiply_adds,
         "published_top1": variant.published_top1,
+        "weights": [
+            dataclasses.asdict(weights) | {"command": weights.command}
+            for weights in PUBLIC_WEIGHTS
+            if weights.variant == variant.name
+        ],
         "config": variant.config.to_json(),
     }

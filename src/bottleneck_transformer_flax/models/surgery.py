@@ -1,5 +1,6 @@
 """(model, variables) → (model, variables): the same network with another head or resolution."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from bottleneck_transformer_flax.models.botnet import BoTNet, classifier_head
 from bottleneck_transformer_flax.models.cost import abstract_variables
 
 Variables = dict[str, Any]
+_log = logging.getLogger(__name__)
+
 RELATIVE_TABLES = ("relative_height", "relative_width")
 
 
@@ -23,7 +26,7 @@ def resize_relative_positions(
 
     Every relative table is interpolated linearly over its offset (see ``resize_table``); all
     else, and every table that fits already, is the very same array. A model without attention
-    comes back as it was.
+    comes back as it was. Which table went from what length to what is logged, as INFO.
 
     Raises:
         ConfigError: when this is no (height, width), images of it are too small for the model, or
@@ -31,11 +34,23 @@ def resize_relative_positions(
     """
     needed = flatten_dict(abstract_variables(model, image_size)["params"])
     params = flatten_dict(_parameters(variables))
+    moved: dict[tuple[str, int, int], list[str]] = {}
     for path, table in params.items():
         if path[-1] in RELATIVE_TABLES:
             if path not in needed:
                 raise ConfigError(f"the variables have {'.'.join(path)}, which the model has not")
-            params[path] = resize_table(table, (needed[path].shape[0] + 1) // 2)
+            before, after = (len(table) + 1) // 2, (len(needed[path]) + 1) // 2
+            params[path] = resize_table(table, after)
+            if before != after:
+                moved.setdefault((path[-1], before, after), []).append("/".join(path[:2]))
+    for (table_name, before, after), blocks in moved.items():
+        _log.info(
+            "%s interpolated linearly from %d to %d positions in %s",
+            table_name.replace("_", " "),
+            before,
+            after,
+            ", ".join(blocks),
+        )
     return model, dict(variables) | {"params": unflatten_dict(params)}
 
 

@@ -52,14 +52,14 @@ FINE_TUNING = RunConfig(
     batch_size=64,
     optimization=OptimizerOptions(
         optimizer="adamw",
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         warmup_epochs=1,
         weight_decay=0.05,
         label_smoothing=0.1,
         clip_norm=1.0,
         ema_decay=0.99,
     ),
-    fine_tuning=FineTuningOptions(backbone_rate=0.1),
+    fine_tuning=FineTuningOptions(backbone_rate=0.3),
     augmentation=Augmentation(crop="resized", min_scale=0.35),
 )
 

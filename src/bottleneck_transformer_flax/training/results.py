@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bottleneck_transformer_flax.checkpoints.atomic import write_text
+from bottleneck_transformer_flax.checkpoints.cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
@@ -39,13 +41,25 @@ def write_results(
     return evaluation
 
 
+# What the data sets with names are called on the hub.
+DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
+
+
 def model_card(plan: Plan, evaluation: dict[str, Any]) -> str:
     """The card of a trained model, in Markdown."""
     config, splits = plan.config, plan.splits
     height, width = plan.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
     start = "random weights" if config.pretrained is None else config.pretrained
-    return f"""# {plan.model_name}, {len(splits.train.class_names)} classes
+    on_hub = config.pretrained is not None and not Path(config.pretrained).exists()
+    metadata = card_metadata(
+        model_name=plan.model_name,
+        dataset_name=DATA_SETS.get(config.data, Path(config.data).resolve().name),
+        metrics={"top1": evaluation["top1"], "top5": evaluation["top5"]},
+        base_model=config.pretrained if on_hub else None,
+    )
+    return f"""{metadata}
+# {plan.model_name}, {len(splits.train.class_names)} classes
 
 A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-flax`.
 

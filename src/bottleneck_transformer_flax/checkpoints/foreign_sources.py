@@ -1,0 +1,185 @@
+"""What ``botnet import`` takes, a file or a repository, as a model with its card."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from bottleneck_transformer_flax.checkpoints.cards import card_metadata
+from bottleneck_transformer_flax.checkpoints.hub import download_repository
+from bottleneck_transformer_flax.checkpoints.importing import PROJECTS, import_file
+from bottleneck_transformer_flax.checkpoints.locations import CARD, CONFIG, WEIGHTS, is_ours
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
+from bottleneck_transformer_flax.checkpoints.public_weights import (
+    PUBLIC_WEIGHTS,
+    Project,
+    PublicWeights,
+    published_weights,
+)
+from bottleneck_transformer_flax.checkpoints.timm_repository import read_timm_config
+from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.models.variants import find_variant
+
+PICKLED_WEIGHTS = "pytorch_model.bin"
+
+
+class Imported(NamedTuple):
+    """A model that another project trained.
+
+    Attributes:
+        pretrained: ready for inference.
+        card: says where it is from, in Markdown.
+        variant: the model that it is of; None for one of this package's own that has no name.
+        published: what its project says of exactly these weights; None where it is not known.
+    """
+
+    pretrained: Pretrained
+    card: str
+    variant: str | None
+    published: PublicWeights | None
+
+
+def import_local(
+    path: Path,
+    variant: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Imported:
+    """The model in a file; see ``import_file``.
+
+    Raises:
+        CheckpointError, ConfigError: as ``import_file`` does.
+    """
+    pretrained, project = import_file(path, variant, image_size=image_size, classes=classes)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = f"the file `{path.name}` (SHA-256 `{digest}`), with the names of {project}"
+    published = published_weights(variant, project)
+    note = None
+    if published is not None:
+        note = (
+            f"{project} has published weights of this model: top-1 {published.top1} %, top-5 "
+            f"{published.top5} % on ImageNet, licence {published.licence}, at {published.url}. "
+            "Whether the file holds those, only where it is from can tell."
+        )
+    card = _card(pretrained, variant, project, origin, licence=None, published=None, note=note)
+    return Imported(pretrained, card, variant, None)
+
+
+def import_repository(
+    repository: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Imported:
+    """The model in a repository of the Hugging Face hub: one of timm's, or of this package.
+
+    Args:
+        repository: "owner/name", or "owner/name@revision".
+        image_size: as for ``import_file``.
+        classes: as for ``import_file``; by default those that the repository names.
+
+    Raises:
+        CheckpointError: when it cannot be had, or is of another model.
+        ConfigError: as ``import_file`` does.
+    """
+    folder = download_repository(repository, [CONFIG], required=[CONFIG])
+    if _is_of_this_package(folder / CONFIG):
+        return _own(repository)
+    described = read_timm_config(folder / CONFIG)
+    known = PROJECTS["timm"].variants
+    if described.architecture not in known:
+        raise CheckpointError(
+            f"{repository} is a {described.architecture}, which this package does not have; of "
+            f"timm's models it has {', '.join(known)}"
+        )
+    pretrained, project = import_file(
+        _weights(repository),
+        described.architecture,
+        preprocessing=described.preprocessing,
+        image_size=image_size,
+        classes=classes or described.classes,
+    )
+    name = repository.partition("@")[0]
+    published = next((row for row in PUBLIC_WEIGHTS if row.name == name), None)
+    card = _card(
+        pretrained,
+        described.architecture,
+        project,
+        f"[{repository}](https://huggingface.co/{name})",
+        licence=described.licence or (published.licence if published else None),
+        published=published,
+        base_model=name,
+    )
+    return Imported(pretrained, card, described.architecture, published)
+
+
+def _is_of_this_package(config: Path) -> bool:
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and is_ours(values)
+
+
+def _own(repository: str) -> Imported:
+    pretrained = load_pretrained(repository)
+    folder = download_repository(repository, [CONFIG, CARD])
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    variant = find_variant(pretrained.model.config)
+    return Imported(pretrained, card, None if variant is None else variant.name, None)
+
+
+def _weights(repository: str) -> Path:
+    """The file of the weights, in the form that holds no code where there is one."""
+    folder = download_repository(repository, [CONFIG, WEIGHTS])
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    needed = [PICKLED_WEIGHTS]
+    return download_repository(repository, needed, required=needed) / PICKLED_WEIGHTS
+
+
+def _card(
+    pretrained: Pretrained,
+    variant: str,
+    project: Project,
+    origin: str,
+    *,
+    licence: str | None,
+    published: PublicWeights | None,
+    note: str | None = None,
+    base_model: str | None = None,
+) -> str:
+    height, width = pretrained.preprocessing.size
+    metrics = {}
+    if published is not None:
+        metrics = {"top1": published.top1 / 100, "top5": published.top5 / 100}
+        note = (
+            f"Top-1 {published.top1} % and top-5 {published.top5} % on ImageNet-1k, as {project} "
+            "has published; not measured again here."
+        )
+    metadata = card_metadata(
+        model_name=variant,
+        dataset_name="ImageNet-1k",
+        metrics=metrics,
+        licence=licence,
+        base_model=base_model,
+    )
+    return (
+        f"""{metadata}
+# {variant}, {len(pretrained.classes)} classes
+
+A Bottleneck Transformer (arXiv 2101.11605) trained by {project}, its weights carried over to
+`bottleneck-transformer-flax` unchanged.
+
+| | |
+|---|---|
+| origin | {origin} |
+| licence | {licence or "not stated"} |
+| input | {height} × {width} pixels |
+
+{note or ""}
+""".rstrip()
+        + "\n"
+    )

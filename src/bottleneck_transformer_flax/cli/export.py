@@ -1,0 +1,64 @@
+"""``botnet export``: a model as another project's checkpoint."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bottleneck_transformer_flax.cli import options
+
+Format = Literal["timm"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write a model as another project's checkpoint.
+
+    timm's format is a .safetensors file that timm loads with strict=True; only timm's own
+    variants have one.
+    """
+
+    out: Path
+    """The .safetensors file to write."""
+    checkpoint: str | None = None
+    """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
+    default the newest finished run."""
+    format: Format = "timm"
+    """Whose checkpoint it becomes."""
+    json: bool = False
+    """Print what was written as one JSON line."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed = options.parse(ExportOptions, "export", arguments)
+
+    from bottleneck_transformer_flax.checkpoints.importing import export_file
+    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+
+    checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
+    pretrained = load_pretrained(checkpoint)
+    variant = export_file(pretrained, parsed.out, parsed.format)
+    size, num_classes = pretrained.preprocessing.size, len(pretrained.classes)
+    if parsed.json:
+        print(
+            json.dumps(
+                {
+                    "checkpoint": checkpoint,
+                    "format": parsed.format,
+                    "variant": variant,
+                    "num_classes": num_classes,
+                    "image_size": size,
+                    "file": str(parsed.out),
+                }
+            )
+        )
+    else:
+        print(f"model    {checkpoint}")
+        print(f"written  {parsed.out}")
+        print(
+            f"in timm: timm.create_model({variant!r}, num_classes={num_classes}, img_size={size}, "
+            f"checkpoint_path={str(parsed.out)!r})"
+        )
+    return 0

@@ -1,0 +1,52 @@
+"""``botnet share``: upload a model to the Hugging Face hub."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
+from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
+from bottleneck_transformer_flax.cli import options
+
+
+@dataclass(frozen=True)
+class ShareOptions:
+    """Upload a model to the Hugging Face hub, with its card, in one commit.
+
+    Log in before with `hf auth login`. Others then use its name wherever a checkpoint is asked
+    for, such as `botnet predict --checkpoint OWNER/NAME`.
+    """
+
+    repository: Annotated[str, tyro.conf.Positional]
+    """OWNER/NAME on the hub; it is made if it is not there."""
+    checkpoint: str | None = None
+    """A pretrained directory or a run; by default the newest finished run."""
+    private: bool = False
+    """Keep it from others."""
+    message: str | None = None
+    """What the commit says."""
+    json: bool = False
+    """Print the address as one JSON line."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed = options.parse(ShareOptions, "share", arguments)
+    checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
+    url = upload_pretrained(
+        find_pretrained(checkpoint),
+        parsed.repository,
+        private=parsed.private,
+        message=parsed.message,
+    )
+    if parsed.json:
+        print(json.dumps({"checkpoint": checkpoint, "repository": parsed.repository, "url": url}))
+    else:
+        print(f"model   {checkpoint}")
+        print(f"shared  {url}")
+        command = options.command_line("predict", "--checkpoint", parsed.repository)
+        print(f"next: {command} IMAGE")
+    return 0

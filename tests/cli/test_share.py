@@ -1,0 +1,66 @@
+"""``botnet share``, and a shared model wherever a checkpoint is asked for."""
+
+import huggingface_hub
+import pytest
+
+from bottleneck_transformer_flax import load_pretrained
+from reference.hub_server import WRITER
+from training.tiny import assert_same_bits
+
+
+@pytest.fixture
+def logged_in(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+
+
+def test_a_run_is_shared_and_used(call, run, hub, logged_in):
+    called = call("share", "lab/insects")
+    assert called.code == 0, called
+    assert f"shared  {hub.endpoint}/lab/insects" in called.out
+    card = huggingface_hub.ModelCard(
+        hub.repositories["lab/insects"].version("main").files["README.md"].decode()
+    )
+    evaluated = call("evaluate", "--json").json()
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results["accuracy"] == pytest.approx(evaluated["top1"], abs=1e-6)
+    assert card.data.library_name == "bottleneck-transformer-flax"
+
+    images = ("data/val/ant/0.png", "data/val/bee")
+    shared = call("predict", *images, "--checkpoint", "lab/insects", "--json")
+    assert shared.code == 0, shared
+    assert shared.out == call("predict", *images, "--json").out
+    assert_same_bits(load_pretrained("lab/insects").variables, load_pretrained(run).variables)
+    scored = call("evaluate", "--checkpoint", "lab/insects", "--data", "data", "--json")
+    assert scored.json()["top1"] == evaluated["top1"]
+    imported = call("import", "lab/insects", "--out", "copy", "--json")
+    assert imported.code == 0, imported
+    assert_same_bits(load_pretrained("copy").variables, load_pretrained(run).variables)
+
+
+def test_json(call, trained, hub, logged_in):
+    shared = call("share", "lab/insects", "--private", "--json").json()
+    assert shared["url"] == f"{hub.endpoint}/lab/insects"
+    assert hub.repositories["lab/insects"].private
+
+
+def test_what_cannot_be_shared(fails, trained, hub, monkeypatch):
+    assert "nobody is logged in" in fails(1, "share", "lab/insects")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert "is not the name of a hub repository" in fails(1, "share", "insects")
+    assert "nowhere does not exist" in fails(1, "share", "lab/insects", "--checkpoint", "nowhere")
+    hub.stop()
+    assert "cannot be reached" in fails(1, "share", "lab/insects")
+
+
+def test_a_foreign_repository_is_no_checkpoint(fails, trained, hub):
+    hub.add("timm/botnet26t_256.c1_in1k", {"config.json": b"{}", "model.safetensors": b"x"})
+    told = fails(1, "predict", "data", "--checkpoint", "timm/botnet26t_256.c1_in1k")
+    assert "botnet import timm/botnet26t_256.c1_in1k --out FOLDER" in told
+    assert not any("safetensors" in request for request in hub.asked)
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(fails, trained, hub):
+    assert "runs/nothing does not exist" in fails(
+        1, "predict", "data", "--checkpoint", "runs/nothing"
+    )
+    assert hub.asked == []
