@@ -2,8 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
 from bottleneck_transformer_flax.data.sources import load_splits
@@ -83,11 +84,12 @@ def parts_that_changed(before, after):
     ("options", "changed"),
     [
         ({"frozen_through": "c3"}, {"c4", "c5"}),
-        ({"frozen_through": "c5"}, set()),
         ({"backbone_rate": 0.1}, {"stem", "c2", "c3", "c4", "c5"}),
-        ({"backbone_rate": 0.0, "frozen_batch_stats": True}, set()),
+        pytest.param({"frozen_through": "c5"}, set(), marks=pytest.mark.slow),
+        pytest.param(
+            {"backbone_rate": 0.0, "frozen_batch_stats": True}, set(), marks=pytest.mark.slow
+        ),
     ],
-    ids=["c3", "all", "slower", "head alone"],
 )
 def test_what_is_frozen_is_kept_to_the_bit(data, pretrained, tmp_path, options, changed):
     _, tuned = go(tmp_path / "run", config_of(data, pretrained, **options))
@@ -99,27 +101,29 @@ def test_what_is_frozen_is_kept_to_the_bit(data, pretrained, tmp_path, options, 
     assert not tuned.model.config.frozen_batch_stats
 
 
-def test_a_pretrained_models_preprocessing_goes_on(data, pretrained, tmp_path):
+def test_a_pretrained_models_preprocessing_goes_on(data, pretrained):
     plan = make_plan(config_of(data, pretrained))
     assert plan.preprocessing == PREPROCESSING
     assert plan.model_name == "small"
     resized = make_plan(config_of(data, pretrained, image_size=(20, 12)))
     assert resized.preprocessing == PREPROCESSING.replace(size=(20, 12))
-    _, tuned = go(tmp_path / "run", config_of(data, pretrained, image_size=(20, 12)))
-    assert tuned.preprocessing == resized.preprocessing
+    assert resized.pretrained.preprocessing == resized.preprocessing
 
 
 def test_the_same_classes_keep_their_head(data, tmp_path):
     start = pretrained_with(tmp_path / "start", *CLASSES)
-    config = config_of(data, start, frozen_through="c5", backbone_rate=0.0)
+    config = config_of(data, start, frozen_through="c3")
     assert make_plan(config).keeps_head
-    still = config.replace(optimization=OptimizerOptions(learning_rate=1e-30, weight_decay=0.0))
-    _, tuned = go(tmp_path / "run", still)
-    assert_same_bits(tuned.variables, load_pretrained(start).variables)
+    _, tuned = go(tmp_path / "run", config)
+    before = load_pretrained(start).variables["params"]["head"]["kernel"]
+    after = tuned.variables["params"]["head"]["kernel"]
+    # A new one would have no likeness to it.
+    assert 0.9 < np.corrcoef(np.ravel(before), np.ravel(after))[0, 1] < 1
     other_order = pretrained_with(tmp_path / "other", *CLASSES[::-1])
     assert not make_plan(config_of(data, other_order)).keeps_head
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_the_same_bit_for_bit(data, pretrained, tmp_path):
     config = config_of(data, pretrained, frozen_through="c2", backbone_rate=0.5)
     _, whole = go(tmp_path / "whole", config)
@@ -132,7 +136,7 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(data, pretrained, tmp_path)
 
 
 def test_a_plan_can_be_used_twice(data, pretrained, tmp_path):
-    config = config_of(data, pretrained)
+    config = config_of(data, pretrained, backbone_rate=0.1)
     plan = make_plan(config)
     for name in ("one", "two"):
         run = RunDirectory(tmp_path / name)
@@ -158,7 +162,7 @@ GROUPS = {
 
 @pytest.fixture(scope="module")
 def regrouped(tmp_path_factory):
-    """Clothes that botnet_tiny was not trained on, as dark on light, in five groups."""
+    """Clothes that botnet_tiny was not trained on, in five groups, as larger images."""
     root, source = tmp_path_factory.mktemp("regrouped"), load_splits("embedded").test
     for group, classes in GROUPS.items():
         members = [
@@ -170,9 +174,7 @@ def regrouped(tmp_path_factory):
             part = "train" if number < 8 else "val"
             path = root / part / group / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            ImageOps.invert(source.read(index)).resize((56, 56), Image.Resampling.BICUBIC).save(
-                path
-            )
+            source.read(index).resize((56, 56), Image.Resampling.BICUBIC).save(path)
     return root
 
 
@@ -185,10 +187,13 @@ def test_it_beats_training_from_scratch_on_a_small_split(regrouped, tmp_path):
         "fine-tuned": FINE_TUNING.replace(pretrained="botnet_tiny"),
     }.items():
         config = recipe.replace(
-            data=str(regrouped), epochs=40, input=InputOptions(image_size=(28, 28), num_workers=0)
+            data=str(regrouped),
+            epochs=20,
+            evaluate_every_epochs=20,
+            input=InputOptions(image_size=(28, 28), num_workers=0),
         )
         outcome, _ = go(tmp_path / name, config)
         accuracy[name] = outcome.evaluation["top1"]
         assert outcome.evaluation["count"] == 200
     print(json.dumps(accuracy))
-    assert accuracy["fine-tuned"] > accuracy["scratch"] + 0.1
+    assert accuracy["fine-tuned"] > accuracy["scratch"] + 0.2
