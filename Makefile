@@ -9,7 +9,7 @@ train: $(VENV)/installed
 	$(BIN)/botnet train
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=10
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m slow --durations=10
