@@ -1,5 +1,7 @@
 """Files and folders are whole or not there at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,27 @@ def test_a_directory_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, mo
         pass
     assert entries(tmp_path) == ["model"]
     assert entries(directory) == ["old"]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from bottleneck_transformer_flax.checkpoints import atomic
+from bottleneck_transformer_flax.cli.interrupts import end_at_once
+
+with atomic.replaced_directory(Path("folder")) as folder, atomic.replaced_file(Path("a")) as file:
+    (folder / "half").write_text("half")
+    file.write_text("half")
+    assert len(list(Path().iterdir())) == 4
+    end_at_once()
+"""
+
+
+def test_an_interrupt_in_mid_writing_leaves_what_was_there(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").write_text("old")
+    (tmp_path / "a").write_text("old")
+    ended = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (1, b"botnet: error: interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"]
+    assert (tmp_path / "a").read_text() == (tmp_path / "folder" / "old").read_text() == "old"

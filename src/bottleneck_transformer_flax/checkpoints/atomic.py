@@ -6,6 +6,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+_unfinished: set[Path] = set()
+
+
+def remove_unfinished() -> None:
+    """Remove what is being written, for who ends the program without leaving the contexts."""
+    for path in list(_unfinished):
+        _remove(path)
+
 
 @contextlib.contextmanager
 def replaced_directory(directory: Path) -> Iterator[Path]:
@@ -16,14 +24,17 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = directory.with_name(f".{directory.name}.{os.getpid()}.new")
     before = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+    _unfinished.add(beside)
     beside.mkdir()
     try:
         yield beside
+        # Whole from here on, and for a moment the only one under way to its name.
+        _unfinished.discard(beside)
         if directory.exists():
             directory.rename(before)
         beside.rename(directory)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove(beside)
         if before.exists() and not directory.exists():
             before.rename(directory)
         shutil.rmtree(before, ignore_errors=True)
@@ -36,14 +47,23 @@ def replaced_file(path: Path) -> Iterator[Path]:
     On an error it is removed and what was at ``path`` stays as it was.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    _unfinished.add(beside)
     try:
         yield beside
         beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(beside)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: a reader sees the old text or the new."""
     with replaced_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    _unfinished.discard(path)

@@ -28,8 +28,8 @@ class EvaluateOptions:
     """Score a trained model: top-1, top-5, loss, accuracy and count of every class."""
 
     checkpoint: str | None = None
-    """A pretrained directory, a run, or botnet_tiny; by default the newest finished run, and
-    where there is none the botnet_tiny in the package."""
+    """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
+    default the newest finished run, and where there is none the botnet_tiny in the package."""
     data: str | None = None
     """What to score on, as for `botnet train`; by default what the model was trained with."""
     split: Split | None = None

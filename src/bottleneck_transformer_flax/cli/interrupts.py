@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from bottleneck_transformer_flax.checkpoints.atomic import remove_unfinished
+
 _CLEAR_LINE_AND_SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
 
 
@@ -16,8 +18,9 @@ def interrupts_end_it() -> Iterator[None]:
     """Let Ctrl-C end the program in one line.
 
     Raised as an exception, an interrupt is turned into others by libraries that it falls into, or
-    gets lost in a callback. All files are written beside and then renamed, so nothing is left
-    half written. A command that has something to save installs its own handler.
+    gets lost in a callback. All files are written beside and then renamed, and what is beside is
+    removed, so nothing is left half written. A command that has something to save installs its
+    own handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,6 +37,7 @@ def end_at_once(*_: Any) -> None:
     if "multiprocessing.process" in sys.modules:
         for worker in sys.modules["multiprocessing.process"].active_children():
             worker.terminate()
+    remove_unfinished()
     # A live display has hidden the cursor, and nothing that would show it again runs any more.
     terminal = next((stream for stream in (1, 2) if os.isatty(stream)), None)
     if terminal is not None:

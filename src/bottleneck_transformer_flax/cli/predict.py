@@ -31,8 +31,8 @@ class PredictOptions:
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Image files, folders (searched to any depth), or - for an image on standard input."""
     checkpoint: str | None = None
-    """A pretrained directory, a run, or botnet_tiny; by default the newest finished run, and
-    where there is none the botnet_tiny in the package."""
+    """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
+    default the newest finished run, and where there is none the botnet_tiny in the package."""
     top_k: int = 5
     """How many classes to give for each image."""
     image_size: tuple[int, int] | None = None
