@@ -129,6 +129,18 @@ def test_what_is_no_checkpoint(tmp_path):
     assert "is a folder" in message_of(tmp_path / "folder.pth")
 
 
+@pytest.mark.parametrize("content", [b"error: not found", b"the page is gone", b"access denied"])
+def test_a_message_saved_as_a_file(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    message = message_of(tmp_path / "a.pth")
+    assert "cannot be read" in message or "damaged" in message
+
+
+def test_arrays_that_are_not_dense(tmp_path):
+    torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "a.pth")
+    assert "not dense" in message_of(tmp_path / "a.pth")
+
+
 def test_without_pytorch(tmp_path, monkeypatch):
     torch.save(ARRAYS, tmp_path / "a.pth")
     real_import = builtins.__import__

@@ -20,6 +20,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import replace_head, resize_relative_positions
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from reference.foreign_arrays import foreign_arrays
+from reference.timm_models import timm_model
 
 NAME = "eca_botnext26ts_256"
 FOLDER = Path(__file__).parents[1] / "goldens/foreign"
@@ -59,6 +60,17 @@ def test_a_pretrained_directory_of_it(imported, tmp_path):
 
 def _leaves(pretrained):
     return jax.tree.leaves(pretrained.variables)
+
+
+def test_the_model_without_published_weights_has_timms_crop(tmp_path):
+    with np.load(FOLDER / "botnet50ts_256.npz") as golden:
+        save_file(
+            foreign_arrays(json.loads(str(golden["shapes"])), 2.0), tmp_path / "a.safetensors"
+        )
+    imported = import_file(tmp_path / "a.safetensors", "botnet50ts_256").pretrained
+    described = timm_model("botnet50ts_256").pretrained_cfg
+    assert imported.preprocessing.crop == described["crop_pct"]
+    assert imported.preprocessing.interpolation == described["interpolation"]
 
 
 def test_another_head(arrays, tmp_path):

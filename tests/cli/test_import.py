@@ -60,7 +60,8 @@ def test_from_the_hub_to_a_directory_with_all_that_is_known(call, repository, hu
     called = call("import", repository, "--out", "eca")
     assert called.code == 0, called
     assert f"{NAME}, 10,593,301 parameters, 1000 classes, 256 × 256 pixels" in called.out
-    assert "ImageNet top-1 79.262 %, top-5 94.600 %; licence apache-2.0" in called.out
+    assert "ImageNet top-1 79.262 %, top-5 94.600 %" in called.out
+    assert "licence  apache-2.0" in called.out
     assert entries(Path("eca")) == FILES
     assert not any("pytorch_model.bin" in request for request in hub.asked)
     loaded = load_pretrained("eca")
@@ -72,6 +73,11 @@ def test_from_the_hub_to_a_directory_with_all_that_is_known(call, repository, hu
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == {"accuracy": pytest.approx(0.79262), "top_5_accuracy": pytest.approx(0.946)}
     assert REPOSITORY in card.text
+
+    # Another revision may hold other weights.
+    hub.repositories[repository].tags["v1"] = hub.repositories[repository].commits[0].name
+    tagged = call("import", f"{repository}@v1", "--out", "tagged", "--json").json()
+    assert (tagged["published_top1"], tagged["licence"]) == (None, "apache-2.0")
 
     # What was fetched once needs no network any more.
     hub.stop()
@@ -164,6 +170,8 @@ def test_a_fine_tuned_one_of_timms_own_hub_form(call, hub, arrays, config, tmp_p
     called = call("import", "someone/insects", "--out", "insects")
     assert called.code == 0, called
     assert "published" not in called.out
+    assert "licence  cc-by-4.0" in called.out
+    assert "trained by timm" not in Path("insects/README.md").read_text(encoding="utf-8")
     loaded = load_pretrained("insects")
     assert loaded.classes == ("ant", "bee")
     assert loaded.preprocessing.mean == (0.5, 0.5, 0.5)

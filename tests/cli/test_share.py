@@ -1,5 +1,7 @@
 """``botnet share``, and a shared model wherever a checkpoint is asked for."""
 
+from pathlib import Path
+
 import huggingface_hub
 import pytest
 
@@ -50,6 +52,28 @@ def test_what_cannot_be_shared(fails, trained, hub, monkeypatch):
     assert "nowhere does not exist" in fails(1, "share", "lab/insects", "--checkpoint", "nowhere")
     hub.stop()
     assert "cannot be reached" in fails(1, "share", "lab/insects")
+
+
+def test_without_a_run_nothing_is_shared(fails, hub, logged_in, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "there is no finished run in runs/; name what to share" in fails(2, "share", "lab/x")
+    assert hub.repositories == {}
+
+
+def test_an_own_repository_takes_the_options_too(call, fails, run, hub, logged_in):
+    assert call("share", "lab/insects").code == 0
+    Path("names.txt").write_text("\ufeffx\ny\nz\n", encoding="utf-8")
+    called = call(
+        *("import", "lab/insects", "--out", "copy", "--image-size", "24", "20"),
+        *("--classes", "names.txt", "--json"),
+    )
+    assert called.code == 0, called
+    assert called.json()["image_size"] == [24, 20]
+    assert load_pretrained("copy").classes == ("x", "y", "z")
+    for content in ("x\n\nz", "x\nx\ny", ""):
+        Path("names.txt").write_text(content, encoding="utf-8")
+        told = fails(1, "import", "lab/insects", "--out", "new", "--classes", "names.txt")
+        assert "has empty lines, or a name twice" in told
 
 
 def test_a_foreign_repository_is_no_checkpoint(fails, trained, hub):

@@ -41,7 +41,7 @@ WRONG = [
     *[("stochastic_depth_rate", value, "[0, 1)") for value in (-0.1, 1.0, float("inf"), True)],
     *[("activation", value, "relu, silu, gelu") for value in ("swish", "", None, ["relu"])],
     *[("stem", value, "7x7, 3x3, tiered") for value in ("5x5", 7)],
-    *[("dtype", value, "float32, bfloat16") for value in ("float16", "int32", "half a float")],
+    *[("dtype", value, "float32, bfloat16") for value in ("float16", "f4,,", "(-1,)f4")],
     *[("dtype", value, "float32, bfloat16") for value in (np.float64, None, 32, [3])],
     *[("stride_one", value, "True or False") for value in (1, "yes", None)],
     *[("stem_pool", value, "True or False") for value in (0, 2)],

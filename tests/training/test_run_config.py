@@ -76,6 +76,7 @@ WRONG = [
     *[("stochastic_depth_rate", "model", value) for value in (-0.1, 1.0)],
     ("dtype", "model", "float16"),
     ("num_workers", "input", -1),
+    ("pretrained", "top", 5),
     *[("eval_crop", "input", value) for value in (0.0, 1.5, float("nan"))],
 ]
 
@@ -156,7 +157,11 @@ def test_wrong_fine_tuning(options):
 def test_a_record_from_before_there_was_fine_tuning():
     values = RunConfig().to_json()
     del values["fine_tuning"], values["pretrained"]
+    # It held these always, and for data in memory they meant nothing.
+    values["input"] |= {"eval_crop": 0.875, "interpolation": "bicubic"}
     assert RunConfig.from_json(values) == RunConfig()
+    values["input"]["eval_crop"] = 0.9
+    assert RunConfig.from_json(values).input.eval_crop == 0.9
 
 
 def test_a_run_is_written_and_read(tmp_path):

@@ -46,6 +46,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
     On an error it is removed and what was at ``path`` stays as it was.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     _unfinished.add(beside)
     try:

@@ -90,12 +90,19 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
                 f"of the weights alone, best as {SAFETENSORS}"
             ) from error
         raise CheckpointError(f"{path} is damaged, or no PyTorch file; copy it anew") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # What its reader of pickles stumbles over has no base class in common.
         raise _unreadable(path, error) from error
     tensors = _named_tensors(loaded)
     if not tensors:
         raise CheckpointError(f"{path} holds no named arrays; expected a model's state_dict")
-    return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    try:
+        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path} holds arrays that are not dense ({next(iter(str(error).splitlines()), '')}); "
+            "expected plain weights"
+        ) from error
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

@@ -7,7 +7,11 @@ from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.hub import download_repository
-from bottleneck_transformer_flax.checkpoints.importing import PROJECTS, import_file
+from bottleneck_transformer_flax.checkpoints.importing import (
+    PROJECTS,
+    checked_classes,
+    import_file,
+)
 from bottleneck_transformer_flax.checkpoints.locations import CARD, CONFIG, WEIGHTS, is_ours
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
 from bottleneck_transformer_flax.checkpoints.public_weights import (
@@ -28,14 +32,16 @@ class Imported(NamedTuple):
 
     Attributes:
         pretrained: ready for inference.
-        card: says where it is from, in Markdown.
+        card: says where it is from, in Markdown; None for one of this package's own without.
         variant: the model that it is of; None for one of this package's own that has no name.
+        licence: of the weights; None where it is not stated.
         published: what its project says of exactly these weights; None where it is not known.
     """
 
     pretrained: Pretrained
-    card: str
+    card: str | None
     variant: str | None
+    licence: str | None
     published: PublicWeights | None
 
 
@@ -64,7 +70,7 @@ def import_local(
             "Whether the file holds those, only where it is from can tell."
         )
     card = _card(pretrained, variant, project, origin, licence=None, published=None, note=note)
-    return Imported(pretrained, card, variant, None)
+    return Imported(pretrained, card, variant, None, None)
 
 
 def import_repository(
@@ -86,7 +92,7 @@ def import_repository(
     """
     folder = download_repository(repository, [CONFIG], required=[CONFIG])
     if _is_of_this_package(folder / CONFIG):
-        return _own(repository)
+        return _own(repository, image_size, classes)
     described = read_timm_config(folder / CONFIG)
     known = PROJECTS["timm"].variants
     if described.architecture not in known:
@@ -99,20 +105,22 @@ def import_repository(
         described.architecture,
         preprocessing=described.preprocessing,
         image_size=image_size,
-        classes=classes or described.classes,
+        classes=described.classes if classes is None else classes,
     )
     name = repository.partition("@")[0]
-    published = next((row for row in PUBLIC_WEIGHTS if row.name == name), None)
+    # Another revision may hold other weights than those that were published.
+    published = next((row for row in PUBLIC_WEIGHTS if row.name == repository), None)
+    licence = described.licence or (published.licence if published else None)
     card = _card(
         pretrained,
         described.architecture,
         project,
         f"[{repository}](https://huggingface.co/{name})",
-        licence=described.licence or (published.licence if published else None),
+        licence=licence,
         published=published,
         base_model=name,
     )
-    return Imported(pretrained, card, described.architecture, published)
+    return Imported(pretrained, card, described.architecture, licence, published)
 
 
 def _is_of_this_package(config: Path) -> bool:
@@ -123,12 +131,17 @@ def _is_of_this_package(config: Path) -> bool:
     return isinstance(values, dict) and is_ours(values)
 
 
-def _own(repository: str) -> Imported:
-    pretrained = load_pretrained(repository)
+def _own(
+    repository: str, image_size: tuple[int, int] | None, classes: tuple[str, ...] | None
+) -> Imported:
+    pretrained = load_pretrained(repository, image_size=image_size)
+    if classes is not None:
+        pretrained = pretrained._replace(classes=checked_classes(classes, pretrained, repository))
     folder = download_repository(repository, [CONFIG, CARD])
-    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    has_card = (folder / CARD).is_file()
+    card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
     variant = find_variant(pretrained.model.config)
-    return Imported(pretrained, card, None if variant is None else variant.name, None)
+    return Imported(pretrained, card, None if variant is None else variant.name, None, None)
 
 
 def _weights(repository: str) -> Path:
@@ -159,6 +172,7 @@ def _card(
             f"Top-1 {published.top1} % and top-5 {published.top5} % on ImageNet-1k, as {project} "
             "has published; not measured again here."
         )
+    made_by = f"in the form of {project}" if published is None else f"trained by {project}"
     metadata = card_metadata(
         model_name=variant,
         dataset_name="ImageNet-1k",
@@ -170,7 +184,7 @@ def _card(
         f"""{metadata}
 # {variant}, {len(pretrained.classes)} classes
 
-A Bottleneck Transformer (arXiv 2101.11605) trained by {project}, its weights carried over to
+A Bottleneck Transformer (arXiv 2101.11605) {made_by}, its weights carried over to
 `bottleneck-transformer-flax` unchanged.
 
 | | |

@@ -30,11 +30,13 @@ class ForeignProject(NamedTuple):
         variants: the models that it has.
         rules: of the model that a config describes.
         head_bias: the array with a value for each class.
+        crop: of its preprocessing, where no published weights have another.
     """
 
     variants: tuple[str, ...]
     rules: Callable[[BoTNetConfig], Iterator[Rule]]
     head_bias: str
+    crop: float
 
 
 PROJECTS: dict[Project, ForeignProject] = {
@@ -42,8 +44,9 @@ PROJECTS: dict[Project, ForeignProject] = {
         ("botnet26t_256", "sebotnet33ts_256", "botnet50ts_256", "eca_botnext26ts_256"),
         timm.rules,
         "head.fc.bias",
+        crop=0.95,
     ),
-    "distribuuuu": ForeignProject(("botnet_s1_50",), distribuuuu.rules, "10.bias"),
+    "distribuuuu": ForeignProject(("botnet_s1_50",), distribuuuu.rules, "10.bias", crop=0.875),
 }
 
 
@@ -87,7 +90,7 @@ def import_file(
     if preprocessing is None:
         published = published_weights(variant, project)
         preprocessing = (
-            Preprocessing(size=get_variant(variant).image_size)
+            Preprocessing(size=get_variant(variant).image_size, crop=PROJECTS[project].crop)
             if published is None
             else published.preprocessing
         )
@@ -103,12 +106,10 @@ def import_file(
         ) from error
     if classes is None:
         classes = default_classes(config.num_classes)
-    if len(classes) != config.num_classes:
-        raise ConfigError(
-            f"there are {len(classes)} class names for the {config.num_classes} outputs of {path}"
-        )
     variables = unflatten_dict({name: jnp.asarray(a) for name, a in converted.items()}, sep=".")
-    return ImportedFile(Pretrained(model, variables, preprocessing, classes), project)
+    pretrained = Pretrained(model, variables, preprocessing, classes)
+    checked_classes(classes, pretrained, path)
+    return ImportedFile(pretrained, project)
 
 
 def export_file(pretrained: Pretrained, path: str | Path, project: Project) -> str:
@@ -131,6 +132,22 @@ def export_file(pretrained: Pretrained, path: str | Path, project: Project) -> s
     theirs = to_theirs(list(PROJECTS[project].rules(pretrained.model.config)), ours)
     write_foreign(Path(path), theirs)
     return variant.name
+
+
+def checked_classes(
+    classes: tuple[str, ...], pretrained: Pretrained, source: str | Path
+) -> tuple[str, ...]:
+    """Names for the outputs of a model.
+
+    Raises:
+        ConfigError: when they are not as many.
+    """
+    outputs = pretrained.model.config.num_classes
+    if len(classes) != outputs:
+        raise ConfigError(
+            f"there are {len(classes)} class names for the {outputs} outputs of {source}"
+        )
+    return classes
 
 
 def default_classes(count: int) -> tuple[str, ...]:
@@ -157,8 +174,9 @@ def _names_in_common(arrays: Mapping[str, np.ndarray], project: Project, variant
 
 def _what_it_is(arrays: Mapping[str, np.ndarray]) -> str:
     """The known model that has exactly these names, in words; nothing where there is none."""
-    for project, (variants, rules, _) in PROJECTS.items():
-        for variant in variants:
-            if {rule.theirs for rule in rules(get_config(variant))} == arrays.keys():
+    for project, described in PROJECTS.items():
+        for variant in described.variants:
+            names = {rule.theirs for rule in described.rules(get_config(variant))}
+            if names == arrays.keys():
                 return f", but has the names of {variant} of {project}"
     return ""

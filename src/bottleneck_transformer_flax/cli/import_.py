@@ -96,11 +96,14 @@ def _import(parsed: ImportOptions, classes: tuple[str, ...] | None) -> "Imported
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        names = tuple(path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8; expected a class name a line") from error
+    if not all(name.strip() for name in names) or len(set(names)) < len(names):
+        raise DataError(f"{path} has empty lines, or a name twice; expected a class name a line")
+    return names
 
 
 def _description(source: str, imported: "Imported", directory: Path) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def _description(source: str, imported: "Imported", directory: Path) -> dict[str
         "parameters": count_parameters(pretrained.variables),
         "image_size": pretrained.preprocessing.size,
         "num_classes": len(pretrained.classes),
-        "licence": None if published is None else published.licence,
+        "licence": imported.licence,
         "published_top1": None if published is None else published.top1 / 100,
         "published_top5": None if published is None else published.top5 / 100,
         "directory": str(directory),
@@ -130,7 +133,8 @@ def _print(described: dict[str, Any], out: Path) -> None:
     if described["published_top1"] is not None:
         print(
             f"         published: ImageNet top-1 {100 * described['published_top1']:.3f} %, "
-            f"top-5 {100 * described['published_top5']:.3f} %; licence {described['licence']}"
+            f"top-5 {100 * described['published_top5']:.3f} %"
         )
+    print(f"licence  {described['licence'] or 'not stated'}")
     print(f"written  {out}")
     print(f"next: {options.command_line('predict', '--checkpoint', out)} IMAGE")

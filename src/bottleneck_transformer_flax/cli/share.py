@@ -10,6 +10,7 @@ import tyro
 from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
 from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ class ShareOptions:
 def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(ShareOptions, "share", arguments)
-    checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
+    checkpoint, run = options.choose_checkpoint(parsed.checkpoint)
+    if parsed.checkpoint is None and run is None:
+        raise ConfigError(
+            f"there is no finished run in {options.RUNS}/; name what to share with --checkpoint"
+        )
     url = upload_pretrained(
         find_pretrained(checkpoint),
         parsed.repository,

@@ -230,9 +230,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
 def _as_dtype(value: Any) -> np.dtype[Any]:
     try:
-        dtype = np.dtype(_DTYPES.get(value, value) if isinstance(value, str) else value)
-    except TypeError:
+        dtype = _DTYPES.get(value) if isinstance(value, str) else np.dtype(value)
+    except (TypeError, ValueError):
         dtype = None
-    if dtype not in _DTYPES.values():
+    if dtype is None or dtype not in _DTYPES.values():
         raise ConfigError(f"dtype is {value!r}; expected one of {', '.join(_DTYPES)}")
     return dtype

@@ -58,7 +58,8 @@ class FineTuningOptions:
     frozen_through: FrozenPart | None = None
     """Keep the network from the images through this part as it was pretrained."""
     backbone_rate: float = 1.0
-    """Learning rate of all but the head, as a fraction of the head's."""
+    """Learning rate of all but the head, as a fraction of the head's; with 0 the parameters stay
+    and the batch statistics still move, unless they are frozen too."""
     frozen_batch_stats: bool = False
     """Keep the pretrained statistics of the batch norms, and normalise with them in training."""
 
@@ -174,6 +175,12 @@ class RunConfig:
         return [
             *rows,
             ("data", self.data, "a name or a path", isinstance(self.data, str)),
+            (
+                "pretrained",
+                self.pretrained,
+                "a name or a path, or None",
+                self.pretrained is None or isinstance(self.pretrained, str),
+            ),
             ("seed", self.seed, "an integer in [0, 2**32)", 0 <= self.seed < 2**32),
             (
                 "optimizer",
@@ -239,7 +246,12 @@ class RunConfig:
 
     def model_config(self, start: BoTNetConfig, num_classes: int) -> BoTNetConfig:
         """The config of the run's model for this many classes, from what it starts from."""
-        return start.replace(num_classes=num_classes, **dataclasses.asdict(self.model))
+        return start.replace(
+            num_classes=num_classes,
+            frozen_through=None,
+            frozen_batch_stats=False,
+            **dataclasses.asdict(self.model),
+        )
 
     def replace(self, **changes: Any) -> "RunConfig":
         """The same run with some fields changed."""
@@ -264,9 +276,19 @@ class RunConfig:
             "augmentation": Augmentation,
         }
         try:
-            # Runs from before there was fine-tuning have no record of it.
-            values = {"fine_tuning": {}} | values
+            if "fine_tuning" not in values:
+                values = _as_before_fine_tuning(values)
             built = {name: part(**values[name]) for name, part in parts.items()}
             return cls(**(values | built))
         except (TypeError, KeyError) as error:
             raise ConfigError(f"this is not the record of a run: {error}") from error
+
+
+def _as_before_fine_tuning(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's record from when there was none: it had these two always, and not as a choice."""
+    inputs = dict(values["input"])
+    if inputs.get("eval_crop") == 0.875:
+        inputs["eval_crop"] = None
+    if inputs.get("interpolation") == "bicubic":
+        inputs["interpolation"] = None
+    return values | {"fine_tuning": {}, "input": inputs}
