@@ -24,7 +24,15 @@ from bottleneck_transformer_flax.training.recipes import FINE_TUNING, IMAGE_FOLD
 from bottleneck_transformer_flax.training.run import RunDirectory
 from reference.variables import random_variables
 from training.linear_runs import Recorder
-from training.tiny import CLASSES, SIZE, SMALL, assert_same_bits, tree_differs, write_data
+from training.tiny import (
+    CLASSES,
+    SIZE,
+    SMALL,
+    assert_same_bits,
+    tree_differs,
+    write_classes,
+    write_data,
+)
 
 PREPROCESSING = Preprocessing(
     size=SIZE, crop=0.8, interpolation="bilinear", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
@@ -144,6 +152,28 @@ def test_a_plan_can_be_used_twice(data, pretrained, tmp_path):
         train(plan, run, Recorder())
     first, second = (load_pretrained(tmp_path / name) for name in ("one", "two"))
     assert_same_bits(first.variables, second.variables)
+
+
+def test_imagenets_folders_are_the_same_classes(tmp_path):
+    write_classes(tmp_path / "data", {"n01440764": 3, "n01443537": 3})
+    for classes, kept in (("tench", "goldfish"), True), (("goldfish", "tench"), False):
+        start = pretrained_with(tmp_path / classes[0], *classes)
+        assert make_plan(config_of(tmp_path / "data", start)).keeps_head == kept
+
+
+def test_a_run_does_not_go_on_from_another_model(data, pretrained, tmp_path):
+    config = config_of(data, pretrained, backbone_rate=0.1)
+    go(tmp_path / "run", config, at=lambda event, value: event == "finished")
+    model, variables, preprocessing, classes = load_pretrained(pretrained)
+    others = {
+        "mean": (model, preprocessing.replace(mean=(0.1, 0.1, 0.1))),
+        "relu": (BoTNet(config=model.config.replace(activation="relu")), preprocessing),
+    }
+    for name, (other, prepared) in others.items():
+        save_pretrained(tmp_path / name, other, variables, prepared, classes)
+        with pytest.raises(CheckpointError, match=r"not the model that the run began with.*--like"):
+            go(tmp_path / "run", config.replace(pretrained=str(tmp_path / name)))
+    assert go(tmp_path / "run", config)[0].finished
 
 
 def test_a_start_that_is_not_there(data):

@@ -136,6 +136,12 @@ class _Training:
                 f"there are now {self.plan.splits.description}; bring the former back, or begin "
                 f"anew with --like {self.run.path}"
             )
+        if saved.get("start", self.plan.start) != self.plan.start:
+            raise CheckpointError(
+                f"{self.plan.config.pretrained} is not the model that the run began with: its "
+                "network or its preprocessing differs; bring the former back, or begin anew with "
+                f"--like {self.run.path}"
+            )
         self.state = self.checkpoints.restore(self.state)
         self.history = History.from_json(saved)
 
@@ -285,7 +291,7 @@ class _Training:
         if not all_finite(self.state.variables):
             loss = self.history.current.loss
             raise TrainingError(self._not_finite(self.step, loss, "model"))
-        progress = self.history.to_json() | {"data": self.fingerprint}
+        progress = self.history.to_json() | {"data": self.fingerprint, "start": self.plan.start}
         self.checkpoints.save(self.step, self.state, progress)
 
     def _leave(self) -> Outcome:

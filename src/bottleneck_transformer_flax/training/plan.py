@@ -1,8 +1,10 @@
 """What a run resolves to before it starts."""
 
+import json
 from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
+from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.data.sources import Splits, load_splits
 from bottleneck_transformer_flax.data.transforms import TrainingTransform
 from bottleneck_transformer_flax.errors import ConfigError
@@ -50,10 +52,17 @@ class Plan(NamedTuple):
         return self.steps_per_epoch * self.config.epochs
 
     @property
+    def start(self) -> str:
+        """The network and the preprocessing as JSON, to see whether a run goes on with them."""
+        return json.dumps([self.model.config.to_json(), self.preprocessing.to_json()])
+
+    @property
     def keeps_head(self) -> bool:
         """Whether the pretrained head is of the data's own classes, in their order."""
-        classes = self.splits.train.class_names
-        return self.pretrained is not None and self.pretrained.classes == classes
+        synsets = imagenet.names_of_synsets()
+        names = self.splits.train.class_names
+        as_classes = tuple(synsets.get(name, name) for name in names)
+        return self.pretrained is not None and self.pretrained.classes in (names, as_classes)
 
     @property
     def training_model(self) -> BoTNet:
