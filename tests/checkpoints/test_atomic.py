@@ -1,5 +1,6 @@
 """Files and folders are whole or not there at all."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,15 @@ def test_a_directory_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, mo
         pass
     assert entries(tmp_path) == ["model"]
     assert entries(directory) == ["old"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path):
+    left = tmp_path / f".folder.{os.getpid()}.new"
+    left.mkdir()
+    (left / "half").touch()
+    with replaced_directory(tmp_path / "folder") as folder:
+        (folder / "whole").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "whole"]
 
 
 PROGRAM = """

@@ -244,6 +244,13 @@ def test_repositories_that_cannot_be_imported(call, fails, repository, hub, conf
     assert nothing_written()
 
 
+def test_a_folder_named_as_the_owner(call, fails, repository):
+    Path("timm").mkdir()
+    told = fails(1, "import", repository, "--out", "new")
+    assert "with @main where there is a folder timm" in told
+    assert call("import", f"{repository}@main", "--out", "new").code == 0
+
+
 def test_where_it_cannot_be_written(fails, file):
     Path("taken").mkdir()
     Path("taken/thesis.tex").touch()

@@ -24,8 +24,10 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = directory.with_name(f".{directory.name}.{os.getpid()}.new")
     before = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    _unfinished.add(beside)
+    # Left behind by a process that was killed, whose number this one has: in a container often 1.
+    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
+    _unfinished.add(beside)
     try:
         yield beside
         # Whole from here on, and for a moment the only one under way to its name.

@@ -109,7 +109,8 @@ def import_repository(
     )
     name = repository.partition("@")[0]
     # Another revision may hold other weights than those that were published.
-    published = next((row for row in PUBLIC_WEIGHTS if row.name == repository), None)
+    current = repository.removesuffix("@main")
+    published = next((row for row in PUBLIC_WEIGHTS if row.name == current), None)
     licence = described.licence or (published.licence if published else None)
     card = _card(
         pretrained,

@@ -40,6 +40,17 @@ def is_repository(source: str) -> bool:
     return "--" not in name and ".." not in name and not name.endswith(".git")
 
 
+def means_repository(source: str) -> bool:
+    """Whether a source means a hub repository, and no path that has the same form.
+
+    "owner/name" beside a folder "owner" is taken for a path, and most likely a mistyped one;
+    "owner/name@main" means the hub there too.
+    """
+    path = Path(source)
+    likely_path = path.parent.is_dir() and "@" not in source
+    return is_repository(source) and not path.exists() and not likely_path
+
+
 def download_repository(
     repository: str, files: Sequence[str], *, required: Sequence[str] = ()
 ) -> Path:

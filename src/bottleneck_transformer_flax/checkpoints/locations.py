@@ -34,7 +34,8 @@ def find_pretrained(source: str | Path) -> Path:
     what = "is a file" if path.exists() else "does not exist"
     raise CheckpointError(
         f"{source} {what}; expected a pretrained directory, a run's directory, a repository of "
-        f"the Hugging Face hub (owner/name), or one of the models in the package: "
+        f"the Hugging Face hub (owner/name, or owner/name@main where there is a folder owner), or "
+        f"one of the models in the package: "
         f"{', '.join(EMBEDDED)}"
     )
 

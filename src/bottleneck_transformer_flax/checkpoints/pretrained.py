@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
-from bottleneck_transformer_flax.checkpoints.hub import download_repository, is_repository
+from bottleneck_transformer_flax.checkpoints.hub import download_repository, means_repository
 from bottleneck_transformer_flax.checkpoints.locations import (
     CARD,
     CLASSES,
@@ -152,9 +152,7 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
 def _find(source: str | Path) -> Path:
     """Where the files are; those of a repository are in the hub's cache then."""
     name = str(source)
-    # The name of a repository is also a path: next to what exists it means a file.
-    is_path = Path(name).exists() or Path(name).parent.is_dir()
-    if isinstance(source, Path) or is_path or not is_repository(name):
+    if isinstance(source, Path) or not means_repository(name):
         return find_pretrained(source)
     folder = download_repository(name, [CONFIG], required=[CONFIG])
     if not is_ours(_read_json(folder / CONFIG, dict)):

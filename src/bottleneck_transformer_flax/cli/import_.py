@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bottleneck_transformer_flax.checkpoints.hub import is_repository
+from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError
 from bottleneck_transformer_flax.preprocessing import checked_image_size
@@ -73,8 +73,7 @@ def _import(parsed: ImportOptions, classes: tuple[str, ...] | None) -> "Imported
     )
 
     path = Path(parsed.source)
-    # The name of a repository is also a path: next to what exists it means a file.
-    if not path.exists() and not path.parent.is_dir() and is_repository(parsed.source):
+    if means_repository(parsed.source):
         if parsed.variant is not None:
             raise ConfigError(
                 f"{parsed.source} is a repository, which says itself what model it is; leave out "
@@ -84,7 +83,7 @@ def _import(parsed: ImportOptions, classes: tuple[str, ...] | None) -> "Imported
     if not path.exists():
         raise CheckpointError(
             f"{parsed.source} does not exist; expected a file, or a repository of the Hugging "
-            "Face hub such as timm/botnet26t_256.c1_in1k"
+            "Face hub such as timm/botnet26t_256.c1_in1k (with @main where there is a folder timm)"
         )
     if parsed.variant is None:
         raise ConfigError(

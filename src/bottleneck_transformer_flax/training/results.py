@@ -7,6 +7,7 @@ from typing import Any
 
 from bottleneck_transformer_flax.checkpoints.atomic import write_text
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
+from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
@@ -51,7 +52,7 @@ def model_card(plan: Plan, evaluation: dict[str, Any]) -> str:
     height, width = plan.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
     start = "random weights" if config.pretrained is None else config.pretrained
-    on_hub = config.pretrained is not None and not Path(config.pretrained).exists()
+    on_hub = config.pretrained is not None and means_repository(config.pretrained)
     metadata = card_metadata(
         model_name=plan.model_name,
         dataset_name=DATA_SETS.get(config.data, Path(config.data).resolve().name),
