@@ -98,7 +98,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} holds no named arrays; expected a model's state_dict")
     try:
         return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} holds arrays that are not dense ({next(iter(str(error).splitlines()), '')}); "
             "expected plain weights"

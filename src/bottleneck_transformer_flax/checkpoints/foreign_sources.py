@@ -1,7 +1,6 @@
 """What ``botnet import`` takes, a file or a repository, as a model with its card."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +90,7 @@ def import_repository(
         ConfigError: as ``import_file`` does.
     """
     folder = download_repository(repository, [CONFIG], required=[CONFIG])
-    if _is_of_this_package(folder / CONFIG):
+    if is_ours(folder / CONFIG):
         return _own(repository, image_size, classes)
     described = read_timm_config(folder / CONFIG)
     known = PROJECTS["timm"].variants
@@ -122,14 +121,6 @@ def import_repository(
         base_model=name,
     )
     return Imported(pretrained, card, described.architecture, licence, published)
-
-
-def _is_of_this_package(config: Path) -> bool:
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and is_ours(values)
 
 
 def _own(

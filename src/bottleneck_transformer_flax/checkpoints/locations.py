@@ -1,8 +1,8 @@
 """Where pretrained directories are, and what is in them. No jax."""
 
+import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from bottleneck_transformer_flax.errors import CheckpointError
 
@@ -40,6 +40,11 @@ def find_pretrained(source: str | Path) -> Path:
     )
 
 
-def is_ours(config: dict[str, Any]) -> bool:
-    """Whether a ``config.json`` is of this package and not of another project."""
-    return str(config.get("format")).startswith(FORMAT.partition("/")[0])
+def is_ours(config: Path) -> bool:
+    """Whether a ``config.json`` is of this package, and not of another project or unreadable."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    ours = FORMAT.partition("/")[0]
+    return isinstance(values, dict) and str(values.get("format")).startswith(ours)

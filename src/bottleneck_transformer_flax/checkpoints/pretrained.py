@@ -155,7 +155,7 @@ def _find(source: str | Path) -> Path:
     if isinstance(source, Path) or not means_repository(name):
         return find_pretrained(source)
     folder = download_repository(name, [CONFIG], required=[CONFIG])
-    if not is_ours(_read_json(folder / CONFIG, dict)):
+    if not is_ours(folder / CONFIG):
         raise CheckpointError(
             f"{name} is a repository of another project; bring it into a folder with "
             f"`botnet import {name} --out FOLDER`, and load that"
@@ -175,7 +175,7 @@ def check_replaceable(directory: Path) -> None:
             raise CheckpointError(f"{directory} is the current folder; name a new one")
         names = sorted(entry.name for entry in directory.iterdir())
         others = [name for name in names if name not in FILES]
-        if not others and not _is_our_config(directory / CONFIG):
+        if not others and not is_ours(directory / CONFIG):
             others = names
         if others:
             raise CheckpointError(
@@ -184,13 +184,6 @@ def check_replaceable(directory: Path) -> None:
             )
     elif directory.exists():
         raise CheckpointError(f"{directory} is a file; name a new or empty folder")
-
-
-def _is_our_config(path: Path) -> bool:
-    try:
-        return is_ours(_read_json(path, dict))
-    except CheckpointError:
-        return False
 
 
 def _expected(model: BoTNet, preprocessing: Preprocessing) -> dict[str, Any]:

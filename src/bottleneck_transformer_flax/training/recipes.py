@@ -3,6 +3,8 @@
 These are this project's own, found by experiment, and not the paper's.
 """
 
+import dataclasses
+
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.config import (
     FineTuningOptions,
@@ -50,14 +52,8 @@ FINE_TUNING = RunConfig(
     pretrained="botnet_tiny",
     epochs=20,
     batch_size=64,
-    optimization=OptimizerOptions(
-        optimizer="adamw",
-        learning_rate=3e-3,
-        warmup_epochs=1,
-        weight_decay=0.05,
-        label_smoothing=0.1,
-        clip_norm=1.0,
-        ema_decay=0.99,
+    optimization=dataclasses.replace(
+        IMAGE_FOLDER.optimization, learning_rate=3e-3, warmup_epochs=1, ema_decay=0.99
     ),
     fine_tuning=FineTuningOptions(backbone_rate=0.3),
     augmentation=Augmentation(crop="resized", min_scale=0.35),
