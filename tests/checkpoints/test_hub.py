@@ -201,13 +201,24 @@ def verbosity():
     utils.logging.set_verbosity(before)
 
 
-def test_who_has_set_how_much_the_library_says_is_not_overruled(hub, verbosity, caplog):
-    hub.add(ANT, CONTENT)
-    verbosity(logging.INFO)
+@pytest.mark.parametrize(
+    ("set_to", "within"), [(logging.WARNING, logging.ERROR), (logging.INFO, logging.INFO)]
+)
+def test_who_has_set_how_much_the_library_says_is_not_overruled(
+    verbosity, monkeypatch, set_to, within
+):
+    said = []
+
+    def download(*arguments, **options):
+        said.append(utils.logging.get_verbosity())
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    verbosity(set_to)
     with pytest.raises(CheckpointError):
-        fetch(files=["absent"], required=())
-    assert utils.logging.get_verbosity() == logging.INFO
-    assert "No files matched" in caplog.text
+        fetch()
+    assert set(said) == {within}
+    assert utils.logging.get_verbosity() == set_to
 
 
 def test_the_librarys_settings_are_as_before(hub, verbosity):

@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax import load_pretrained
+from bottleneck_transformer_flax.checkpoints import foreign_sources
+from bottleneck_transformer_flax.checkpoints.timm_repository import read_timm_config
 from bottleneck_transformer_flax.data import imagenet
 from reference.foreign_arrays import foreign_arrays
 from reference.timm_models import timm, timm_model
@@ -87,6 +89,19 @@ def test_from_the_hub_to_a_directory_with_all_that_is_known(call, repository, hu
     assert (
         Path("again/model.safetensors").read_bytes() == Path("eca/model.safetensors").read_bytes()
     )
+
+
+def test_what_is_uploaded_meanwhile_is_not_mixed_in(call, repository, hub, arrays, monkeypatch):
+    def read_slowly(path):
+        hub.repositories[repository].commit("other weights", {"model.safetensors": b"other"})
+        return read_timm_config(path)
+
+    monkeypatch.setattr(foreign_sources, "read_timm_config", read_slowly)
+    called = call("import", repository, "--out", "eca", "--json")
+    assert called.code == 0, called
+    files = [request for request in hub.asked if "/resolve/" in request]
+    assert len({request.split("/resolve/")[1].split("/")[0] for request in files}) == 1
+    assert any(request.endswith("model.safetensors") for request in files)
 
 
 def test_predict_and_evaluate_with_it(call, repository):

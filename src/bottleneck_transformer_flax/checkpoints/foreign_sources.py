@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
-from bottleneck_transformer_flax.checkpoints.hub import download_repository
+from bottleneck_transformer_flax.checkpoints.hub import at_commit, download_repository
 from bottleneck_transformer_flax.checkpoints.importing import (
     PROJECTS,
     checked_classes,
@@ -90,8 +90,10 @@ def import_repository(
         ConfigError: as ``import_file`` does.
     """
     folder = download_repository(repository, [CONFIG], required=[CONFIG])
+    # What is fetched later belongs to this configuration, whoever uploads meanwhile.
+    commit = at_commit(repository, folder)
     if is_ours(folder / CONFIG):
-        return _own(repository, image_size, classes)
+        return _own(commit, image_size, classes)
     described = read_timm_config(folder / CONFIG)
     known = PROJECTS["timm"].variants
     if described.architecture not in known:
@@ -100,7 +102,7 @@ def import_repository(
             f"timm's models it has {', '.join(known)}"
         )
     pretrained, project = import_file(
-        _weights(repository),
+        _weights(commit),
         described.architecture,
         preprocessing=described.preprocessing,
         image_size=image_size,

@@ -88,6 +88,11 @@ def download_repository(
     return Path(folder)
 
 
+def at_commit(repository: str, folder: Path) -> str:
+    """The name of a repository at the commit that ``download_repository`` brought."""
+    return f"{_parse(repository)[0]}@{folder.name}"
+
+
 def upload_pretrained(
     directory: Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> str:

@@ -7,11 +7,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import optax
-
-from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import Batch, training_batches
@@ -19,17 +14,16 @@ from bottleneck_transformer_flax.data.sources import fingerprint
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
-from bottleneck_transformer_flax.models.surgery import Variables, replace_head
 from bottleneck_transformer_flax.training.history import History
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.reporter import Reporter, RunProgress
 from bottleneck_transformer_flax.training.results import write_results
 from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.start import initial_variables
 from bottleneck_transformer_flax.training.state import (
     DeviceBatch,
     StepMetrics,
-    TrainState,
     all_finite,
     create_state,
     make_train_step,
@@ -119,7 +113,8 @@ class _Training:
         )
         self.bad_images = BadImages(skip=config.input.skip_bad_images)
         self.history = History()
-        self.state = self._initial_state(optimizer)
+        average = optimization.ema_decay is not None
+        self.state = create_state(initial_variables(plan), optimizer, average=average)
         self.fingerprint = fingerprint(plan.splits)
         if checkpoints.latest_step() is not None:
             self._restore()
@@ -144,29 +139,6 @@ class _Training:
             )
         self.state = self.checkpoints.restore(self.state)
         self.history = History.from_json(saved)
-
-    def _initial_state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        optimization, key = self.plan.config.optimization, jax.random.key(self.plan.config.seed)
-        variables = self._pretrained_variables(key) or self._random_variables(key)
-        return create_state(variables, optimizer, average=optimization.ema_decay is not None)
-
-    def _random_variables(self, key: Array) -> Variables:
-        height, width = self.plan.preprocessing.size
-        images = jnp.zeros((1, height, width, self.plan.model.config.image_channels))
-        # It runs once: to compile it well would take longer than all it computes.
-        compiler_options = {"xla_backend_optimization_level": 0}
-        init = jax.jit(self.plan.model.init, compiler_options=compiler_options)
-        return init(key, images)
-
-    def _pretrained_variables(self, key: Array) -> Variables | None:
-        if self.plan.pretrained is None:
-            return None
-        model, variables, _, _ = self.plan.pretrained
-        if not self.plan.keeps_head:
-            num_classes = self.plan.model.config.num_classes
-            _, variables = replace_head(model, variables, num_classes=num_classes, rng=key)
-        # Copies: the step uses up its state, and the plan keeps what it has.
-        return jax.tree.map(jnp.copy, variables)
 
     def run_to_end(self) -> Outcome:
         """Step, finish epochs, and stop where asked to."""
