@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -136,8 +137,16 @@ def test_the_card_tells_the_measured_accuracy(whole):
     card = (path / "pretrained" / "README.md").read_text()
     assert f"| top-1 | {outcome.evaluation['top1']:.4f} |" in card
     assert "| test images | 9 |" in card
-    record = re.search(r"```json\n(.*)\n```", card, re.DOTALL).group(1)
-    assert json.loads(record) == json.loads((path / "run.json").read_text())
+    record = json.loads(re.search(r"```json\n(.*)\n```", card, re.DOTALL).group(1))
+    run = json.loads((path / "run.json").read_text())
+    assert record.pop("data") == Path(run.pop("data")).name
+    assert record == run
+
+
+def test_the_card_does_not_tell_where_folders_are(whole, data):
+    card = (whole[0] / "pretrained" / "README.md").read_text()
+    assert str(data.parent) not in card
+    assert f"| data | {data.name}, 12 training and 9 test images |" in card
 
 
 def test_a_batch_larger_than_the_training_set_is_reduced(data):

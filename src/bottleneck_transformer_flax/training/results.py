@@ -47,17 +47,26 @@ DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST
 
 
 def model_card(plan: Plan, evaluation: dict[str, Any]) -> str:
-    """The card of a trained model, in Markdown."""
+    """The card of a trained model, in Markdown.
+
+    It is to be shared: folders have their names in it, and not where they are.
+    """
     config, splits = plan.config, plan.splits
     height, width = plan.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
-    start = "random weights" if config.pretrained is None else config.pretrained
+    data = DATA_SETS.get(config.data, _folder_name(config.data))
     on_hub = config.pretrained is not None and means_repository(config.pretrained)
+    pretrained = config.pretrained
+    if pretrained is not None and not on_hub:
+        pretrained = _folder_name(pretrained)
+    options = config.replace(
+        data=config.data if config.data in DATA_SETS else data, pretrained=pretrained
+    )
     metadata = card_metadata(
         model_name=plan.model_name,
-        dataset_name=DATA_SETS.get(config.data, Path(config.data).resolve().name),
+        dataset_name=data,
         metrics={"top1": evaluation["top1"], "top5": evaluation["top5"]},
-        base_model=config.pretrained if on_hub else None,
+        base_model=pretrained if on_hub else None,
     )
     return f"""{metadata}
 # {plan.model_name}, {len(splits.train.class_names)} classes
@@ -66,9 +75,9 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 
 | | |
 |---|---|
-| data | {splits.description} |
+| data | {data}, {len(splits.train)} training and {len(splits.test)} test images |
 | input | {height} × {width} pixels |
-| start | {start} |
+| start | {pretrained or "random weights"} |
 | epochs | {config.epochs} |
 | seed | {config.seed} |
 | variables | the {averaged} ones, after the last step |
@@ -80,6 +89,10 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 Every option of the run:
 
 ```json
-{json.dumps(config.to_json(), indent=2)}
+{json.dumps(options.to_json(), indent=2)}
 ```
 """
+
+
+def _folder_name(path: str) -> str:
+    return Path(path).resolve().name
