@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,19 @@ def test_variants_table(call):
     assert "botnet import timm/botnet26t_256.c1_in1k --out botnet26t_256" in weights.splitlines()[5]
 
 
+def test_the_readme_shows_what_is_printed(call):
+    def lines(text):
+        return [line.rstrip() for line in text.splitlines()]
+
+    def without_the_small_one(line):
+        return line.partition(" ")[0] != "small"
+
+    readme = Path(__file__).parents[2] / "README.md"
+    shown = readme.read_text(encoding="utf-8").split("As `botnet variants` prints it:\n\n```\n")[1]
+    printed = filter(without_the_small_one, lines(call("variants").out))
+    assert lines(shown.split("```")[0]) == list(printed)
+
+
 def test_variants_json(call):
     called = call("variants", "--json")
     assert called.code == 0
@@ -87,7 +101,10 @@ def test_variants_json(call):
         "eca_botnext26ts_256",
     ]
     assert weights["botnet_s1_50"][0]["licence"] == "mit"
-    assert weights["sebotnet33ts_256"][0]["top1"] == 81.156
+    assert weights["sebotnet33ts_256"][0]["top1"] == 0.81156
+    assert rows["botnet_t3"]["published_top1"] == 0.817
+    assert rows["botnet_t3"]["published_parameters"] == 33_500_000
+    assert rows["botnet_t3"]["published_multiply_adds"] == 7_300_000_000
     assert weights["sebotnet33ts_256"][0]["command"].startswith("botnet import timm/sebotnet33ts")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bottleneck_transformer_flax.checkpoints.public_weights import PUBLIC_WEIGHTS
+from bottleneck_transformer_flax.checkpoints.public_weights import PUBLIC_WEIGHTS, PublicWeights
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
@@ -66,6 +66,8 @@ def _weights_lines() -> Iterator[str]:
             f"{weights.data}; {weights.licence}"
         )
         yield f"    {weights.command}"
+        if " FILE " in weights.command:
+            yield f"    FILE is to be had at {weights.url}"
 
 
 def _text(value: float | None, form: str) -> str:
@@ -73,19 +75,27 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _as_json(variant: Variant) -> dict[str, Any]:
+    """Everything in ones and fractions, however the source counts."""
+    weights = [_weights_as_json(row) for row in PUBLIC_WEIGHTS if row.variant == variant.name]
     return {
         "name": variant.name,
         "image_size": variant.image_size,
         "source": variant.source,
         "parameters": variant.parameters,
         "multiply_adds": variant.multiply_adds,
-        "published_parameters": variant.published_parameters,
-        "published_multiply_adds": variant.published_multiply_adds,
-        "published_top1": variant.published_top1,
-        "weights": [
-            dataclasses.asdict(weights) | {"command": weights.command}
-            for weights in PUBLIC_WEIGHTS
-            if weights.variant == variant.name
-        ],
+        "published_parameters": _scaled(variant.published_parameters, 1e6),
+        "published_multiply_adds": _scaled(variant.published_multiply_adds, 1e9),
+        "published_top1": _scaled(variant.published_top1, 0.01),
+        "weights": weights,
         "config": variant.config.to_json(),
     }
+
+
+def _weights_as_json(weights: PublicWeights) -> dict[str, Any]:
+    accuracy = {"top1": _scaled(weights.top1, 0.01), "top5": _scaled(weights.top5, 0.01)}
+    return dataclasses.asdict(weights) | accuracy | {"command": weights.command}
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    """Without the digits that a float adds to what was published."""
+    return None if value is None else round(value * factor, 6)
