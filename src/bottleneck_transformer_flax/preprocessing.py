@@ -27,7 +27,7 @@ def checked_image_size(size: Any) -> tuple[int, int]:
     if (
         not isinstance(size, list | tuple)
         or len(size) != 2
-        or any(not isinstance(side, int | np.integer) for side in size)
+        or any(not isinstance(side, int | np.integer) or isinstance(side, bool) for side in size)
         or not 1 <= min(size) <= max(size) <= LONGEST_SIDE
     ):
         raise ConfigError(

@@ -1,5 +1,6 @@
 """Files and folders are whole or not there at all."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,6 +17,32 @@ def test_text_is_replaced(tmp_path):
     write_text(tmp_path / "a.json", "nëw 蜂\n")
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "nëw 蜂\n"
     assert entries(tmp_path) == ["a.json"]
+
+
+def test_errors_have_the_name_that_was_meant(tmp_path, monkeypatch):
+    def full(path, *arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def forbidden(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for refuse, kind in ((full, OSError), (forbidden, PermissionError)):
+        monkeypatch.setattr(Path, "write_text", refuse)
+        with pytest.raises(kind) as caught:
+            write_text(tmp_path / "a.json", "new")
+        assert caught.value.filename == str(tmp_path / "a.json")
+        with pytest.raises(kind) as caught, replaced_directory(tmp_path / "folder") as beside:
+            (beside / "b.json").write_text("new")
+        assert caught.value.filename == str(tmp_path / "folder")
+        make = Path.mkdir
+        monkeypatch.setattr(
+            Path, "mkdir", lambda path, **o: (refuse if path.name[0] == "." else make)(path, **o)
+        )
+        with pytest.raises(kind) as caught, replaced_directory(tmp_path / "folder"):
+            pass
+        assert caught.value.filename == str(tmp_path / "folder")
+        monkeypatch.undo()
+    assert entries(tmp_path) == []
 
 
 def test_a_failed_text_leaves_the_old_one(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import argparse
 import builtins
 import os
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -89,11 +90,59 @@ def test_code_is_never_executed(tmp_path, old_format, place):
     path = tmp_path / "evil.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not old_format)
     message = message_of(path)
-    assert "holds code (posix.mkdir)" in message
+    assert "holds code, or what only code could make (posix.mkdir)" in message
     assert "nothing in it was executed" in message
     assert not marker.exists()
     pickle.loads(pickle.dumps(Code(marker)))
     assert marker.exists(), "the test's code does nothing when it is executed"
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_code_in_a_pickle_of_pythons_own_is_not_executed(tmp_path, protocol):
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps(Code(tmp_path / "executed"), protocol))
+    assert "nothing in it was executed" in message_of(tmp_path / "evil.bin")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("plain", ["state_dict", "model"])
+def test_the_averaged_ones_are_taken(tmp_path, key, plain):
+    other = {name: value + 1 for name, value in ARRAYS.items()}
+    torch.save({plain: other, key: COUNTED}, tmp_path / "a.pth")
+    assert_these(read_foreign(tmp_path / "a.pth"))
+    torch.save({plain: COUNTED, key: {}}, tmp_path / "off.pth")
+    assert_these(read_foreign(tmp_path / "off.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wraps_a_module_is_taken_off_its_names(tmp_path, prefix):
+    wrapped = {prefix + name: value for name, value in COUNTED.items()}
+    torch.save(wrapped | {"n_averaged": torch.tensor(3)}, tmp_path / "a.pth")
+    assert_these(read_foreign(tmp_path / "a.pth"))
+    save_file(wrapped, tmp_path / "a.safetensors")
+    assert_these(read_foreign(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_integers_are_no_weights(tmp_path, suffix):
+    quantised = ARRAYS | {"body.weight": torch.ones(2, 2, dtype=torch.int8)}
+    path = tmp_path / f"a{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(quantised, path)
+    assert "not of floating point numbers: body.weight" in message_of(path)
+
+
+def test_an_archive(tmp_path):
+    (tmp_path / "a.txt").touch()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.txt")
+    assert message_of(tmp_path / "a.tar").endswith("name the file of the weights that is in it")
+
+
+def test_a_pretrained_directory_is_not_written_into(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": "bottleneck-transformer-flax/1"}')
+    with pytest.raises(CheckpointError, match="would be in a pretrained directory"):
+        write_foreign(tmp_path / "model.safetensors", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_whole_module_is_refused(tmp_path):
@@ -117,7 +166,7 @@ def test_truncated(tmp_path, suffix, kept):
 
 def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"\x00\x01 no checkpoint" * 9)
-    assert "damaged, or no PyTorch file" in message_of(tmp_path / "a.pth")
+    assert "damaged, or holds code, or is no PyTorch file" in message_of(tmp_path / "a.pth")
     torch.save(torch.ones(3), tmp_path / "tensor.pth")
     assert "no named arrays" in message_of(tmp_path / "tensor.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")

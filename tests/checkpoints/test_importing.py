@@ -130,6 +130,29 @@ def test_another_model_of_the_same_project_is_named(file):
         import_file(file, "botnet26t_256")
 
 
+def test_values_that_are_not_finite(arrays, tmp_path):
+    damaged = arrays | {"head.fc.bias": np.full(1000, np.nan, np.float32)}
+    save_file(damaged, tmp_path / "damaged.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 difference: head\.fc\.bias has values"):
+        import_file(tmp_path / "damaged.safetensors", NAME)
+
+
+@pytest.mark.parametrize("size", [(320, 192), (192, 256), (64, 512)])
+def test_the_size_that_it_was_trained_at_is_named(imported, tmp_path, size):
+    _, variables = resize_relative_positions(imported.model, imported.variables, size)
+    resized = imported._replace(
+        variables=variables, preprocessing=imported.preprocessing.replace(size=size)
+    )
+    path = tmp_path / "resized.safetensors"
+    export_file(resized, path, "timm")
+    with pytest.raises(CheckpointError, match=f"--image-size {size[0]} {size[1]}\\)") as caught:
+        import_file(path, NAME)
+    assert "is no " not in str(caught.value)
+    back = import_file(path, NAME, image_size=size).pretrained
+    for ours, theirs in zip(_leaves(back), _leaves(resized), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_another_architecture(tmp_path):
     path = tmp_path / "resnet.safetensors"
     save_file({"layer1.0.conv1.weight": np.zeros((4, 4, 1, 1), np.float32)}, path)

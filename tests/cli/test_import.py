@@ -92,9 +92,9 @@ def test_from_the_hub_to_a_directory_with_all_that_is_known(call, repository, hu
 
 
 def test_what_is_uploaded_meanwhile_is_not_mixed_in(call, repository, hub, arrays, monkeypatch):
-    def read_slowly(path):
+    def read_slowly(path, name):
         hub.repositories[repository].commit("other weights", {"model.safetensors": b"other"})
-        return read_timm_config(path)
+        return read_timm_config(path, name)
 
     monkeypatch.setattr(foreign_sources, "read_timm_config", read_slowly)
     called = call("import", repository, "--out", "eca", "--json")
@@ -163,11 +163,69 @@ def test_there_and_back_and_into_timm(call, file, arrays, tmp_path):
     assert (as_json["variant"], as_json["file"]) == (NAME, "b.safetensors")
 
 
+def test_a_size_between_timms_goes_back_too(call, file):
+    """timm rounds the grids of 250 pixels down where it builds them, and up where it computes."""
+    size = ("--image-size", "250", "246")
+    assert call("import", file, "--variant", NAME, *size, "--out", "eca").code == 0
+    called = call("export", "--checkpoint", "eca", "--out", "back.safetensors")
+    (line,) = (line for line in called.out.splitlines() if line.startswith("in timm: "))
+    assert "img_size=(256, 256)" in line
+    network = eval(line.removeprefix("in timm: "), {"timm": timm}).eval()
+    model, variables, _, _ = load_pretrained("eca")
+    images = np.random.default_rng(0).normal(size=(1, 250, 246, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(model.apply(variables, images), theirs, rtol=0, atol=1e-4)
+
+
+def test_an_export_does_not_go_over_the_model(call, fails, file):
+    assert call("import", file, "--variant", NAME, "--out", "eca").code == 0
+    before = Path("eca/model.safetensors").read_bytes()
+    told = fails(1, "export", "--checkpoint", "eca", "--out", "eca/model.safetensors")
+    assert "would be in a pretrained directory" in told
+    assert Path("eca/model.safetensors").read_bytes() == before
+
+
+def test_the_licence_of_the_card(call, hub, arrays, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(config)
+    values["pretrained_cfg"].pop("license", None)
+    files = {"config.json": json.dumps(values).encode(), "model.safetensors": save(arrays)}
+    cards = {
+        "plain": (b"---\nlicense: mit\n---\n# A model\n", "mit"),
+        "none": (b"# A model\n", None),
+        "broken": (b"---\nlicense: [\n---\n# A model\n", None),
+    }
+    for name, (card, licence) in cards.items():
+        hub.add(f"someone/{name}", files | {"README.md": card})
+        called = call("import", f"someone/{name}", "--out", name, "--json")
+        assert called.code == 0, called
+        assert called.json()["licence"] == licence
+
+
+def test_repositories_that_contradict_themselves(fails, hub, arrays, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(config)
+    hub.add("someone/no-weights", {"config.json": config})
+    told = fails(1, "import", "someone/no-weights", "--out", "new")
+    assert "has neither model.safetensors nor pytorch_model.bin" in told
+    for name, changes, expected in (
+        ("few", {"num_classes": 7}, "says 7 classes, but its weights have 1000 outputs"),
+        ("two", {"label_names": ["a", "b"]}, "names 2 classes, and says that there are 1000"),
+    ):
+        content = json.dumps(values | changes).encode()
+        hub.add(f"someone/{name}", {"config.json": content, "model.safetensors": save(arrays)})
+        assert expected in fails(1, "import", f"someone/{name}", "--out", "new")
+    address = "https://huggingface.co/timm/botnet26t_256.c1_in1k"
+    assert "is an address" in fails(1, "import", address, "--out", "new")
+    assert nothing_written()
+
+
 def test_a_fine_tuned_one_of_timms_own_hub_form(call, hub, arrays, config, tmp_path, monkeypatch):
     """Someone's own classes, a pickled file, another mean: the repository says it all."""
     monkeypatch.chdir(tmp_path)
     values = json.loads(config)
-    values["label_names"] = ["ant", "bee"]
+    values |= {"label_names": ["ant", "bee"], "num_classes": 2}
     values["pretrained_cfg"] |= {"mean": [0.5, 0.5, 0.5], "license": "cc-by-4.0"}
     head = {
         "head.fc.weight": np.ones((2, 2048), np.float32),

@@ -39,6 +39,18 @@ def test_a_run_is_shared_and_used(call, run, hub, logged_in):
     assert_same_bits(load_pretrained("copy").variables, load_pretrained(run).variables)
 
 
+def test_a_repository_that_stays_empty_is_told(call, run, hub, logged_in, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", refuse)
+    called = call("share", "lab/insects")
+    assert called.code == 1
+    assert "note: lab/insects is on the hub now, and holds nothing yet" in called.err
+    again = call("share", "lab/insects")
+    assert "holds nothing yet" not in again.err
+
+
 def test_json(call, trained, hub, logged_in):
     shared = call("share", "lab/insects", "--private", "--json").json()
     assert shared["url"] == f"{hub.endpoint}/lab/insects"

@@ -142,6 +142,25 @@ def test_bad_usage_exits_with_2_names_the_option_and_leaves_no_run(fails, traine
     assert entries(trained / "runs") == before
 
 
+def test_a_resumed_run_needs_the_model_that_it_began_with(call, fails, run, trained):
+    start = trained / "start"
+    shutil.copytree(run / "pretrained", start)
+    quick = ("--image-size", "16", "16", "--num-workers", "0", "--epochs", "1")
+    arguments = ("--data", "data", "--pretrained", "start", "--run-directory", "tuned", *quick)
+    assert call("train", *arguments).code == 0
+    start.rename(trained / "elsewhere")
+    resume = ("train", "--resume", "--run-directory", "tuned")
+    assert "began from start: bring it back, or say with --pretrained" in fails(1, *resume)
+    assert call(*resume, "--pretrained", "elsewhere").code == 0
+
+
+def test_notes_are_said_once(call, run):
+    called = call("evaluate", "--checkpoint", run, "--image-size", "24", "20")
+    assert called.code == 0, called
+    assert called.err.count("relative height interpolated linearly from 2 to 3") == 1
+    assert called.err.count("note: ") == called.err.count("interpolated") == 2
+
+
 def test_resume_without_a_run(fails, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no run to resume" in fails(1, "train", "--resume")

@@ -26,15 +26,17 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
     before = directory.with_name(f".{directory.name}.{os.getpid()}.old")
     # Left behind by a process that was killed, whose number this one has: in a container often 1.
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    _unfinished.add(beside)
     try:
+        beside.mkdir()
+        _unfinished.add(beside)
         yield beside
         # Whole from here on, and for a moment the only one under way to its name.
         _unfinished.discard(beside)
         if directory.exists():
             directory.rename(before)
         beside.rename(directory)
+    except OSError as error:
+        raise _named(error, beside, directory) from error
     finally:
         _remove(beside)
         if before.exists() and not directory.exists():
@@ -54,6 +56,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.replace(path)
+    except OSError as error:
+        raise _named(error, beside, path) from error
     finally:
         _remove(beside)
 
@@ -62,6 +66,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole: a reader sees the old text or the new."""
     with replaced_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def _named(error: OSError, beside: Path, meant: Path) -> OSError:
+    """The same error by the name that whoever wrote knows, where it is of what was written."""
+    if error.filename is None or str(error.filename).startswith(str(beside)):
+        return type(error)(error.errno, error.strerror or str(error), str(meant))
+    return error
 
 
 def _remove(path: Path) -> None:

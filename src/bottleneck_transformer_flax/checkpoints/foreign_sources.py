@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
-from bottleneck_transformer_flax.checkpoints.hub import at_commit, download_repository
+from bottleneck_transformer_flax.checkpoints.hub import at_commit, card_licence, download_repository
 from bottleneck_transformer_flax.checkpoints.importing import (
     PROJECTS,
     checked_classes,
@@ -19,7 +19,7 @@ from bottleneck_transformer_flax.checkpoints.public_weights import (
     PublicWeights,
     published_weights,
 )
-from bottleneck_transformer_flax.checkpoints.timm_repository import read_timm_config
+from bottleneck_transformer_flax.checkpoints.timm_repository import TimmModel, read_timm_config
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.variants import find_variant
 
@@ -94,7 +94,7 @@ def import_repository(
     commit = at_commit(repository, folder)
     if is_ours(folder / CONFIG):
         return _own(commit, image_size, classes)
-    described = read_timm_config(folder / CONFIG)
+    described = read_timm_config(folder / CONFIG, repository)
     known = PROJECTS["timm"].variants
     if described.architecture not in known:
         raise CheckpointError(
@@ -102,17 +102,24 @@ def import_repository(
             f"timm's models it has {', '.join(known)}"
         )
     pretrained, project = import_file(
-        _weights(commit),
+        _weights(repository, commit),
         described.architecture,
         preprocessing=described.preprocessing,
         image_size=image_size,
-        classes=described.classes if classes is None else classes,
+        classes=_described_classes(described, repository) if classes is None else classes,
     )
+    outputs = pretrained.model.config.num_classes
+    if described.num_classes not in (None, outputs):
+        raise CheckpointError(
+            f"the config.json of {repository} says {described.num_classes} classes, but its "
+            f"weights have {outputs} outputs"
+        )
     name = repository.partition("@")[0]
     # Another revision may hold other weights than those that were published.
     current = repository.removesuffix("@main")
     published = next((row for row in PUBLIC_WEIGHTS if row.name == current), None)
-    licence = described.licence or (published.licence if published else None)
+    stated = card_licence(download_repository(commit, [CONFIG, CARD])) or described.licence
+    licence = stated or (published.licence if published else None)
     card = _card(
         pretrained,
         described.architecture,
@@ -135,16 +142,29 @@ def _own(
     has_card = (folder / CARD).is_file()
     card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
     variant = find_variant(pretrained.model.config)
-    return Imported(pretrained, card, None if variant is None else variant.name, None, None)
+    licence = card_licence(folder)
+    return Imported(pretrained, card, None if variant is None else variant.name, licence, None)
 
 
-def _weights(repository: str) -> Path:
+def _described_classes(described: TimmModel, repository: str) -> tuple[str, ...] | None:
+    names, outputs = described.classes, described.num_classes
+    if names is not None and outputs not in (None, len(names)):
+        raise CheckpointError(
+            f"the config.json of {repository} names {len(names)} classes, and says that there are "
+            f"{outputs}; give the names with --classes"
+        )
+    return names
+
+
+def _weights(repository: str, commit: str) -> Path:
     """The file of the weights, in the form that holds no code where there is one."""
-    folder = download_repository(repository, [CONFIG, WEIGHTS])
-    if (folder / WEIGHTS).is_file():
-        return folder / WEIGHTS
-    needed = [PICKLED_WEIGHTS]
-    return download_repository(repository, needed, required=needed) / PICKLED_WEIGHTS
+    for name in (WEIGHTS, PICKLED_WEIGHTS):
+        folder = download_repository(commit, [CONFIG, name])
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(
+        f"{repository} is on the hub but has neither {WEIGHTS} nor {PICKLED_WEIGHTS}"
+    )
 
 
 def _card(

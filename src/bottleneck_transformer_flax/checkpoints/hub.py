@@ -24,6 +24,7 @@ from bottleneck_transformer_flax.checkpoints.locations import (
 )
 from bottleneck_transformer_flax.errors import CheckpointError
 
+_log = logging.getLogger(__name__)
 _PART = r"\w(?:[\w.-]{0,94}\w)?"
 _REPOSITORY = re.compile(rf"({_PART}/{_PART})(?:@(\w[\w.-]*))?", re.ASCII)
 
@@ -93,6 +94,20 @@ def at_commit(repository: str, folder: Path) -> str:
     return f"{_parse(repository)[0]}@{folder.name}"
 
 
+def card_licence(folder: Path) -> str | None:
+    """The licence that the card in a folder states, by the hub's name for it."""
+    if not (folder / CARD).is_file():
+        return None
+    from huggingface_hub import metadata_load
+
+    try:
+        licence = (metadata_load(folder / CARD) or {}).get("license")
+    except Exception:
+        # What its reader of YAML stumbles over has no base class in common with the rest.
+        return None
+    return licence if isinstance(licence, str) else None
+
+
 def upload_pretrained(
     directory: Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> str:
@@ -130,6 +145,7 @@ def upload_pretrained(
     with _quietly(), _failures_of(name, "uploaded"):
         hub = HfApi(token=True)
         # None and not False: an organization may have settled that what is new is private.
+        is_new = not hub.repo_exists(name)
         url = hub.create_repo(name, private=private or None, exist_ok=True)
         # The hub ignores the wish where the repository is there already.
         if private and not hub.model_info(name).private:
@@ -137,11 +153,16 @@ def upload_pretrained(
                 f"{name} is on the hub already and public, nothing was uploaded; make it private "
                 f"in its settings at {url}/settings, or choose another name"
             )
-        hub.create_commit(
-            name,
-            operations=[CommitOperationAdd(file, folder / file) for file in files],
-            commit_message=message or "Upload a Bottleneck Transformer",
-        )
+        try:
+            hub.create_commit(
+                name,
+                operations=[CommitOperationAdd(file, folder / file) for file in files],
+                commit_message=message or "Upload a Bottleneck Transformer",
+            )
+        except Exception:
+            if is_new:
+                _log.warning("%s is on the hub now, and holds nothing yet", name)
+            raise
     return str(url)
 
 

@@ -1,8 +1,9 @@
 """Other projects' checkpoints to pretrained models, and back."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES
 from bottleneck_transformer_flax.models.variants import find_variant, get_config, get_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -86,7 +88,7 @@ def import_file(
     arrays = read_foreign(Path(path))
     project = max(candidates, key=lambda name: _names_in_common(arrays, name, variant))
     head = arrays.get(PROJECTS[project].head_bias)
-    config = get_config(variant, num_classes=1000 if head is None else head.size)
+    config = get_config(variant, num_classes=1000 if head is None else max(1, head.size))
     if preprocessing is None:
         published = published_weights(variant, project)
         preprocessing = (
@@ -98,12 +100,19 @@ def import_file(
         preprocessing = preprocessing.replace(size=image_size)
     model = BoTNet(config=config)
     expected = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
+    rules = list(PROJECTS[project].rules(config))
     try:
-        converted = to_ours(list(PROJECTS[project].rules(config)), arrays, expected)
+        converted = to_ours(rules, arrays, expected)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{path} is no {variant} of {project}{_what_it_is(arrays)}: {error}"
-        ) from error
+        size = _trained_size(rules, arrays, expected, preprocessing.size)
+        height, width = preprocessing.size
+        what = (
+            f"no {variant} of {project}{_what_it_is(arrays, variant)}"
+            if size is None
+            else f"of {size[0]} × {size[1]} pixels by its relative tables, and not of {height} × "
+            f"{width}; give it as image_size (--image-size {size[0]} {size[1]})"
+        )
+        raise CheckpointError(f"{path} is {what}: {error}") from error
     if classes is None:
         classes = default_classes(config.num_classes)
     variables = unflatten_dict({name: jnp.asarray(a) for name, a in converted.items()}, sep=".")
@@ -172,11 +181,38 @@ def _names_in_common(arrays: Mapping[str, np.ndarray], project: Project, variant
     return sum(rule.theirs in arrays for rule in PROJECTS[project].rules(get_config(variant)))
 
 
-def _what_it_is(arrays: Mapping[str, np.ndarray]) -> str:
-    """The known model that has exactly these names, in words; nothing where there is none."""
+def _trained_size(
+    rules: Sequence[Rule],
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, Any],
+    size: tuple[int, int],
+) -> tuple[int, int] | None:
+    """The size that relative tables which do not fit are of; None where that is not what is amiss.
+
+    Every side of a grid is the image's by the same stride, so the largest grid tells it.
+    """
+    if {rule.theirs for rule in rules} != arrays.keys():
+        return None
+    came, fitting = [0, 0], [0, 0]
+    for rule in rules:
+        for axis, table in enumerate(RELATIVE_TABLES):
+            if rule.ours[0].endswith(table):
+                came[axis] = max(came[axis], len(arrays[rule.theirs]))
+                fitting[axis] = max(fitting[axis], expected[rule.ours[0]].shape[0])
+    if came == fitting:
+        return None
+    height, width = (
+        math.ceil(side / ((fits + 1) // 2)) * ((rows + 1) // 2)
+        for side, fits, rows in zip(size, fitting, came, strict=True)
+    )
+    return height, width
+
+
+def _what_it_is(arrays: Mapping[str, np.ndarray], expected: str) -> str:
+    """Another known model that has exactly these names, in words; nothing where there is none."""
     for project, described in PROJECTS.items():
         for variant in described.variants:
             names = {rule.theirs for rule in described.rules(get_config(variant))}
-            if names == arrays.keys():
+            if variant != expected and names == arrays.keys():
                 return f", but has the names of {variant} of {project}"
     return ""

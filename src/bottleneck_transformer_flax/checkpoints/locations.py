@@ -21,6 +21,8 @@ def find_pretrained(source: str | Path) -> Path:
         CheckpointError: when there is none.
     """
     path = Path(source)
+    if not str(source):
+        raise CheckpointError("the name of the model is empty; expected a pretrained directory")
     if path.is_dir():
         for candidate in (path, path / "pretrained"):
             if (candidate / CONFIG).is_file():

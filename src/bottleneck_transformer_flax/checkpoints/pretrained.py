@@ -15,7 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
-from bottleneck_transformer_flax.checkpoints.hub import download_repository, means_repository
+from bottleneck_transformer_flax.checkpoints.hub import (
+    at_commit,
+    download_repository,
+    means_repository,
+)
 from bottleneck_transformer_flax.checkpoints.locations import (
     CARD,
     CLASSES,
@@ -161,7 +165,7 @@ def _find(source: str | Path) -> Path:
             f"`botnet import {name} --out FOLDER`, and load that"
         )
     needed = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES)
-    return download_repository(name, FILES, required=needed)
+    return download_repository(at_commit(name, folder), FILES, required=needed)
 
 
 def check_replaceable(directory: Path) -> None:
@@ -216,8 +220,8 @@ def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
         ) from error
     if problems := _differences(arrays, expected):
         raise CheckpointError(
-            f"{path} does not fit the model in its {CONFIG}, {len(problems)} differences: "
-            + "; ".join(problems)
+            f"{path} does not fit the model in its {CONFIG}, {len(problems)} "
+            f"difference{'s' * (len(problems) > 1)}: " + "; ".join(problems)
         )
     return {name: jax.numpy.asarray(array) for name, array in arrays.items()}
 

@@ -85,7 +85,10 @@ def _say_what_is_logged() -> None:
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     logger = logging.getLogger(__name__.partition(".")[0])
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    # A library that sets up the root's logging would say everything once more.
+    logger.propagate = False
+    # What orbax warns of, such as the remains of a process that was killed, it sees to itself.
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _encode_somehow(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -40,7 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint)
     variant = export_file(pretrained, parsed.out, parsed.format)
-    size, num_classes = pretrained.preprocessing.size, len(pretrained.classes)
+    num_classes = len(pretrained.classes)
+    # timm rounds a grid's size down when it builds the tables, and up when it computes.
+    stride = pretrained.model.config.total_stride
+    size = tuple(-(-side // stride) * stride for side in pretrained.preprocessing.size)
     if parsed.json:
         print(
             json.dumps(
@@ -49,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
                     "format": parsed.format,
                     "variant": variant,
                     "num_classes": num_classes,
-                    "image_size": size,
+                    "image_size": pretrained.preprocessing.size,
+                    "img_size": size,
                     "file": str(parsed.out),
                 }
             )

@@ -73,6 +73,11 @@ def _import(parsed: ImportOptions, classes: tuple[str, ...] | None) -> "Imported
     )
 
     path = Path(parsed.source)
+    if "://" in parsed.source:
+        raise CheckpointError(
+            f"{parsed.source} is an address; expected a file, or the name of a repository of the "
+            "Hugging Face hub, such as timm/botnet26t_256.c1_in1k"
+        )
     if means_repository(parsed.source):
         if parsed.variant is not None:
             raise ConfigError(

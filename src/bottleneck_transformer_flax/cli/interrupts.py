@@ -10,7 +10,8 @@ from typing import Any
 
 from bottleneck_transformer_flax.checkpoints.atomic import remove_unfinished
 
-_CLEAR_LINE_AND_SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
+_CLEAR_LINE = b"\r\x1b[2K"
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextlib.contextmanager
@@ -39,8 +40,21 @@ def end_at_once(*_: Any) -> None:
             worker.terminate()
     remove_unfinished()
     # A live display has hidden the cursor, and nothing that would show it again runs any more.
-    terminal = next((stream for stream in (1, 2) if os.isatty(stream)), None)
-    if terminal is not None:
-        os.write(terminal, _CLEAR_LINE_AND_SHOW_CURSOR)
+    _write_on_terminal(_CLEAR_LINE + _SHOW_CURSOR)
     os.write(2, b"botnet: error: interrupted\n")
     os._exit(1)
+
+
+def say_in_handler(line: str) -> None:
+    """Write a line from a signal handler, which may have fallen into any other writing.
+
+    On a terminal it takes the place of the line of a live display, which shows again below it.
+    """
+    _write_on_terminal(_CLEAR_LINE)
+    os.write(2, f"{line}\n".encode())
+
+
+def _write_on_terminal(codes: bytes) -> None:
+    terminal = next((stream for stream in (1, 2) if os.isatty(stream)), None)
+    if terminal is not None:
+        os.write(terminal, codes)

@@ -54,7 +54,7 @@ def _start_lines(plan: Plan) -> list[str]:
     fine_tuning = plan.config.fine_tuning
     if fine_tuning.frozen_through is not None:
         parts.append(f"frozen through {fine_tuning.frozen_through}")
-    if fine_tuning.backbone_rate != 1:
+    if fine_tuning.backbone_rate != 1 and any(plan.part_rates.values()):
         parts.append(f"the rest before the head at {fine_tuning.backbone_rate:g} of the rate")
     if fine_tuning.frozen_batch_stats:
         parts.append("batch statistics frozen")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.interrupts import end_at_once
+from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config
@@ -67,13 +67,21 @@ def run(arguments: Sequence[str]) -> int:
 
     console = Console(stderr=parsed.json, emoji=False)
     start = time.perf_counter()
-    plan = make_plan(parsed.config)
+    try:
+        plan = make_plan(parsed.config)
+    except CheckpointError as error:
+        if not parsed.resume:
+            raise
+        raise CheckpointError(
+            f"{error}; the run began from {parsed.config.pretrained}: bring it back, or say with "
+            "--pretrained where it is now"
+        ) from error
     run_directory = RunDirectory(parsed.run_directory or _new_directory(plan.model_name))
     if not parsed.resume:
         run_directory.create(parsed.config)
     with (
         run_directory.locked(),
-        _stop_on_signals(StopRequest(), console) as stop,
+        _stop_on_signals(StopRequest()) as stop,
         TrainingDisplay(console) as display,
     ):
         if parsed.resume:
@@ -170,14 +178,14 @@ def _new_directory(variant: str) -> Path:
 
 
 @contextmanager
-def _stop_on_signals(stop: Any, console: Console) -> Iterator[Any]:
+def _stop_on_signals(stop: Any) -> Iterator[Any]:
     """Ask the loop to save and leave at the first Ctrl-C or SIGTERM; the second ends at once."""
 
     def request(number: int, _: FrameType | None) -> None:
         if stop.requested:
             end_at_once()
         stop.requested = True
-        console.print("stopping after this step; once more to leave without saving")
+        say_in_handler("stopping after this step; once more to leave without saving")
 
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -26,7 +26,8 @@ def resize_relative_positions(
 
     Every relative table is interpolated linearly over its offset (see ``resize_table``); all
     else, and every table that fits already, is the very same array. A model without attention
-    comes back as it was. Which table went from what length to what is logged, as INFO.
+    comes back as it was. Which tables went from what length to what is logged, as a warning,
+    because the model is another afterwards.
 
     Raises:
         ConfigError: when this is no (height, width), images of it are too small for the model, or
@@ -44,7 +45,7 @@ def resize_relative_positions(
             if before != after:
                 moved.setdefault((path[-1], before, after), []).append("/".join(path[:2]))
     for (table_name, before, after), blocks in moved.items():
-        _log.info(
+        _log.warning(
             "%s interpolated linearly from %d to %d positions in %s",
             table_name.replace("_", " "),
             before,

@@ -78,7 +78,8 @@ class Plan(NamedTuple):
     def part_rates(self) -> dict[str, float]:
         """Of parts of the model, the learning rate as a fraction; see ``make_optimizer``."""
         rate = self.config.fine_tuning.backbone_rate
-        parts = ("stem", *STAGE_NAMES, "final")
+        final = ("final",) if self.model.config.final_channels else ()
+        parts = ("stem", *STAGE_NAMES, *final)
         rates = {} if rate == 1 else dict.fromkeys(parts, rate)
         return rates | dict.fromkeys(self.training_model.config.frozen_parts, 0.0)
 

@@ -104,7 +104,8 @@ def to_ours(rules: Sequence[Rule], theirs: Arrays, expected: Mapping[str, Any]) 
         expected: our variables as shapes and dtypes.
 
     Raises:
-        CheckpointError: listing every array that is missing, left over, or of another shape.
+        CheckpointError: listing every array that is missing, left over, of another shape, or not
+            finite.
     """
     problems = [f"missing: {rule.theirs}" for rule in rules if rule.theirs not in theirs]
     known = {rule.theirs for rule in rules}
@@ -119,14 +120,15 @@ def to_ours(rules: Sequence[Rule], theirs: Arrays, expected: Mapping[str, Any]) 
         if array.shape != shape:
             problems.append(f"{rule.theirs} is {array.shape}, expected {shape}")
             continue
+        if not np.isfinite(array).all():
+            problems.append(f"{rule.theirs} has values that are not finite")
         for name, part in zip(rule.ours, rule.layout.to_ours(array), strict=True):
             converted[name] = np.ascontiguousarray(part, dtype=expected[name].dtype)
     filled = {name for rule in rules for name in rule.ours}
     problems += [f"filled by no rule: {name}" for name in expected if name not in filled]
     if problems:
         raise CheckpointError(
-            f"the checkpoint is not of this model, {len(problems)} differences: "
-            + "; ".join(sorted(problems))
+            f"{len(problems)} difference{'s' * (len(problems) > 1)}: " + "; ".join(sorted(problems))
         )
     return converted
 
