@@ -19,30 +19,35 @@ def test_text_is_replaced(tmp_path):
     assert entries(tmp_path) == ["a.json"]
 
 
-def test_errors_have_the_name_that_was_meant(tmp_path, monkeypatch):
-    def full(path, *arguments, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(path, *arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-    def forbidden(path, *arguments, **options):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    for refuse, kind in ((full, OSError), (forbidden, PermissionError)):
-        monkeypatch.setattr(Path, "write_text", refuse)
-        with pytest.raises(kind) as caught:
-            write_text(tmp_path / "a.json", "new")
-        assert caught.value.filename == str(tmp_path / "a.json")
-        with pytest.raises(kind) as caught, replaced_directory(tmp_path / "folder") as beside:
-            (beside / "b.json").write_text("new")
-        assert caught.value.filename == str(tmp_path / "folder")
-        make = Path.mkdir
-        monkeypatch.setattr(
-            Path, "mkdir", lambda path, **o: (refuse if path.name[0] == "." else make)(path, **o)
-        )
-        with pytest.raises(kind) as caught, replaced_directory(tmp_path / "folder"):
-            pass
-        assert caught.value.filename == str(tmp_path / "folder")
-        monkeypatch.undo()
+def forbidden(path, *arguments, **options):
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+@pytest.mark.parametrize("refuse", [full, forbidden])
+def test_errors_have_the_name_that_was_meant(tmp_path, monkeypatch, refuse):
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match=r"a\.json") as caught:
+        write_text(tmp_path / "a.json", "new")
+    assert caught.value.filename == str(tmp_path / "a.json")
+    told = pytest.raises(OSError, match="folder")
+    with told as caught, replaced_directory(tmp_path / "folder") as beside:
+        (beside / "b.json").write_text("new")
+    assert caught.value.filename == str(tmp_path / "folder")
     assert entries(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_has_its_own_name_too(tmp_path, monkeypatch):
+    make = Path.mkdir
+    monkeypatch.setattr(
+        Path, "mkdir", lambda path, **o: (forbidden if path.name[0] == "." else make)(path, **o)
+    )
+    with pytest.raises(PermissionError) as caught, replaced_directory(tmp_path / "folder"):
+        pass
+    assert caught.value.filename == str(tmp_path / "folder")
 
 
 def test_a_failed_text_leaves_the_old_one(tmp_path, monkeypatch):
