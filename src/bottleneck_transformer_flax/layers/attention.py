@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention_backends import (
+    BACKENDS,
     attention_weights,
-    reference_attention,
 )
 
 
@@ -40,6 +40,7 @@ class RelativeSelfAttention(nn.Module):
         scaled_positions: whether the position term reads the scaled queries too, as in the paper,
             or ``W_q x``, as in timm's models.
         dtype: of the computation; the softmax is float32 always.
+        backend: how the function is computed: one of ``BACKENDS``.
     """
 
     num_heads: int
@@ -47,6 +48,7 @@ class RelativeSelfAttention(nn.Module):
     query_key_dim: int | None = None
     scaled_positions: bool = True
     dtype: Any = jnp.float32
+    backend: str = "auto"
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
         """Attend over all positions; n·d features come out.
@@ -55,7 +57,7 @@ class RelativeSelfAttention(nn.Module):
             ConfigError: when the variables were made for a grid of another size.
         """
         b, h, w, _ = x.shape
-        output = reference_attention(*self.project(x))
+        output = BACKENDS[self.backend](*self.project(x))
         return output.reshape(b, h, w, self.num_heads * self.head_dim)
 
     def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:

@@ -1,10 +1,22 @@
 """The one attention function of this package, computed in one of several ways."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.blockwise_attention import blockwise_attention
+from bottleneck_transformer_flax.layers.fused_attention import (
+    LONGEST_FUSED_HEAD,
+    fused_attention,
+    fused_head_size,
+    has_fused_kernel,
+)
 from bottleneck_transformer_flax.layers.relative_position import relative_logits
+
+_MANY_POSITIONS = 32 * 32
+"""From here on gradients are faster from weights computed again than from weights in memory."""
 
 
 def attention_weights(
@@ -42,3 +54,45 @@ def reference_attention(
     weights = attention_weights(query, key, height_table, width_table).astype(value.dtype)
     output = jnp.einsum("bnqk,bknv->bqnv", weights, value.reshape(b, h * w, n, v))
     return output.reshape(b, h, w, n, v)
+
+
+def fastest_attention(
+    query: Float[Array, "b h w n d"],
+    key: Float[Array, "b h w n d"],
+    value: Float[Array, "b h w n v"],
+    height_table: Float[Array, "height_rows d"],
+    width_table: Float[Array, "width_rows d"],
+) -> Float[Array, "b h w n v"]:
+    """The function of ``reference_attention`` in the way that is fastest on this machine."""
+    _, h, w, _, _ = query.shape
+    fits = fused_head_size(query.shape, value.shape[-1]) <= LONGEST_FUSED_HEAD
+    if fits and has_fused_kernel(query.dtype):
+        function = fused_attention
+    elif h * w >= _MANY_POSITIONS:
+        function = blockwise_attention
+    elif jax.default_backend() == "cpu":
+        function = _blockwise_until_differentiated
+    else:
+        function = reference_attention
+    return function(query, key, value, height_table, width_table)
+
+
+BACKENDS: dict[str, Callable[..., Array]] = {
+    "auto": fastest_attention,
+    "reference": reference_attention,
+    "blockwise": blockwise_attention,
+    "fused": fused_attention,
+}
+"""The same function: with all weights in memory, a block of them, or in one kernel of a GPU's."""
+
+
+@jax.custom_vjp
+def _blockwise_until_differentiated(
+    query: Array, key: Array, value: Array, height_table: Array, width_table: Array
+) -> Array:
+    return blockwise_attention(query, key, value, height_table, width_table)
+
+
+_blockwise_until_differentiated.defvjp(
+    lambda *arrays: jax.vjp(reference_attention, *arrays), lambda pull, gradient: pull(gradient)
+)

@@ -33,6 +33,17 @@ def relative_logits(
         width_table: (2w − 1, d), shared by the heads.
     """
     b, h, w, n, _ = query.shape
+    by_row, by_column = axis_logits(query, height_table, width_table)
+    return (by_row[..., :, None] + by_column[..., None, :]).reshape(b, n, h * w, h * w)
+
+
+def axis_logits(
+    query: Float[Array, "b h w n d"],
+    height_table: Float[Array, "height_rows d"],
+    width_table: Float[Array, "width_rows d"],
+) -> tuple[Float[Array, "b n h w key_h"], Float[Array, "b n h w key_w"]]:
+    """The two terms of ``relative_logits``: by the row of the key, and by its column; float32."""
+    _, h, w, _, _ = query.shape
     by_row = jnp.einsum(
         "bhwnd,hkd->bnhwk",
         query,
@@ -45,7 +56,7 @@ def relative_logits(
         relative_embeddings(width_table, w),
         preferred_element_type=jnp.float32,
     )
-    return (by_row[..., :, None] + by_column[..., None, :]).reshape(b, n, h * w, h * w)
+    return by_row, by_column
 
 
 def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "new_rows d"]:

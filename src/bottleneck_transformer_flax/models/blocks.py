@@ -153,6 +153,7 @@ class AttentionBottleneck(Bottleneck):
             query_key_dim=query_key_dim,
             scaled_positions=config.scaled_positions,
             dtype=config.dtype,
+            backend=config.attention_backend,
         )
         self.attention_norm = nn.BatchNorm(
             momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=config.dtype

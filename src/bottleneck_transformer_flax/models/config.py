@@ -14,6 +14,7 @@ from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config_checks import (
     STAGE_NAMES,
     Activation,
+    AttentionBackend,
     ChannelAttentionPosition,
     FrozenPart,
     Stem,
@@ -76,6 +77,8 @@ class BoTNetConfig:
         frozen_through: the stem and the stages up to this one take no part in training: they
             compute as in inference, and no gradient reaches them; None for none.
         frozen_batch_stats: whether batch norms use and keep their running statistics in training.
+        attention_backend: how attention is computed, which changes its speed and memory alone:
+            "reference", "blockwise", "fused", or "auto" for the fastest.
 
     Raises:
         ConfigError: naming each field with a value that is not allowed.
@@ -111,6 +114,7 @@ class BoTNetConfig:
     stochastic_depth_rate: float | int = 0.0
     frozen_through: FrozenPart | None = None
     frozen_batch_stats: bool = False
+    attention_backend: AttentionBackend = "auto"
 
     def __post_init__(self) -> None:
         """Bring lists and dtype-likes into their one form, then check every field."""

@@ -13,6 +13,7 @@ Activation = Literal["relu", "silu", "gelu"]
 Stem = Literal["7x7", "3x3", "tiered"]
 ChannelAttentionPosition = Literal["output", "middle"]
 
+AttentionBackend = Literal["auto", "reference", "blockwise", "fused"]
 FrozenPart = Literal["stem", "c2", "c3", "c4", "c5"]
 
 STAGE_NAMES = ("c2", "c3", "c4", "c5")
@@ -39,6 +40,7 @@ _CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("channel_attention_position", get_args(ChannelAttentionPosition)),
     ("se_activation", (*get_args(Activation), None)),
     ("frozen_through", (*get_args(FrozenPart), None)),
+    ("attention_backend", get_args(AttentionBackend)),
 )
 _SWITCHES = (
     "stride_one",
