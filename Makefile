@@ -12,7 +12,7 @@ test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=10
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m slow --durations=10
+	$(BIN)/python -m pytest -q -m slow -n auto --dist loadfile --durations=10
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
