@@ -34,8 +34,10 @@ def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
     """Multiply-adds of every convolution and matrix product for one image of (height, width).
 
     Attention and its relative terms are matrix products and are counted; what is done once for
-    each value (norms, activations, softmax, sums) is not.
+    each value (norms, activations, softmax, sums) is not. They are counted in the reference's
+    attention, which has every product once: the others loop, or compute some of them again.
     """
+    model = BoTNet(config=model.config.replace(attention_backend="reference"))
     variables = abstract_variables(model, image_size)
     images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
     closed = jax.make_jaxpr(model.apply)(variables, images)
