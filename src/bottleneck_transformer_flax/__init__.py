@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     )
     from bottleneck_transformer_flax.models.botnet import BoTNet
     from bottleneck_transformer_flax.models.config import BoTNetConfig
-    from bottleneck_transformer_flax.models.surgery import replace_head, resize_relative_positions
+    from bottleneck_transformer_flax.models.surgery import (
+        fold_batch_norm,
+        replace_head,
+        resize_relative_positions,
+    )
     from bottleneck_transformer_flax.models.variants import get_config, list_variants
     from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -23,6 +27,7 @@ __all__ = [
     "BoTNetConfig",
     "Preprocessing",
     "Pretrained",
+    "fold_batch_norm",
     "get_config",
     "list_variants",
     "load_pretrained",
@@ -36,6 +41,7 @@ _HOMES = {
     "BoTNetConfig": "models.config",
     "Preprocessing": "preprocessing",
     "Pretrained": "checkpoints.pretrained",
+    "fold_batch_norm": "models.surgery",
     "get_config": "models.variants",
     "list_variants": "models.variants",
     "load_pretrained": "checkpoints.pretrained",

@@ -77,15 +77,22 @@ def test_values_of_another_size_than_queries(head_dim, value_dim):
     assert_agree(arrays, *map(BACKENDS.get, OTHERS))
 
 
-@pytest.mark.parametrize("at_once", [1, 20, 35, 64, 10_000])
-@pytest.mark.parametrize("over", ["after another", "at once"])
-def test_blocks_of_any_size(monkeypatch, at_once, over):
-    """From one query a block to all, where the last block is full and where it is not."""
-    monkeypatch.setattr(blockwise_attention, "_WEIGHTS_AT_ONCE", at_once)
-    if over == "at once":
-        monkeypatch.setattr(blockwise_attention, "_over_heads", blockwise_attention._all_at_once)
+@pytest.mark.parametrize("weights", [1, 20, 35, 64, 10_000])
+@pytest.mark.parametrize("of_heads", [1, 300, 10_000])
+def test_blocks_of_any_size(monkeypatch, weights, of_heads):
+    """From one query a block to all, the last block full or not; from one head at once to all."""
+    monkeypatch.setattr(blockwise_attention, "_WEIGHTS_AT_ONCE", weights)
+    monkeypatch.setattr(blockwise_attention, "_OF_HEADS_AT_ONCE", of_heads)
     # A function of its own, or what was compiled for other blocks would serve again.
     assert_agree(draw(5, 2), lambda *arrays: blockwise_attention.blockwise_attention(*arrays))
+
+
+def test_all_heads_at_once_where_no_cores_share_a_product(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    function = blockwise_attention.blockwise_attention
+    assert_agree(draw(5, 2), lambda *arrays: function(*arrays))
+    text = str(jax.make_jaxpr(lambda *arrays: function(*arrays))(*draw(5, 2)))
+    assert text.count("scan") == 1
 
 
 def test_many_positions():

@@ -70,9 +70,9 @@ def apply(name, method="__call__"):
 
 
 @functools.cache
-def all_outputs(name):
+def all_outputs(name, model=None):
     """(variables, images) → logits, feature maps, attention maps, compiled once a size."""
-    apply = SMALL_MODELS[name].apply
+    apply = (model or SMALL_MODELS[name]).apply
     return quick_jit(
         lambda variables, images: (
             apply(variables, images),

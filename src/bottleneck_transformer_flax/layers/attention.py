@@ -27,7 +27,8 @@ class RelativeSelfAttention(nn.Module):
     """Every position of a grid attends to every other, by content and by relative position.
 
     ``softmax(q·kᵀ + q·rᵀ) · v`` with ``q = W_q x · d^-½``, jointly over all h·w keys (arXiv
-    2101.11605, figure 4). There is no output projection and no bias. The authors' code gives the
+    2101.11605, figure 4). There is no output projection and no bias, except that the values have
+    one where they have taken in the norm that follows. The authors' code gives the
     standard deviation of the relative tables, d^-½, as their mean by mistake; here it is the
     standard deviation.
 
@@ -39,6 +40,8 @@ class RelativeSelfAttention(nn.Module):
         query_key_dim: d, the size of one head of queries and keys; None for ``head_dim``.
         scaled_positions: whether the position term reads the scaled queries too, as in the paper,
             or ``W_q x``, as in timm's models.
+        value_bias: whether the values have a bias, which is one of the output too: each query's
+            weights sum to 1.
         dtype: of the computation; the softmax is float32 always.
         backend: how the function is computed: one of ``BACKENDS``.
     """
@@ -47,6 +50,7 @@ class RelativeSelfAttention(nn.Module):
     head_dim: int
     query_key_dim: int | None = None
     scaled_positions: bool = True
+    value_bias: bool = False
     dtype: Any = jnp.float32
     backend: str = "auto"
 
@@ -73,7 +77,7 @@ class RelativeSelfAttention(nn.Module):
         query, key, value = (
             nn.DenseGeneral(
                 (self.num_heads, size),
-                use_bias=False,
+                use_bias=self.value_bias and name == "value",
                 dtype=self.dtype,
                 kernel_init=nn.initializers.normal(0.01),
                 name=name,

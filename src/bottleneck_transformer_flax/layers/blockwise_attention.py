@@ -16,6 +16,8 @@ from bottleneck_transformer_flax.layers.relative_position import axis_logits
 
 _WEIGHTS_AT_ONCE = 2**20
 """Of one head: 4 MB in float32, which the caches of a CPU hold. Smaller blocks are slower."""
+_OF_HEADS_AT_ONCE = 2**21
+"""Weights of all heads computed together, where those of one are fewer."""
 
 Residuals = tuple[Array, ...]
 
@@ -53,7 +55,7 @@ def _forward(
         output, log_total = jax.lax.map(of_block, blocks)
         return _joined(output, h * w), _joined(log_total, h * w)
 
-    output, log_total = _over_heads(of_head, tuple(map(_heads, (query, key, value))))
+    output, log_total = _over_heads(of_head, tuple(map(_heads, (query, key, value))), h * w)
     output = _grid(output, query)
     return output, (query, key, value, height_table, width_table, output, log_total)
 
@@ -91,7 +93,7 @@ def _backward(residuals: Residuals, output_gradient: Array) -> Residuals:
         return dq.astype(q.dtype), dk.T.astype(k.dtype), dv.T.astype(v.dtype), dheight, dwidth
 
     arrays = (*map(_heads, (query, key, value, output, output_gradient)), log_total)
-    *by_head, dheight, dwidth = _over_heads(of_head, arrays)
+    *by_head, dheight, dwidth = _over_heads(of_head, arrays, h * w)
     dquery, dkey, dvalue = (_grid(x, query) for x in by_head)
     return dquery, dkey, dvalue, jnp.sum(dheight, axis=0), jnp.sum(dwidth, axis=0)
 
@@ -121,14 +123,12 @@ def _product(spec: str, left: Array, right: Array) -> Array:
     return jnp.einsum(spec, left, right, preferred_element_type=jnp.float32)
 
 
-def _over_heads(function: Callable[[Any], Any], arrays: Any) -> Any:
-    """One head after the other on a CPU, whose cores share each product; else all at once."""
-    over = jax.lax.map if jax.default_backend() == "cpu" else _all_at_once
-    return over(function, arrays)
-
-
-def _all_at_once(function: Callable[[Any], Any], arrays: Any) -> Any:
-    return jax.vmap(function)(arrays)
+def _over_heads(function: Callable[[Any], Any], arrays: Any, positions: int) -> Any:
+    """A few heads after the others on a CPU, whose cores share each product; else all at once."""
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function)(arrays)
+    at_once = max(1, _OF_HEADS_AT_ONCE // positions**2)
+    return jax.lax.map(function, arrays, batch_size=at_once)
 
 
 def _heads(x: Float[Array, "b h w n d"]) -> Float[Array, "heads q d"]:

@@ -13,7 +13,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class ConvolutionNorm(nn.Module):
-    """Convolution without bias → batch norm → activation.
+    """Convolution without bias → batch norm → activation; folded, convolution → activation.
 
     A k×k kernel pads k // 2 on every side whatever the stride. ("SAME" would pad (0, 1) at
     stride 2, one pixel off from every published ResNet.)
@@ -26,6 +26,7 @@ class ConvolutionNorm(nn.Module):
         activation: applied last; None for none.
         zero_scale: whether the norm's scale starts at zero, so that a residual branch starts as
             nothing.
+        folded: whether the convolution has taken in the norm, and a bias with it.
         frozen_statistics: whether the running statistics normalise in training too, and stay.
         bn_momentum: share of the running statistics that each batch leaves in place.
         bn_epsilon: added to the variance.
@@ -38,6 +39,7 @@ class ConvolutionNorm(nn.Module):
     groups: int = 1
     activation: Activation | None = None
     zero_scale: bool = False
+    folded: bool = False
     frozen_statistics: bool = False
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
@@ -55,20 +57,21 @@ class ConvolutionNorm(nn.Module):
             strides=self.stride,
             padding=[(padding, padding)] * 2,
             feature_group_count=self.groups,
-            use_bias=False,
+            use_bias=self.folded,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
             conv_general_dilated=pointwise if self.kernel_size == 1 else None,
             name="convolution",
         )(x)
-        x = nn.BatchNorm(
-            use_running_average=self.frozen_statistics or not train,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            dtype=self.dtype,
-            scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
-            name="norm",
-        )(x)
+        if not self.folded:
+            x = nn.BatchNorm(
+                use_running_average=self.frozen_statistics or not train,
+                momentum=self.bn_momentum,
+                epsilon=self.bn_epsilon,
+                dtype=self.dtype,
+                scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
+                name="norm",
+            )(x)
         return x if self.activation is None else self.activation(x)
 
 

@@ -29,6 +29,7 @@ def configured_convolution(config: BoTNetConfig) -> Callable[..., ConvolutionNor
     """``ConvolutionNorm`` with the batch-norm settings and dtype of a model."""
     return partial(
         ConvolutionNorm,
+        folded=config.folded_batch_norm,
         frozen_statistics=config.frozen_batch_stats,
         bn_momentum=config.bn_momentum,
         bn_epsilon=config.bn_epsilon,
@@ -152,12 +153,14 @@ class AttentionBottleneck(Bottleneck):
             head_dim,
             query_key_dim=query_key_dim,
             scaled_positions=config.scaled_positions,
+            value_bias=config.folded_batch_norm,
             dtype=config.dtype,
             backend=config.attention_backend,
         )
-        self.attention_norm = nn.BatchNorm(
-            momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=config.dtype
-        )
+        if not config.folded_batch_norm:
+            self.attention_norm = nn.BatchNorm(
+                momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=config.dtype
+            )
 
     def shortcut_activation(self) -> Activation | None:
         """The model's activation, as in the authors' code; timm's models have none."""
@@ -168,8 +171,10 @@ class AttentionBottleneck(Bottleneck):
         x = self.attention(x)
         if self.stride > 1:
             x = average_pool(x, self.stride)
-        running = self.config.frozen_batch_stats or not train
-        return self.activation(self.attention_norm(x, use_running_average=running))
+        if not self.config.folded_batch_norm:
+            running = self.config.frozen_batch_stats or not train
+            x = self.attention_norm(x, use_running_average=running)
+        return self.activation(x)
 
     def attention_weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
         """The weights with which this block attends, in inference."""

@@ -156,6 +156,11 @@ class BoTNet(nn.Module):
         return maps
 
     def _stage_outputs(self, images: Array | np.ndarray, *, train: bool) -> dict[str, Array]:
+        if train and self.config.folded_batch_norm:
+            raise ConfigError(
+                "a model with folded batch norm cannot be trained: its norms are part of its "
+                "weights; train the model that it was made from"
+            )
         frozen = self.config.frozen_parts if train else ()
         x = self._stem_output(images, train=train and "stem" not in frozen)
         x = jax.lax.stop_gradient(x) if "stem" in frozen else x

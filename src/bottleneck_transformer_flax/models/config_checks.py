@@ -50,6 +50,7 @@ _SWITCHES = (
     "scaled_positions",
     "efficient_channel_attention",
     "frozen_batch_stats",
+    "folded_batch_norm",
 )
 
 

@@ -1,4 +1,4 @@
-"""(model, variables) → (model, variables): the same network with another head or resolution."""
+"""(model, variables) → (model, variables): another head or resolution, folded norms."""
 
 import logging
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.errors import ConfigError
@@ -17,6 +18,8 @@ Variables = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 RELATIVE_TABLES = ("relative_height", "relative_width")
+_NORMALISED = {"norm": ("convolution",), "attention_norm": ("attention", "value")}
+"""For each batch norm the weights beside it whose result it normalises."""
 
 
 def resize_relative_positions(
@@ -77,6 +80,46 @@ def replace_head(
     features = params["head"]["kernel"].shape[0]
     head = classifier_head(num_classes).init(rng, jnp.zeros((1, features)))
     return model, dict(variables) | {"params": params | {"head": head["params"]}}
+
+
+def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variables]:
+    """The same network for inference, each batch norm taken in by the weights before it.
+
+    ``scale · (W x − mean) / √(var + ε) + bias`` is ``W' x + b`` with ``W' = W · f``,
+    ``b = bias − mean · f`` and ``f = scale / √(var + ε)``, computed in float64. The norm after
+    attention goes into the values: the weights of each query sum to 1, and so do those of the
+    average pool between. What is folded already comes back as it was; the weights that no norm
+    follows are the very same arrays.
+
+    Raises:
+        ConfigError: when there are no parameters or no batch statistics among the variables.
+    """
+    params = flatten_dict(_parameters(variables))
+    if model.config.folded_batch_norm:
+        return model, variables
+    if "batch_stats" not in variables:
+        raise ConfigError(
+            "the variables have no batch_stats, which folding takes in; expected all that "
+            "model.init or load_pretrained gave"
+        )
+    statistics = flatten_dict(variables["batch_stats"])
+    for norm in [path[:-1] for path in statistics if path[-1] == "mean"]:
+        arrays = (
+            *(params.pop((*norm, name)) for name in ("scale", "bias")),
+            *(statistics[*norm, name] for name in ("mean", "var")),
+        )
+        scale, bias, mean, var = (np.asarray(array, np.float64) for array in arrays)
+        weights = (*norm[:-1], *_NORMALISED[norm[-1]])
+        factor = scale / np.sqrt(var + model.config.bn_epsilon)
+        kernel = np.asarray(params[*weights, "kernel"], np.float64)
+        # Of a convolution the features, of values (heads, size).
+        outputs = kernel.shape[-1:] if norm[-1] == "norm" else kernel.shape[1:]
+        folded = kernel * factor.reshape(outputs)
+        params[*weights, "kernel"] = jnp.asarray(folded, jnp.float32)
+        params[*weights, "bias"] = jnp.asarray((bias - mean * factor).reshape(outputs), jnp.float32)
+    others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
+    model = BoTNet(config=model.config.replace(folded_batch_norm=True))
+    return model, others | {"params": unflatten_dict(params)}
 
 
 def _parameters(variables: Variables) -> dict[str, Any]:
