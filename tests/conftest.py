@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
-from bottleneck_transformer_flax.cli.memory import keep_freed_memory  # noqa: E402
+from bottleneck_transformer_flax.allocator import keep_freed_memory  # noqa: E402
 
 keep_freed_memory()
 

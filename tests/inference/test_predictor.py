@@ -18,8 +18,13 @@ NAMES = tuple("abcdefg")
 PREPROCESSING = CROPPED.replace(mean=(0.1, 0.2, 0.3))
 
 
+def config_of(kind, **changes):
+    """The linear model has no norms that could be folded."""
+    return SMALL.replace(folded_batch_norm=kind is LinearModel, **changes)
+
+
 def pretrained_of(kind=LinearModel):
-    model = kind(config=SMALL.replace(num_classes=7))
+    model = kind(config=config_of(kind, num_classes=7))
     variables = random_variables(abstract_variables(model, SIZE), seed=2)
     return Pretrained(model, variables, PREPROCESSING, NAMES)
 
@@ -74,7 +79,7 @@ def test_best_first_and_all_of_it_adds_up_to_one():
 def test_ties_keep_the_order_of_the_classes():
     # More classes than an unstable sort leaves in order by chance, of two probabilities.
     names = tuple(f"class {number}" for number in range(100))
-    model = LinearModel(config=SMALL.replace(num_classes=100))
+    model = LinearModel(config=config_of(LinearModel, num_classes=100))
     variables = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_variables(model, SIZE)
     )

@@ -13,8 +13,8 @@ from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
 
+from bottleneck_transformer_flax.allocator import keep_freed_memory
 from bottleneck_transformer_flax.cli.interrupts import interrupts_end_it
-from bottleneck_transformer_flax.cli.memory import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
 COMMANDS = {

@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import classify
-from bottleneck_transformer_flax.models.surgery import Variables
+from bottleneck_transformer_flax.models.surgery import Variables, fold_batch_norm
 
 Ranking = list[tuple[str, float]]
 
@@ -34,7 +34,8 @@ class Predictor:
         for name, value in (("batch_size", batch_size), ("top_k", top_k)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; expected at least 1")
-        model, self._variables, preprocessing, self.classes = pretrained
+        _, _, preprocessing, self.classes = pretrained
+        model, self._variables = fold_batch_norm(pretrained.model, pretrained.variables)
         self._transform = EvaluationTransform(preprocessing)
         self.batch_size = batch_size
         self.top_k = min(top_k, len(self.classes))

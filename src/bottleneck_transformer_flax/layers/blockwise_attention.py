@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
-from bottleneck_transformer_flax.layers.relative_position import axis_logits
+from bottleneck_transformer_flax.layers.memory import KEPT
 
 _WEIGHTS_AT_ONCE = 2**20
 """Of one head: 4 MB in float32, which the caches of a CPU hold. Smaller blocks are slower."""
@@ -56,7 +57,7 @@ def _forward(
         return _joined(output, h * w), _joined(log_total, h * w)
 
     output, log_total = _over_heads(of_head, tuple(map(_heads, (query, key, value))), h * w)
-    output = _grid(output, query)
+    output, log_total = (checkpoint_name(x, KEPT) for x in (_grid(output, query), log_total))
     return output, (query, key, value, height_table, width_table, output, log_total)
 
 
@@ -104,8 +105,26 @@ blockwise_attention.defvjp(_forward, _backward)
 def _position_terms(
     q: Float[Array, "q d"], height_table: Array, width_table: Array, *, h: int, w: int
 ) -> tuple[Float[Array, "q h"], Float[Array, "q w"]]:
-    by_row, by_column = axis_logits(q.reshape(1, h, w, 1, -1), height_table, width_table)
+    """The position logits by the row of the key, and by its column.
+
+    Each query is multiplied by every offset's embedding, half of them needlessly: one product for
+    all queries is faster than one for each row or column of them.
+    """
+    by_row = _product("hwd,rd->whr", q.reshape(h, w, -1), height_table)
+    by_column = _product("hwd,rd->hwr", q.reshape(h, w, -1), width_table)
+    by_row, by_column = jnp.swapaxes(_of_keys(by_row), 0, 1), _of_keys(by_column)
     return by_row.reshape(h * w, h), by_column.reshape(h * w, w)
+
+
+def _of_keys(of_offsets: Float[Array, "others length rows"]) -> Float[Array, "others length k"]:
+    """From every offset to every key: the last L offsets of the first query, one earlier for each.
+
+    Laid end to end with a gap after each 2L − 1, and cut again into rows of 2L − 1, they move so.
+    """
+    others, length, rows = of_offsets.shape
+    flat = jnp.pad(of_offsets, ((0, 0), (0, 0), (0, 1))).reshape(others, length * (rows + 1))
+    moved = jnp.pad(flat, ((0, 0), (0, length - 1))).reshape(others, length + 1, rows)
+    return moved[:, :length, length - 1 :]
 
 
 def _logits(

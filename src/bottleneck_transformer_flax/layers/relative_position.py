@@ -43,23 +43,20 @@ def axis_logits(
     width_table: Float[Array, "width_rows d"],
 ) -> tuple[Float[Array, "b n h w key_h"], Float[Array, "b n h w key_w"]]:
     """The two terms of ``relative_logits``: by the row of the key, and by its column; float32."""
-    by_row = jnp.einsum("bhwnd,rd->bnwhr", query, height_table, preferred_element_type=jnp.float32)
-    by_column = jnp.einsum(
-        "bhwnd,rd->bnhwr", query, width_table, preferred_element_type=jnp.float32
+    _, h, w, _, _ = query.shape
+    by_row = jnp.einsum(
+        "bhwnd,hkd->bnhwk",
+        query,
+        relative_embeddings(height_table, h),
+        preferred_element_type=jnp.float32,
     )
-    return jnp.swapaxes(_by_key(by_row), 2, 3), _by_key(by_column)
-
-
-def _by_key(by_offset: Float[Array, "b n other length rows"]) -> Array:
-    """From every offset to every key: row q of the result is row q, from the (L − 1 − q)-th on.
-
-    All rows of 2L, laid end to end and cut into rows of 2L − 1, begin one earlier each.
-    """
-    *others, length, rows = by_offset.shape
-    padding = [(0, 0)] * len(others)
-    flat = jnp.pad(by_offset, [*padding, (0, 0), (0, 1)]).reshape(*others, length * (rows + 1))
-    flat = jnp.pad(flat, [*padding, (0, length - 1)])
-    return flat.reshape(*others, length + 1, rows)[..., :length, length - 1 :]
+    by_column = jnp.einsum(
+        "bhwnd,wld->bnhwl",
+        query,
+        relative_embeddings(width_table, w),
+        preferred_element_type=jnp.float32,
+    )
+    return by_row, by_column
 
 
 def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "new_rows d"]:
