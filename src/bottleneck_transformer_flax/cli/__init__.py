@@ -25,6 +25,7 @@ COMMANDS = {
     "import": "make a pretrained directory of another project's checkpoint",
     "export": "write a model as another project's checkpoint",
     "share": "upload a model to the Hugging Face hub",
+    "benchmark": "measure speed and memory beside other implementations",
 }
 
 

@@ -1,0 +1,173 @@
+"""What is measured: a piece of work, with the same weights and inputs for every implementation."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import load_file, save_file
+
+from bottleneck_transformer_flax.checkpoints.rules import timm
+from bottleneck_transformer_flax.checkpoints.rules.conversion import projections, to_theirs
+from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.cost import abstract_variables, count_multiply_adds
+
+PyTree = Any
+Workload = Literal["inference", "training", "attention", "attention-training"]
+WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+
+_OURS, _THEIRS, _INPUTS, _LABELS = "ours.safetensors", "theirs.safetensors", "inputs", "labels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One piece of work, in float32.
+
+    Attributes:
+        workload: "inference", the logits of a batch of normalised images; "training", an update of
+            every parameter by SGD; "attention", the last stage's attention layer over a grid;
+            "attention-training", that and the gradients of its input and parameters.
+        variant: the name of the network, for those who read the results.
+        config: the network.
+        size: height and width of the images in pixels, or of the grid in positions.
+        batch_size: images or grids.
+    """
+
+    workload: Workload
+    variant: str
+    config: BoTNetConfig
+    size: tuple[int, int]
+    batch_size: int
+
+    @property
+    def of_layer(self) -> bool:
+        """Whether the work is that of one attention layer."""
+        return self.workload.startswith("attention")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the attention layer's input."""
+        return self.config.inner_channels(3)
+
+    def attention_layer(self, backend: str) -> RelativeSelfAttention:
+        """The layer of an attention workload."""
+        query_key, value = self.config.head_sizes(self.channels)
+        return RelativeSelfAttention(
+            self.config.num_heads,
+            value,
+            query_key_dim=query_key,
+            scaled_positions=self.config.scaled_positions,
+            backend=backend,
+        )
+
+    def floating_point_operations(self) -> int:
+        """Of the convolutions and matrix products; gradients are two more of each."""
+        height, width = self.size
+        if self.of_layer:
+            (query_key, value), heads = self.config.head_sizes(self.channels), self.config.num_heads
+            positions = height * width
+            of_projections = positions * self.channels * heads * (2 * query_key + value)
+            of_positions = positions * heads * query_key * (height + width)
+            of_weights = positions * positions * heads * (query_key + value)
+            multiply_adds = of_projections + of_positions + of_weights
+        else:
+            multiply_adds = count_multiply_adds(BoTNet(config=self.config), self.size)
+        passes = 3 if self.workload.endswith("training") else 1
+        return 2 * passes * multiply_adds * self.batch_size
+
+
+def random_variables(shapes: PyTree, seed: int = 0) -> PyTree:
+    """Variables under which nothing is hidden: no zero scale, no trivial statistics.
+
+    Args:
+        shapes: of the variables, as ``abstract_variables`` gives them.
+        seed: of the random numbers.
+
+    Returns:
+        The same tree of float32 arrays, of a scale that lets activations, and so images, differ.
+    """
+    random = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        name = path[-1].key
+        if name == "var":
+            value = np.exp(random.normal(0, 0.3, leaf.shape))
+        elif name in ("mean", "bias"):
+            value = random.normal(0, 0.2, leaf.shape)
+        elif name == "scale":
+            value = random.normal(0.8, 0.2, leaf.shape)
+        elif name.startswith("relative"):
+            value = random.normal(0, 1.0, leaf.shape)
+        else:
+            projection = path[-2].key in ("query", "key", "value")
+            gain = 1.0 if projection else 1.4
+            fan_in = leaf.shape[0] if projection else math.prod(leaf.shape[:-1])
+            value = random.normal(0, gain * fan_in**-0.5, leaf.shape)
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def write_case(case: Case, folder: Path) -> None:
+    """Draw the weights and inputs of a case and leave them where implementations read them."""
+    random = np.random.default_rng(1)
+    inputs_shape = (case.batch_size, *case.size, case.channels if case.of_layer else 3)
+    if case.of_layer:
+        layer = case.attention_layer("reference")
+        abstract_inputs = jax.ShapeDtypeStruct(inputs_shape, jnp.float32)
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), abstract_inputs)
+    else:
+        shapes = abstract_variables(BoTNet(config=case.config), case.size)
+    ours = {
+        ".".join(path): np.asarray(leaf)
+        for path, leaf in flatten_dict(random_variables(shapes)).items()
+    }
+    theirs = _timm_layer(case, ours) if case.of_layer else _timm_network(case, ours)
+    save_file(ours, folder / _OURS)
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in theirs.items()}, folder / _THEIRS
+    )
+    if case.workload == "training":
+        inputs = random.integers(256, size=inputs_shape, dtype=np.uint8)
+    else:
+        inputs = random.normal(size=inputs_shape).astype(np.float32)
+    np.save(folder / f"{_INPUTS}.npy", inputs)
+    np.save(
+        folder / f"{_LABELS}.npy", random.integers(case.config.num_classes, size=case.batch_size)
+    )
+
+
+def our_variables(folder: Path) -> PyTree:
+    """The weights of a case."""
+    arrays = {name: jnp.asarray(array) for name, array in load_file(folder / _OURS).items()}
+    return unflatten_dict(arrays, sep=".")
+
+
+def timm_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The same weights under timm's names."""
+    return load_file(folder / _THEIRS)
+
+
+def inputs_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(NHWC, in training uint8 and else float32; the class of each)."""
+    return np.load(folder / f"{_INPUTS}.npy"), np.load(folder / f"{_LABELS}.npy")
+
+
+def _timm_network(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return to_theirs(list(timm.rules(case.config)), ours)
+
+
+def _timm_layer(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    query_key, value = case.config.head_sizes(case.channels)
+    kernels = [ours[f"params.{name}.kernel"] for name in ("query", "key", "value")]
+    return {
+        "qkv.weight": projections(query_key, query_key, value).to_theirs(kernels),
+        "pos_embed.height_rel": ours["params.relative_height"],
+        "pos_embed.width_rel": ours["params.relative_width"],
+    }

@@ -1,0 +1,39 @@
+"""On what, with what and when something was measured."""
+
+import os
+import platform
+from datetime import date
+from pathlib import Path
+
+import jax
+
+from bottleneck_transformer_flax.benchmarking.implementations import package_version
+
+_PACKAGES = (
+    "bottleneck-transformer-flax",
+    "jax",
+    "flax",
+    "torch",
+    "timm",
+    "onnxruntime",
+    "openvino",
+)
+
+
+def conditions() -> dict[str, str]:
+    """The hardware, Python, the day, and the version of every package that is installed."""
+    device = jax.devices()[0]
+    versions = {name: package_version(name) for name in _PACKAGES}
+    return {
+        "hardware": _processor() if device.platform == "cpu" else device.device_kind,
+        "python": platform.python_version(),
+        **{name: version for name, version in versions.items() if version is not None},
+        "date": date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,64 @@
+"""Rows as a table for people, and as CSV for whoever compares machines."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from bottleneck_transformer_flax.benchmarking.rounds import Row
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """One case's rows; times are relative to the first row's."""
+    first = rows[0]
+    unit = "grids" if first.workload.startswith("attention") else "images"
+    result = Table(
+        title=f"{first.workload} of {first.variant}, {first.height} × {first.width}, "
+        f"batch {first.batch_size}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    result.add_column("implementation")
+    for heading in (
+        f"{unit}/s",
+        "p50 ms",
+        "p95 ms",
+        "time, relative",
+        "of peak",
+        "memory MB",
+        "temporaries",
+        "compile s",
+        "difference",
+    ):
+        result.add_column(heading, justify="right")
+    for row in rows:
+        result.add_row(
+            row.implementation,
+            f"{row.images_per_second:.3g}",
+            f"{1e3 * row.p50_seconds:.1f}",
+            f"{1e3 * row.p95_seconds:.1f}",
+            f"{row.relative_time:.2f}",
+            f"{100 * row.fraction_of_peak:.0f} %",
+            _megabytes(row.peak_memory_bytes),
+            _megabytes(row.temporaries_bytes),
+            f"{row.compile_seconds:.1f}",
+            f"{row.largest_difference:.0e}",
+        )
+    return result
+
+
+def csv_text(rows: Sequence[Row], circumstances: Mapping[str, str]) -> str:
+    """A line for every row, with the conditions in its last columns."""
+    records = [dataclasses.asdict(row) | dict(circumstances) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:,.0f}"

@@ -1,0 +1,141 @@
+"""A process for each implementation, so that none disturbs another's memory and threads."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bottleneck_transformer_flax.allocator import keep_freed_memory
+from bottleneck_transformer_flax.benchmarking.cases import Case
+from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS, PRODUCTS
+from bottleneck_transformer_flax.errors import BoTNetError
+
+_SECONDS_TO_END = 5.0
+
+
+class WorkerError(BoTNetError):
+    """An implementation cannot do the work."""
+
+
+class Report(NamedTuple):
+    """What a worker says once its implementation is built."""
+
+    outputs: tuple[np.ndarray, ...]
+    compile_seconds: float
+    temporaries_bytes: int | None
+
+
+class Worker:
+    """One implementation in a process of its own, which works only while it is asked to."""
+
+    def __init__(self, name: str, case: Case, folder: Path) -> None:
+        """Start building it.
+
+        Args:
+            name: of the implementation.
+            case: what to do.
+            folder: with the weights and inputs.
+        """
+        self.name = name
+        spawn = multiprocessing.get_context("spawn")
+        self._connection, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, name, case, folder), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def report(self) -> Report:
+        """Wait until it is built.
+
+        Raises:
+            WorkerError: when it cannot be.
+        """
+        report: Report = self._answer()
+        return report
+
+    def time(self, calls: int) -> list[float]:
+        """Seconds that each of so many calls took."""
+        self._connection.send(calls)
+        seconds: list[float] = self._answer()
+        return seconds
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most that the process has had in memory since it was built; None if unknown."""
+        self._connection.send("memory")
+        peak: int | None = self._answer()
+        return peak
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            self._connection.send("end")
+        self._process.join(_SECONDS_TO_END)
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise WorkerError(
+                f"{self.name}: its process ended with exit code {self._process.exitcode}"
+            ) from None
+        if isinstance(answer, str):
+            raise WorkerError(f"{self.name}: {answer}")
+        return answer
+
+
+def _serve(connection: Connection, name: str, case: Case, folder: Path) -> None:
+    """The process: build, then do what is asked."""
+    # Ctrl-C reaches every process of the terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As the command line does. It makes every implementation faster, so all of them have it.
+    keep_freed_memory()
+    log = (folder / f"{name}.log").open("w")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    try:
+        built = (IMPLEMENTATIONS | PRODUCTS)[name].build(case, folder)
+        _forget_peak()
+        connection.send(Report(built.outputs, built.compile_seconds, built.temporaries_bytes))
+        while True:
+            asked = connection.recv()
+            if asked == "end":
+                return
+            if asked == "memory":
+                connection.send(_peak_memory_bytes())
+                continue
+            seconds = []
+            for _ in range(asked):
+                start = time.perf_counter()
+                built.call()
+                seconds.append(time.perf_counter() - start)
+            connection.send(seconds)
+    except EOFError:
+        return
+    except BaseException as error:
+        traceback.print_exc()
+        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _forget_peak() -> None:
+    """From here on the peak counts anew, without what building took; on Linux."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_bytes() -> int | None:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(kilobytes[0]) * 1024 if kilobytes else None

@@ -1,0 +1,147 @@
+"""``botnet benchmark``: this library beside its peers, in one run."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.benchmarking.cases import Case
+
+Workload = Literal["inference", "training", "attention", "attention-training"]
+Name = Literal["ours", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"]
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Measure this library beside the peers that are installed, all in turns.
+
+    Each implementation has a process of its own, with the same weights and inputs. Their outputs
+    are compared before anything is timed. Peers are timm on PyTorch, eager and compiled, and its
+    ONNX export in onnxruntime and OpenVINO; "reference" is this library's plain path.
+    """
+
+    workloads: Annotated[tuple[Workload, ...], tyro.conf.Positional] = ("inference", "training")
+    """What to measure: the logits of a batch, a training step, or the last stage's attention layer
+    alone, without or with its gradients."""
+    variant: str = "botnet_t3"
+    """The network; `botnet variants` lists them."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the images; by default the variant's own."""
+    batch_sizes: tuple[int, ...] | None = None
+    """Images computed together; by default 1 and 8 in inference, 8 in training, 1 in attention."""
+    grids: tuple[int, ...] = (14, 32, 64)
+    """Of attention, the positions along a side of the grid."""
+    implementations: tuple[Name, ...] | None = None
+    """Who is measured, the others relative to the first; by default all that are installed."""
+    rounds: int = 7
+    """Turns of each implementation."""
+    out: Path = Path("benchmark")
+    """The folder for a CSV and a PNG of each workload."""
+    json: bool = False
+    """Print a JSON object a line for every row, instead of tables."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parsed = options.parse(BenchmarkOptions, "benchmark", arguments)
+    _check(parsed)
+
+    from bottleneck_transformer_flax.benchmarking.conditions import conditions
+    from bottleneck_transformer_flax.benchmarking.report import csv_text, table
+    from bottleneck_transformer_flax.benchmarking.rounds import Row, measure
+    from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
+    from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
+
+    circumstances = conditions()
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    failed = False
+    for workload in dict.fromkeys(parsed.workloads):
+        rows: list[Row] = []
+        names = _installed(parsed, workload)
+        for case in _cases(parsed, workload):
+            waiting = errors.status("") if errors.is_terminal else nullcontext()
+            with waiting as status:
+                say = (lambda text: None) if status is None else status.update
+                result = measure(case, names, rounds=parsed.rounds, say=say)
+            rows += result.rows
+            if parsed.json:
+                for row in result.rows:
+                    print(json.dumps(dataclasses.asdict(row) | circumstances), flush=True)
+            else:
+                console.print(table(result.rows), "")
+            for problem in result.problems:
+                failed = True
+                print(f"botnet: error: {problem}", file=sys.stderr)
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        with replaced_file(parsed.out / f"{workload}.csv") as beside:
+            beside.write_text(csv_text(rows, circumstances), encoding="utf-8")
+        plot_benchmark(list(map(dataclasses.asdict, rows)), parsed.out / f"{workload}.png")
+        if not parsed.json:
+            print(f"written  {parsed.out / workload}.csv and .png")
+    if not parsed.json:
+        print("measured on " + ", ".join(f"{key} {value}" for key, value in circumstances.items()))
+    return 1 if failed else 0
+
+
+def _check(parsed: BenchmarkOptions) -> None:
+    counts = {"rounds": (parsed.rounds,), "batch_sizes": parsed.batch_sizes, "grids": parsed.grids}
+    for name, values in counts.items():
+        if values is not None and (not values or min(values) < 1):
+            raise ConfigError(f"{name} is {values}; expected integers of at least 1")
+    if parsed.out.exists() and not parsed.out.is_dir():
+        raise ConfigError(f"out is {parsed.out}, which is a file; name a folder")
+
+
+def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
+    from bottleneck_transformer_flax.benchmarking.cases import Case
+    from bottleneck_transformer_flax.models.variants import get_variant
+
+    variant = get_variant(parsed.variant)
+    defaults = {"inference": (1, 8), "training": (8,)}
+    of_layer = workload.startswith("attention")
+    sizes = [(side, side) for side in parsed.grids]
+    if not of_layer:
+        sizes = [parsed.image_size or variant.image_size]
+    for size in sizes:
+        for batch_size in parsed.batch_sizes or defaults.get(workload, (1,)):
+            yield Case(
+                workload=workload,
+                variant=parsed.variant,
+                config=variant.config,
+                size=size,
+                batch_size=batch_size,
+            )
+
+
+def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
+    """The implementations to measure, after saying which are left out and why."""
+    from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
+
+    chosen = []
+    for name in dict.fromkeys(parsed.implementations or IMPLEMENTATIONS):
+        implementation = IMPLEMENTATIONS[name]
+        missing = implementation.missing()
+        if workload not in implementation.workloads:
+            reason: Any = f"does no {workload}"
+        elif missing:
+            reason = f"needs {' and '.join(missing)} (pip install {' '.join(missing)})"
+        else:
+            chosen.append(name)
+            continue
+        print(f"note: {name} is left out: it {reason}", file=sys.stderr)
+    if not chosen:
+        raise ConfigError(f"no implementation to measure {workload} of; see the notes above")
+    return chosen

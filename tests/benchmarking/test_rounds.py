@@ -1,0 +1,132 @@
+"""Implementations agree before they are timed, take turns, and what fails is said."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from bottleneck_transformer_flax.benchmarking import rounds
+from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS, Case, write_case
+from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
+from bottleneck_transformer_flax.benchmarking.workers import Report, Worker, WorkerError
+from bottleneck_transformer_flax.models.variants import get_config
+
+SMALL = get_config("botnet_t3", stage_sizes=(1, 1, 1, 1), initial_filters=8, head_dim=16)
+
+
+def small_case(workload):
+    size = (3, 4) if workload.startswith("attention") else (48, 64)
+    return Case(workload=workload, variant="small", config=SMALL, size=size, batch_size=2)
+
+
+class FakeWorker(Worker):
+    """Answers at once, as its name says."""
+
+    started: ClassVar[list["FakeWorker"]] = []
+
+    def __init__(self, name: str, case: Case, folder: Path) -> None:
+        self.name = name
+        self.turns: list[int] = []
+        self.closed = False
+        self.started.append(self)
+
+    def report(self) -> Report:
+        if self.name == "broken":
+            raise WorkerError("broken: no such operator")
+        output = np.full((2, 3), 1.1 if self.name == "wrong" else 1.0)
+        if self.name == "other shape":
+            output = output.T
+        if self.name == "not a number":
+            output = output * np.nan
+        return Report((output,), 2.0, 7_000_000)
+
+    def time(self, calls: int) -> list[float]:
+        self.turns.append(calls)
+        return [{"slow": 0.4, "product": 0.1}.get(self.name, 0.1)] * calls
+
+    def peak_memory_bytes(self) -> int:
+        return 5_000_000
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def fake_workers(monkeypatch):
+    FakeWorker.started = []
+    monkeypatch.setattr(rounds, "Worker", FakeWorker)
+    return FakeWorker.started
+
+
+def test_rows_are_relative_to_the_first(fake_workers):
+    result = rounds.measure(small_case("inference"), ["quick", "slow"], rounds=3)
+    quick, slow = result.rows
+    assert not result.problems
+    assert (quick.implementation, slow.implementation) == ("quick", "slow")
+    assert (quick.relative_time, slow.relative_time) == pytest.approx((1, 4))
+    assert (quick.images_per_second, slow.images_per_second) == pytest.approx((20, 5))
+    assert (quick.rounds, quick.calls) == (3, 9)
+    assert (slow.rounds, slow.calls) == (3, 3)
+    assert quick.fraction_of_peak == pytest.approx(4 * slow.fraction_of_peak)
+    assert quick.fraction_of_peak == pytest.approx(
+        small_case("inference").floating_point_operations() / (2 * 2048**3)
+    )
+    assert all(worker.closed for worker in fake_workers)
+
+
+def test_whoever_differs_or_breaks_is_not_timed(fake_workers):
+    names = ["quick", "wrong", "other shape", "not a number", "broken"]
+    result = rounds.measure(small_case("inference"), names, rounds=2)
+    assert [row.implementation for row in result.rows] == ["quick"]
+    assert len(result.problems) == 4
+    assert "wrong: its outputs differ from those of quick by 1.0e-01" in result.problems[0]
+    assert result.problems[3] == "broken: no such operator"
+    for worker in fake_workers:
+        assert bool(worker.turns) == (worker.name in ("quick", "product", "torch-product"))
+        assert worker.closed
+
+
+def test_without_the_first_there_is_nothing_to_compare_with(fake_workers):
+    with pytest.raises(WorkerError, match="no such operator"):
+        rounds.measure(small_case("inference"), ["broken", "quick"], rounds=2)
+    assert all(worker.closed for worker in fake_workers)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("peer", ["reference", "timm"])
+def test_implementations_give_the_same(tmp_path, workload, peer):
+    """In this process; what their workers would compare."""
+    case = small_case(workload)
+    write_case(case, tmp_path)
+    ours, theirs = (IMPLEMENTATIONS[name].build(case, tmp_path) for name in ("ours", peer))
+    reports = [Report(*built[1:]) for built in (ours, theirs)]
+    assert rounds._difference(*reports) <= 1e-5
+    for built in (ours, theirs):
+        assert min(np.abs(output).max() for output in built.outputs) > 0.01
+        built.call()
+
+
+@pytest.mark.slow
+def test_workers_measure_and_end():
+    result = rounds.measure(small_case("inference"), ["ours", "timm"], rounds=2)
+    assert not result.problems
+    assert [row.implementation for row in result.rows] == ["ours", "timm"]
+    for row in result.rows:
+        assert 0 < row.p50_seconds <= row.p95_seconds
+        assert row.peak_memory_bytes > 1e7
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_build_says_why():
+    case = Case(
+        workload="inference",
+        variant="botnet_tiny",
+        config=get_config("botnet_tiny"),
+        size=(28, 28),
+        batch_size=1,
+    )
+    result = rounds.measure(case, ["ours", "timm"], rounds=1)
+    assert [row.implementation for row in result.rows] == ["ours"]
+    assert result.problems[0].startswith("timm: ConfigError: timm has no parts")
