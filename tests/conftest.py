@@ -1,5 +1,6 @@
 """Strict settings for every test: types and shapes checked, promotion explicit, two CPU devices."""
 
+import logging
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
@@ -27,6 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def update_goldens(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-goldens"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_of_what_is_logged() -> None:
+    """The package's logger as it is before a command sets it up, whatever test ran before."""
+    logger = logging.getLogger("bottleneck_transformer_flax")
+    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture
