@@ -94,7 +94,13 @@ def test_without_the_first_there_is_nothing_to_compare_with(fake_workers):
 
 
 @pytest.mark.usefixtures("as_users_have_it")
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize(
+    "workload",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "training" else name
+        for name in WORKLOADS
+    ],
+)
 @pytest.mark.parametrize("peer", ["reference", "timm"])
 def test_implementations_give_the_same(tmp_path, workload, peer):
     """In this process; what their workers would compare."""

@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
         """What happens to the residual branch before it is added."""
         return residual
 
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """``activation(shortcut(x) + residual(x))``."""
         residual = self.spatial_mixing(self.reduce(x, train=train), train=train)
         residual = self.excite(self.expand(residual, train=train))

@@ -1,7 +1,7 @@
 """BoTNet: a stem, four stages of residual bottleneck blocks, and a classifier."""
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,6 @@ import numpy as np
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
-from bottleneck_transformer_flax.layers.memory import KEPT
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     AttentionBottleneck,
@@ -23,8 +22,6 @@ from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
-Part = TypeVar("Part", bound=nn.Module)
-
 
 class Stem(nn.Module):
     """The first convolutions and, where the model has it, the max-pool."""
@@ -32,7 +29,7 @@ class Stem(nn.Module):
     config: BoTNetConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """From images to the channels of c2's input."""
         config = self.config
         layers = zip(config.stem_channels, config.stem_strides, strict=True)
@@ -47,14 +44,6 @@ class Stem(nn.Module):
         return stem_max_pool(x) if config.stem_pool else x
 
 
-def _computed_again(kind: type[Part]) -> type[Part]:
-    """A part of the network whose backward pass computes again what is not kept for it."""
-    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
-    # The second argument, after the module itself and its input, is ``train``.
-    part: type[Part] = nn.remat(kind, static_argnums=(2,), policy=policy)
-    return part
-
-
 class Stage(nn.Module):
     """A run of blocks, ``block_1`` and on, of which the first may change resolution and width."""
 
@@ -67,7 +56,7 @@ class Stage(nn.Module):
         out_channels = config.out_channels(stage)
         before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
         self.blocks = [
-            _computed_again(AttentionBottleneck if kind == "A" else ConvolutionBottleneck)(
+            (AttentionBottleneck if kind == "A" else ConvolutionBottleneck)(
                 config,
                 in_channels=config.in_channels(stage) if index == 0 else out_channels,
                 filters=config.inner_channels(stage),
@@ -87,7 +76,7 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """All blocks in turn."""
         for block in self.blocks:
-            x = block(x, train)
+            x = block(x, train=train)
         return x
 
 
@@ -111,7 +100,7 @@ class BoTNet(nn.Module):
                 f"config is a {type(self.config).__name__}; expected a BoTNetConfig, such as "
                 'get_config("botnet_t3")'
             )
-        self.stem = _computed_again(Stem)(self.config)
+        self.stem = Stem(self.config)
         self.stages = {
             name: Stage(self.config, stage, name=name) for stage, name in enumerate(STAGE_NAMES)
         }
@@ -163,7 +152,7 @@ class BoTNet(nn.Module):
                     b, h, w, _ = x.shape
                     grid = (b, self.config.num_heads, h, w, h, w)
                     maps[f"{stage_name}/{block_name}"] = block.attention_weights(x).reshape(grid)
-                x = block(x, False)
+                x = block(x, train=False)
         return maps
 
     def _stage_outputs(self, images: Array | np.ndarray, *, train: bool) -> dict[str, Array]:
@@ -183,7 +172,7 @@ class BoTNet(nn.Module):
 
     def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:
         check_images(images, self.config)
-        return self.stem(jnp.asarray(images, self.config.dtype), train)
+        return self.stem(jnp.asarray(images, self.config.dtype), train=train)
 
 
 def classify(
