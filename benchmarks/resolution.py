@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from resolution_report import Row, conditions, draw_resolution, table_text, write_csv
+from resolution_report import Row, draw_resolution, table_text
 
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
+from bottleneck_transformer_flax.benchmarking.conditions import conditions
+from bottleneck_transformer_flax.benchmarking.report import csv_text
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources import ImageSource, load_splits
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
@@ -228,7 +230,7 @@ def run(out: Path | None, *, as_json: bool) -> None:
     for path in (results, picture):
         path.parent.mkdir(parents=True, exist_ok=True)
     rows, measured = measure_all(), conditions()
-    write_csv(rows, measured, results)
+    results.write_text(csv_text(rows, measured), encoding="utf-8")
     save_png(draw_resolution(rows), picture)
     print(f"written: {results}, {picture}", file=sys.stderr)
     if as_json:

@@ -1,15 +1,8 @@
 """What resolution.py measured: as a table, as a CSV and as a picture."""
 
-import csv
-import os
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,26 +63,6 @@ class Row:
     loss_difference_95: float
 
 
-def conditions() -> dict[str, str]:
-    """On what, with what and when this was measured."""
-    device = jax.devices()[0]
-    return {
-        "hardware": _processor() if device.platform == "cpu" else device.device_kind,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": version("flax"),
-        "bottleneck-transformer-flax": version("bottleneck-transformer-flax"),
-        "date": date.today().isoformat(),
-    }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
 def table_text(rows: Sequence[Row]) -> str:
     """The rows as a table in plain text, an empty line before each size."""
     lines = [
@@ -109,15 +82,6 @@ def table_text(rows: Sequence[Row]) -> str:
             lines.append(f"{'':<15} {line}   {right}  {loss}")
         before = size
     return "\n".join(lines)
-
-
-def write_csv(rows: Sequence[Row], circumstances: Mapping[str, str], path: Path) -> None:
-    """A line for every row, with the conditions in its last columns."""
-    records = [asdict(row) | dict(circumstances) for row in rows]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def draw_resolution(rows: Sequence[Row]) -> Figure:

@@ -43,7 +43,7 @@ class FakeWorker(Worker):
 
     def time(self, calls: int) -> list[float]:
         self.turns.append(calls)
-        return [{"slow": 0.4, "product": 0.1}.get(self.name, 0.1)] * calls
+        return [0.4 if self.name == "slow" else 0.1] * calls
 
     def peak_memory_bytes(self) -> int:
         return 5_000_000

@@ -22,9 +22,10 @@ from resolution import (
     without,
     zero_padded,
 )
-from resolution_report import draw_resolution, table_text, write_csv
+from resolution_report import draw_resolution, table_text
 
 from bottleneck_transformer_flax import load_pretrained, resize_relative_positions
+from bottleneck_transformer_flax.benchmarking.report import csv_text
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.sources import ArraySource, load_splits
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
@@ -155,7 +156,7 @@ def test_rows_compare_each_way_with_the_library(trained, few_images, tmp_path):
         assert row.loss - rows[0].loss == pytest.approx(row.loss_difference, abs=2e-6)
         gained = row.only_this_right - row.only_library_right
         assert 20 * (row.top1 - rows[0].top1) == pytest.approx(gained)
-    write_csv(rows, {"hardware": "a machine"}, tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_text(csv_text(rows, {"hardware": "a machine"}))
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     for record, row in zip(read, rows, strict=True):

@@ -9,7 +9,16 @@ import pytest
 from bottleneck_transformer_flax import list_variants
 from bottleneck_transformer_flax.cli.options import command_line
 
-COMMANDS = ("train", "evaluate", "predict", "variants", "import", "export", "share")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "variants",
+    "import",
+    "export",
+    "share",
+    "benchmark",
+)
 
 
 @pytest.mark.parametrize("arguments", [(), ("tain",), ("--colour",), ("", "train")])

@@ -5,25 +5,32 @@ import numpy as np
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bottleneck_transformer_flax.benchmarking.timm_networks import timm_network
 from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours
 from bottleneck_transformer_flax.checkpoints.rules.timm import rules
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import get_config
-from reference.timm_models import randomize, timm_botnet
+from reference.timm_models import randomize
 
 IMAGE_SIZE = 64
 
 
 def test_t3_gives_the_logits_of_timm(record_property):
-    network = timm_botnet((3, 4, 6, 6), IMAGE_SIZE, num_classes=1000)
+    config = get_config("botnet_t3")
+    # timm's parts are put together as the config says, so it must say what the paper does.
+    assert (config.stage_sizes, config.stage_strides) == ((3, 4, 6, 6), (1, 2, 2, 1))
+    assert [config.out_channels(stage) for stage in range(4)] == [256, 512, 1024, 2048]
+    assert (config.num_heads, config.head_dim) == (4, 128)
+    assert (config.se_ratio, config.activation) == (1 / 16, "silu")
+    network = timm_network(config, (IMAGE_SIZE, IMAGE_SIZE))
     randomize(network, seed=0)
     state = {
         name.replace(".shortcut.inner.", ".shortcut."): tensor.numpy()
         for name, tensor in network.state_dict().items()
         if "num_batches" not in name
     }
-    model = BoTNet(config=get_config("botnet_t3"))
+    model = BoTNet(config=config)
     shapes = flatten_dict(abstract_variables(model, (IMAGE_SIZE, IMAGE_SIZE)), sep=".")
     variables = unflatten_dict(to_ours(list(rules(model.config)), state, shapes), sep=".")
 
@@ -43,6 +50,6 @@ def test_t3_gives_the_logits_of_timm(record_property):
 def test_timm_counts_the_parameters_of_t3_and_t6():
     for name, size in (("botnet_t3", 224), ("botnet_t6", 320)):
         config = get_config(name)
-        network = timm_botnet(config.stage_sizes, size, num_classes=1000)
+        network = timm_network(config, (size, size))
         theirs = sum(parameter.numel() for parameter in network.parameters())
         assert theirs == count_parameters(abstract_variables(BoTNet(config=config), (size, size)))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -9,21 +10,14 @@ import jax
 
 from bottleneck_transformer_flax.benchmarking.implementations import package_version
 
-_PACKAGES = (
-    "bottleneck-transformer-flax",
-    "jax",
-    "flax",
-    "torch",
-    "timm",
-    "onnxruntime",
-    "openvino",
-)
+OURS = ("jax", "flax", "bottleneck-transformer-flax")
+PEERS = ("torch", "timm", "onnxruntime", "openvino")
 
 
-def conditions() -> dict[str, str]:
+def conditions(packages: Sequence[str] = OURS) -> dict[str, str]:
     """The hardware, Python, the day, and the version of every package that is installed."""
     device = jax.devices()[0]
-    versions = {name: package_version(name) for name in _PACKAGES}
+    versions = {name: package_version(name) for name in packages}
     return {
         "hardware": _processor() if device.platform == "cpu" else device.device_kind,
         "python": platform.python_version(),

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -50,8 +51,8 @@ def table(rows: Sequence[Row]) -> Table:
     return result
 
 
-def csv_text(rows: Sequence[Row], circumstances: Mapping[str, str]) -> str:
-    """A line for every row, with the conditions in its last columns."""
+def csv_text(rows: Sequence[Any], circumstances: Mapping[str, str]) -> str:
+    """A line for every row, a dataclass, with the conditions in its last columns."""
     records = [dataclasses.asdict(row) | dict(circumstances) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")

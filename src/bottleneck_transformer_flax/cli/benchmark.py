@@ -57,13 +57,13 @@ def run(arguments: Sequence[str]) -> int:
     parsed = options.parse(BenchmarkOptions, "benchmark", arguments)
     _check(parsed)
 
-    from bottleneck_transformer_flax.benchmarking.conditions import conditions
+    from bottleneck_transformer_flax.benchmarking.conditions import OURS, PEERS, conditions
     from bottleneck_transformer_flax.benchmarking.report import csv_text, table
     from bottleneck_transformer_flax.benchmarking.rounds import Row, measure
     from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
 
-    circumstances = conditions()
+    circumstances = conditions(OURS + PEERS)
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     if not console.is_terminal:
         console.width = 160

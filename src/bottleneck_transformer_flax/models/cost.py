@@ -41,15 +41,14 @@ def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
     variables = abstract_variables(model, image_size)
     images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
     closed = jax.make_jaxpr(model.apply)(variables, images)
-    return sum(_multiply_adds(equation) for equation in equations(closed.jaxpr))
+    return sum(_multiply_adds(equation) for equation in _equations(closed.jaxpr))
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a jaxpr and of those within it; of a loop's body, once."""
+def _equations(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield equation
         for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
+            yield from _equations(inner)
 
 
 def _multiply_adds(equation: Any) -> int:
