@@ -117,6 +117,25 @@ def test_gradient_of_the_stem_max_pool_is_torchs():
 
 
 @pytest.mark.parametrize(("h", "w"), SIZES)
+def test_of_tied_values_the_first_has_the_gradient_as_in_torch(h, w):
+    """After a ReLU most windows of zeros tie."""
+    x = jnp.maximum(jnp.round(random_images(2, h, w, 3)), 0)
+    assert h * w < 4 or len(np.unique(x)) < x.size / 4
+    probe = random_images(2, -(-h // 2), -(-w // 2), 3, seed=1)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(stem_max_pool(x) * probe)))(x)
+    their_x = to_torch(x)
+    theirs = torch.nn.functional.max_pool2d(their_x, 3, stride=2, padding=1)
+    (theirs * to_torch(probe).detach()).sum().backward()
+    np.testing.assert_allclose(gradient, from_torch(their_x.grad), rtol=0, atol=1e-6)
+
+
+def test_the_stem_max_pool_lets_no_nan_disappear():
+    for position in np.ndindex(3, 3):
+        x = jnp.zeros((1, 5, 5, 1)).at[(0, *position, 0)].set(jnp.nan)
+        assert np.isnan(stem_max_pool(x)[0, position[0] // 2, position[1] // 2, 0])
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
 def test_average_pool(h, w):
     x = random_images(2, h, w, 3)
     output = average_pool(x, 2)

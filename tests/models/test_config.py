@@ -50,6 +50,7 @@ WRONG = [
     *[("frozen_batch_stats", value, "True or False") for value in (1, None)],
     *[("folded_batch_norm", value, "True or False") for value in (2, None)],
     *[("attention_backend", value, "auto, reference, blockwise, fused") for value in ("xla", 1)],
+    *[("remat", value, "True or False") for value in (1, "all")],
     *[("zero_residual_init", value, "True or False") for value in (0, "no")],
     *[("block_pattern", value, "four strings") for value in ("CCCA", ("C", "C", "A"), None)],
     *[("block_pattern", ("C", "C", "C", last), "four strings") for last in ("B", "", "c", 1)],

@@ -34,7 +34,12 @@ EVERYTHING = RunConfig(
     save_every_epochs=3,
     model=ModelOptions(dropout_rate=0.25, stochastic_depth_rate=0.1, dtype="bfloat16"),
     optimization=OptimizerOptions(
-        optimizer="adamw", clip_norm=0.5, accumulation_steps=3, ema_decay=0.99, warmup_epochs=0.5
+        optimizer="adamw",
+        clip_norm=0.5,
+        accumulation_steps=3,
+        ema_decay=0.99,
+        warmup_epochs=0.5,
+        remat=True,
     ),
     input=InputOptions(image_size=(32, 24), num_workers=2, skip_bad_images=True),
     augmentation=Augmentation(crop="shift", shift_pixels=3),

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
@@ -11,6 +12,7 @@ from bottleneck_transformer_flax.layers.attention_backends import (
     BACKENDS,
     attention_weights,
 )
+from bottleneck_transformer_flax.layers.memory import KEPT
 
 
 class Projections(NamedTuple):
@@ -61,7 +63,7 @@ class RelativeSelfAttention(nn.Module):
             ConfigError: when the variables were made for a grid of another size.
         """
         b, h, w, _ = x.shape
-        output = BACKENDS[self.backend](*self.project(x))
+        output = checkpoint_name(BACKENDS[self.backend](*self.project(x)), KEPT)
         return output.reshape(b, h, w, self.num_heads * self.head_dim)
 
     def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
@@ -75,13 +77,16 @@ class RelativeSelfAttention(nn.Module):
         _, h, w, _ = x.shape
         d = self.query_key_dim or self.head_dim
         query, key, value = (
-            nn.DenseGeneral(
-                (self.num_heads, size),
-                use_bias=self.value_bias and name == "value",
-                dtype=self.dtype,
-                kernel_init=nn.initializers.normal(0.01),
-                name=name,
-            )(x)
+            checkpoint_name(
+                nn.DenseGeneral(
+                    (self.num_heads, size),
+                    use_bias=self.value_bias and name == "value",
+                    dtype=self.dtype,
+                    kernel_init=nn.initializers.normal(0.01),
+                    name=name,
+                )(x),
+                KEPT,
+            )
             for name, size in (("query", d), ("key", d), ("value", self.head_dim))
         )
         self._check_grid(h, w)

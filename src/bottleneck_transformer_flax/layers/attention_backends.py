@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.blockwise_attention import blockwise_attention
@@ -13,6 +14,7 @@ from bottleneck_transformer_flax.layers.fused_attention import (
     fused_head_size,
     has_fused_kernel,
 )
+from bottleneck_transformer_flax.layers.memory import KEPT
 from bottleneck_transformer_flax.layers.relative_position import relative_logits
 
 _MANY_POSITIONS = 32 * 32
@@ -36,7 +38,8 @@ def attention_weights(
     b, h, w, n, _ = query.shape
     content = jnp.einsum("bhwnd,bklnd->bnhwkl", query, key, preferred_element_type=jnp.float32)
     position = relative_logits(query, height_table, width_table)
-    return jax.nn.softmax(content.reshape(b, n, h * w, h * w) + position, axis=-1)
+    logits = checkpoint_name(content.reshape(b, n, h * w, h * w) + position, KEPT)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 def reference_attention(

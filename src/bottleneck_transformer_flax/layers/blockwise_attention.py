@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.memory import KEPT
 
 _WEIGHTS_AT_ONCE = 2**20
 """Of one head: 4 MB in float32, which the caches of a CPU hold. Smaller blocks are slower."""
@@ -55,7 +57,7 @@ def _forward(
         return _joined(output, h * w), _joined(log_total, h * w)
 
     output, log_total = _over_heads(of_head, tuple(map(_heads, (query, key, value))), h * w)
-    output = _grid(output, query)
+    output, log_total = (checkpoint_name(x, KEPT) for x in (_grid(output, query), log_total))
     return output, (query, key, value, height_table, width_table, output, log_total)
 
 

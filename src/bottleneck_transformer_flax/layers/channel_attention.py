@@ -5,9 +5,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.convolution import KERNEL_INIT, Activation
+from bottleneck_transformer_flax.layers.memory import KEPT
 
 
 class SqueezeExcite(nn.Module):
@@ -35,8 +37,9 @@ class SqueezeExcite(nn.Module):
         hidden = self.divisor * max(1, math.floor(channels * self.ratio / self.divisor + 0.5))
         means = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         gate = nn.Dense(hidden, dtype=self.dtype, kernel_init=KERNEL_INIT, name="reduce")(means)
-        gate = self.activation(gate)
+        gate = self.activation(checkpoint_name(gate, KEPT))
         gate = nn.Dense(channels, dtype=self.dtype, kernel_init=KERNEL_INIT, name="expand")(gate)
+        gate = checkpoint_name(gate, KEPT)
         return x * nn.sigmoid(gate)[:, None, None, :]
 
 
@@ -67,4 +70,5 @@ class EfficientChannelAttention(nn.Module):
             kernel_init=KERNEL_INIT,
             name="neighbours",
         )(means[:, :, None])
+        gate = checkpoint_name(gate, KEPT)
         return x * nn.sigmoid(gate)[:, None, None, :, 0]

@@ -11,6 +11,7 @@ import numpy as np
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
+from bottleneck_transformer_flax.layers.memory import in_less_memory
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     AttentionBottleneck,
@@ -76,7 +77,10 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """All blocks in turn."""
         for block in self.blocks:
-            x = block(x, train=train)
+            if train:
+                x = in_less_memory(block, x, keep_nothing=self.config.remat)
+            else:
+                x = block(x, train=False)
         return x
 
 
@@ -172,7 +176,10 @@ class BoTNet(nn.Module):
 
     def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:
         check_images(images, self.config)
-        return self.stem(jnp.asarray(images, self.config.dtype), train=train)
+        images = jnp.asarray(images, self.config.dtype)
+        if train:
+            return in_less_memory(self.stem, images, keep_nothing=self.config.remat)
+        return self.stem(images, train=False)
 
 
 def classify(

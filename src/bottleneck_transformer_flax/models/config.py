@@ -81,6 +81,8 @@ class BoTNetConfig:
             leaves them a bias and the model fit for inference alone; see ``fold_batch_norm``.
         attention_backend: how attention is computed, which changes its speed and memory alone:
             "reference", "blockwise", "fused", or "auto" for the fastest.
+        remat: whether the backward pass computes whole blocks again from their inputs, for less
+            than half the memory and about a third more time, or their norms and activations alone.
 
     Raises:
         ConfigError: naming each field with a value that is not allowed.
@@ -118,6 +120,7 @@ class BoTNetConfig:
     frozen_batch_stats: bool = False
     folded_batch_norm: bool = False
     attention_backend: AttentionBackend = "auto"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         """Bring lists and dtype-likes into their one form, then check every field."""

@@ -51,6 +51,7 @@ _SWITCHES = (
     "efficient_channel_attention",
     "frozen_batch_stats",
     "folded_batch_norm",
+    "remat",
 )
 
 

@@ -41,14 +41,15 @@ def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
     variables = abstract_variables(model, image_size)
     images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
     closed = jax.make_jaxpr(model.apply)(variables, images)
-    return sum(_multiply_adds(equation) for equation in _equations(closed.jaxpr))
+    return sum(_multiply_adds(equation) for equation in equations(closed.jaxpr))
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a jaxpr and of those within them."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
+            yield from equations(inner)
 
 
 def _multiply_adds(equation: Any) -> int:

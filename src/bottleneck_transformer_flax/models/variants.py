@@ -167,6 +167,7 @@ _CHANGES_NO_NETWORK = (
     "frozen_through",
     "frozen_batch_stats",
     "attention_backend",
+    "remat",
 )
 
 

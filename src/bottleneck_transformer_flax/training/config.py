@@ -47,6 +47,9 @@ class OptimizerOptions:
     """Largest norm of the gradient of all parameters together."""
     accumulation_steps: int = 1
     """Parts that each batch is computed in, one after the other, to need less memory."""
+    remat: bool = False
+    """Compute every block again in the backward pass, to need less than half the memory for about
+    a third more time."""
     ema_decay: float | None = None
     """Decay per step of the averaged variables, which are then the ones scored and saved."""
 
@@ -250,6 +253,7 @@ class RunConfig:
             num_classes=num_classes,
             frozen_through=None,
             frozen_batch_stats=False,
+            remat=False,
             **dataclasses.asdict(self.model),
         )
 

@@ -66,11 +66,12 @@ class Plan(NamedTuple):
 
     @property
     def training_model(self) -> BoTNet:
-        """The model with what the run freezes frozen."""
+        """The model as it is trained: with what the run freezes frozen."""
         fine_tuning = self.config.fine_tuning
         config = self.model.config.replace(
             frozen_through=fine_tuning.frozen_through,
             frozen_batch_stats=fine_tuning.frozen_batch_stats,
+            remat=self.config.optimization.remat,
         )
         return self.model.clone(config=config)
 

@@ -15,7 +15,7 @@ from bottleneck_transformer_flax.training.config import (
 )
 
 SMALL_IMAGES = RunConfig(
-    epochs=24,
+    epochs=32,
     batch_size=128,
     save_every_epochs=4,
     optimization=OptimizerOptions(

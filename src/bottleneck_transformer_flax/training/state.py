@@ -147,7 +147,19 @@ def make_train_step(
         )
         return new_state, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=step_compiler_options())
+
+
+def step_compiler_options() -> dict[str, str]:
+    """What a function that holds a model's backward pass is best compiled with.
+
+    What is computed again should be so only when it is needed, for which JAX puts barriers into the
+    program. XLA for CPUs removes them before it orders the operations, computes all of it as early
+    as it can, and saves no memory.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @jax.jit
