@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.checkpoints.rules import timm as rules_of_timm
 from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours, to_theirs
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.variants import VARIANTS
+from reference.forms import BACKEND_FORMS, FORMS, in_form
 from reference.small_models import quick_jit, variant_shapes
 from reference.timm_models import randomize, timm_model
 
@@ -69,9 +70,9 @@ def their_outputs(name):
 
 
 @functools.cache
-def our_outputs(name):
-    model = BoTNet(config=VARIANTS[name].config)
+def our_outputs(name, form="auto"):
     variables = jax.tree.map(jnp.asarray, unflatten_dict(imported(name), sep="."))
+    model, variables = in_form(form, BoTNet(config=VARIANTS[name].config), variables)
 
     def loss(params, pixels):
         logits = model.apply(variables | {"params": params}, pixels)
@@ -90,24 +91,29 @@ def relative(ours, theirs):
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_logits_and_features_are_those_of_timm(name):
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_and_features_are_those_of_timm(name, form):
     expected, expected_features, _, _ = their_outputs(name)
-    logits, features, _ = our_outputs(name)
+    logits, features, _ = our_outputs(name, form)
     assert 0.1 < expected.std() < 100
     difference = float(np.abs(logits - expected).max())
     by_stage = [
         relative(ours, theirs)
         for ours, theirs in zip(features.values(), expected_features, strict=True)
     ]
-    print(f"{name}: logits {difference:.1e}, features", *(f"{value:.1e}" for value in by_stage))
+    print(
+        f"{name}, {form}: logits {difference:.1e}, features",
+        *(f"{value:.1e}" for value in by_stage),
+    )
     assert difference < 1e-4
     assert max(by_stage) < 1e-4
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_gradients_are_those_of_timm(name):
+@pytest.mark.parametrize("form", BACKEND_FORMS)
+def test_gradients_are_those_of_timm(name, form):
     _, _, expected_input, expected = their_outputs(name)
-    _, _, (gradients, of_input) = our_outputs(name)
+    _, _, (gradients, of_input) = our_outputs(name, form)
     rules = list(rules_of_timm.rules(VARIANTS[name].config))
     flat = flatten_dict(gradients, sep=".")
     ours = {f"params.{path}": leaf for path, leaf in flat.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import linen as nn
 
-from bottleneck_transformer_flax.layers.channel_attention import SqueezeExcite
+from bottleneck_transformer_flax.layers.channel_attention import SqueezeExcite, channel_means
 from bottleneck_transformer_flax.layers.convolution import (
     ConvolutionNorm,
     average_pool,
@@ -155,10 +155,10 @@ def test_average_pool_keeps_a_constant_at_odd_borders():
 def test_squeeze_excite(channels, ratio, hidden):
     layer = SqueezeExcite(ratio=ratio, activation=nn.silu)
     x = random_images(3, 4, 5, channels)
-    variables = made(layer, x)
+    variables = made(layer, x, means=channel_means(x))
     assert variables["params"]["reduce"]["kernel"].shape == (channels, hidden)
     assert variables["params"]["expand"]["kernel"].shape == (hidden, channels)
-    output = layer.apply(variables, x)
+    output = layer.apply(variables, x, channel_means(x))
     expected = oracle.squeeze_excite(x, variables["params"], "silu")
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
@@ -170,7 +170,7 @@ def test_bfloat16_layers_give_bfloat16_near_float32():
     gate = SqueezeExcite(ratio=0.5, activation=nn.silu, dtype=jnp.bfloat16)
     for layer, exact, arguments in (
         (convolution, ConvolutionNorm(8, kernel_size=3, stride=2), {"train": False}),
-        (gate, SqueezeExcite(ratio=0.5, activation=nn.silu), {}),
+        (gate, SqueezeExcite(ratio=0.5, activation=nn.silu), {"means": channel_means(rounded)}),
     ):
         variables = made(layer, x, **arguments)
         output = layer.apply(variables, rounded, **arguments)
@@ -187,6 +187,6 @@ def test_channel_means_are_float32_under_bfloat16():
     x = jnp.full((1, 32, 32, 1), 1.0078125, jnp.bfloat16)
     layer = SqueezeExcite(ratio=1.0, activation=lambda y: y, dtype=jnp.bfloat16)
     identity = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
-    output = layer.apply({"params": {"reduce": identity, "expand": identity}}, x)
+    output = layer.apply({"params": {"reduce": identity, "expand": identity}}, x, channel_means(x))
     expected = 1.0078125 / (1 + np.exp(-1.0078125))
     np.testing.assert_allclose(np.asarray(output, np.float32), expected, rtol=0.01)

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from reference import network as oracle
 from reference import small_models
+from reference.forms import FORMS, in_form
 from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
@@ -57,12 +58,14 @@ def test_the_kinds_are_the_ones_we_know():
 
 @kinds
 @pytest.mark.parametrize("size_of", [even_size, odd_size])
-def test_all_outputs_are_the_oracles(name, size_of):
+@pytest.mark.parametrize("form", FORMS)
+def test_all_outputs_are_the_oracles(name, size_of, form):
     size = size_of(name)
     variables = small_variables(name, *size)
     images = random_images(2, *size, 3)
-    logits, feature_maps, attention_maps = all_outputs(name)(variables, images)
     expected = oracle.network(images, variables, oracle_options(name))
+    model, variables = in_form(form, SMALL_MODELS[name], variables)
+    logits, feature_maps, attention_maps = all_outputs(name, model)(variables, images)
     difference = np.abs(np.asarray(logits) - expected.logits).max()
     print(f"{name} at {size}: largest difference of the logits from the oracle {difference:.2e}")
     assert expected.logits.std() > 0.05

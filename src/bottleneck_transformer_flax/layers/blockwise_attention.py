@@ -110,10 +110,11 @@ def _position_terms(
     Each query is multiplied by every offset's embedding, half of them needlessly: one product for
     all queries is faster than one for each row or column of them.
     """
-    by_row = _product("hwd,rd->whr", q.reshape(h, w, -1), height_table)
-    by_column = _product("hwd,rd->hwr", q.reshape(h, w, -1), width_table)
-    by_row, by_column = jnp.swapaxes(_of_keys(by_row), 0, 1), _of_keys(by_column)
-    return by_row.reshape(h * w, h), by_column.reshape(h * w, w)
+    by_row, by_column = (
+        _product("hwd,rd->hwr", q.reshape(h, w, -1), table) for table in (height_table, width_table)
+    )
+    by_row = jnp.swapaxes(_of_keys(jnp.swapaxes(by_row, 0, 1)), 0, 1)
+    return by_row.reshape(h * w, h), _of_keys(by_column).reshape(h * w, w)
 
 
 def _of_keys(of_offsets: Float[Array, "others length rows"]) -> Float[Array, "others length k"]:

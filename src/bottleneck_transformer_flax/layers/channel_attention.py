@@ -12,6 +12,11 @@ from bottleneck_transformer_flax.layers.convolution import KERNEL_INIT, Activati
 from bottleneck_transformer_flax.layers.memory import KEPT
 
 
+def channel_means(x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+    """The mean of every channel over all positions, float32."""
+    return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+
+
 class SqueezeExcite(nn.Module):
     """Scale every channel by a gate computed from the means of all channels.
 
@@ -22,7 +27,7 @@ class SqueezeExcite(nn.Module):
         ratio: hidden width as a fraction of the channels.
         activation: of the hidden layer.
         divisor: the hidden width is rounded to a multiple of it, at least one.
-        dtype: of the computation; the means are taken in float32.
+        dtype: of the computation.
     """
 
     ratio: float
@@ -31,16 +36,17 @@ class SqueezeExcite(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Gate ``x``."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], means: Float[Array, "b 1 1 c"]
+    ) -> Float[Array, "b h w c"]:
+        """Gate ``x``, whose ``channel_means`` these are."""
         channels = x.shape[-1]
         hidden = self.divisor * max(1, math.floor(channels * self.ratio / self.divisor + 0.5))
-        means = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         gate = nn.Dense(hidden, dtype=self.dtype, kernel_init=KERNEL_INIT, name="reduce")(means)
         gate = self.activation(checkpoint_name(gate, KEPT))
         gate = nn.Dense(channels, dtype=self.dtype, kernel_init=KERNEL_INIT, name="expand")(gate)
         gate = checkpoint_name(gate, KEPT)
-        return x * nn.sigmoid(gate)[:, None, None, :]
+        return x * nn.sigmoid(gate)
 
 
 class EfficientChannelAttention(nn.Module):
@@ -50,17 +56,18 @@ class EfficientChannelAttention(nn.Module):
     the last. It has about (log₂ c + 1) / 2 values, an odd number (arXiv 1910.03151, equation 12).
 
     Attributes:
-        dtype: of the computation; the means are taken in float32.
+        dtype: of the computation.
     """
 
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Gate ``x``."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], means: Float[Array, "b 1 1 c"]
+    ) -> Float[Array, "b h w c"]:
+        """Gate ``x``, whose ``channel_means`` these are."""
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size if size % 2 else size + 1, 3)
-        means = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
         gate = nn.Conv(
             1,
             (size,),
@@ -69,6 +76,6 @@ class EfficientChannelAttention(nn.Module):
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
             name="neighbours",
-        )(means[:, :, None])
+        )(means[:, 0, 0, :, None])
         gate = checkpoint_name(gate, KEPT)
         return x * nn.sigmoid(gate)[:, None, None, :, 0]

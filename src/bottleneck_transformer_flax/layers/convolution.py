@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.cpu_convolution import winograd
 from bottleneck_transformer_flax.layers.memory import KEPT
 
 Activation = Callable[[Array], Array]
+_POSITIONS_A_CHANNEL = 0.5
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
@@ -63,7 +65,7 @@ class ConvolutionNorm(nn.Module):
             use_bias=self.folded,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
-            conv_general_dilated=pointwise if self.kernel_size == 1 else None,
+            conv_general_dilated=self._way(x),
             name="convolution",
         )(x)
         x = checkpoint_name(x, KEPT)
@@ -77,6 +79,18 @@ class ConvolutionNorm(nn.Module):
                 name="norm",
             )(x)
         return x if self.activation is None else self.activation(x)
+
+    def _way(self, x: Array) -> Callable[..., Array] | None:
+        """In place of XLA's convolution, what computes the same faster."""
+        if self.kernel_size == 1:
+            return pointwise
+        if not self.folded or self.groups > 1 or self.dtype != jnp.float32:
+            return None
+        if jax.default_backend() != "cpu":
+            return None
+        # The kernel is transformed at every call, which only many positions outweigh.
+        many = x.size >= _POSITIONS_A_CHANNEL * x.shape[-1] ** 2
+        return winograd if (self.kernel_size, self.stride) == (3, 1) and many else None
 
 
 def pointwise(

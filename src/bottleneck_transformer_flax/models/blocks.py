@@ -10,6 +10,7 @@ from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.layers.channel_attention import (
     EfficientChannelAttention,
     SqueezeExcite,
+    channel_means,
 )
 from bottleneck_transformer_flax.layers.convolution import (
     Activation,
@@ -82,14 +83,14 @@ class Bottleneck(nn.Module):
         """From the reduced input to what the last 1×1 reads."""
         raise NotImplementedError
 
-    def excite(self, residual: Array) -> Array:
-        """What happens to the residual branch before it is added."""
+    def excite(self, residual: Array, mixed: Array) -> Array:
+        """What happens to the residual branch, ``expand(mixed)``, before it is added."""
         return residual
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """``activation(shortcut(x) + residual(x))``."""
-        residual = self.spatial_mixing(self.reduce(x, train=train), train=train)
-        residual = self.excite(self.expand(residual, train=train))
+        mixed = self.spatial_mixing(self.reduce(x, train=train), train=train)
+        residual = self.excite(self.expand(mixed, train=train), mixed)
         residual = self.stochastic_depth(residual, deterministic=not train)
         shortcut = x if self.shortcut is None else self.shortcut(x, train=train)
         return self.activation(shortcut + residual)
@@ -122,19 +123,26 @@ class ConvolutionBottleneck(Bottleneck):
     def spatial_mixing(self, x: Array, *, train: bool) -> Array:
         """The 3×3 convolution, normalised and activated."""
         x = self.spatial(x, train=train)
-        return self._scale_channels(x) if self._scales_in_the("middle") else x
+        return self._scale_channels(x, channel_means(x)) if self._scales_in_the("middle") else x
 
-    def excite(self, residual: Array) -> Array:
+    def excite(self, residual: Array, mixed: Array) -> Array:
         """Attention over channels after the last norm, before the sum."""
-        return self._scale_channels(residual) if self._scales_in_the("output") else residual
+        if not self._scales_in_the("output"):
+            return residual
+        if self.config.folded_batch_norm:
+            # The means of a 1×1 convolution's result are its result for the means, which are fewer.
+            means = self.expand(channel_means(mixed), train=False)
+        else:
+            means = channel_means(residual)
+        return self._scale_channels(residual, means)
 
     def _scales_in_the(self, position: str) -> bool:
         return self.config.channel_attention_position == position
 
-    def _scale_channels(self, x: Array) -> Array:
+    def _scale_channels(self, x: Array, means: Array) -> Array:
         if self.config.efficient_channel_attention:
-            return self.efficient_attention(x)
-        return self.squeeze_excite(x) if self.config.se_ratio else x
+            return self.efficient_attention(x, means)
+        return self.squeeze_excite(x, means) if self.config.se_ratio else x
 
 
 class AttentionBottleneck(Bottleneck):

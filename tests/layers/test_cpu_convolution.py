@@ -1,0 +1,85 @@
+"""Winograd's convolution gives what torch's gives, and is taken where it should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bottleneck_transformer_flax.layers import convolution
+from bottleneck_transformer_flax.layers.convolution import ConvolutionNorm
+from bottleneck_transformer_flax.layers.cpu_convolution import winograd
+from reference.variables import random_images, random_variables
+
+side = st.integers(1, 11)
+
+
+def torchs(x, kernel, stride):
+    """The convolution in float64."""
+    inputs = torch.from_numpy(np.array(x, np.float64).transpose(0, 3, 1, 2))
+    weights = torch.from_numpy(np.array(kernel, np.float64).transpose(3, 2, 0, 1))
+    padding = kernel.shape[0] // 2
+    output = torch.nn.functional.conv2d(inputs, weights, stride=stride, padding=padding)
+    return output.numpy().transpose(0, 2, 3, 1)
+
+
+def assert_torchs(function, size, stride, x):
+    kernel = random_images(size, size, x.shape[-1], 5, seed=3) / (size * x.shape[-1] ** 0.5)
+    output = jax.jit(lambda x, k: function(x, k, (stride, stride), [(size // 2, size // 2)] * 2))(
+        x, kernel
+    )
+    expected = torchs(x, kernel, stride)
+    assert output.shape == expected.shape
+    np.testing.assert_allclose(output, expected, rtol=0, atol=2e-6)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(h=side, w=side, channels=st.integers(1, 9))
+@example(h=1, w=1, channels=1)
+@example(h=1, w=8, channels=2)
+@example(h=7, w=2, channels=3)
+def test_winograd(h, w, channels):
+    assert_torchs(winograd, 3, 1, random_images(2, h, w, channels))
+
+
+@pytest.mark.parametrize(
+    ("settings", "taken"),
+    [
+        ({"kernel_size": 3}, "winograd"),
+        ({"kernel_size": 7, "stride": 2}, None),
+        ({"kernel_size": 3, "stride": 2}, None),
+        ({"kernel_size": 3, "groups": 2}, None),
+        ({"kernel_size": 3, "folded": False}, None),
+        ({"kernel_size": 3, "dtype": jnp.bfloat16}, None),
+        ({"kernel_size": 1}, "pointwise"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_which_way_is_taken(monkeypatch, settings, taken, backend):
+    called = []
+    for name in ("winograd", "pointwise"):
+        function = getattr(convolution, name)
+
+        def spy(*arguments, name=name, function=function, **named):
+            called.append(name)
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(convolution, name, spy)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    layer = ConvolutionNorm(4, **{"folded": True, **settings})
+    x = random_images(1, 8, 8, 4)
+    variables = random_variables(
+        jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=False), x)
+    )
+    called.clear()
+    layer.apply(variables, x, train=False)
+    everywhere = taken == "pointwise"
+    assert called == ([taken] if taken and (everywhere or backend == "cpu") else [])
+
+
+def test_few_positions_do_not_outweigh_a_transformed_kernel(monkeypatch):
+    monkeypatch.setattr(convolution, "winograd", lambda *_, **__: pytest.fail("taken"))
+    layer = ConvolutionNorm(4, kernel_size=3, folded=True)
+    layer.init(jax.random.key(0), random_images(1, 1, 1, 4), train=False)
