@@ -6,6 +6,10 @@ import json
 import pytest
 from PIL import Image
 
+from bottleneck_transformer_flax.benchmarking import conditions, rounds
+from bottleneck_transformer_flax.benchmarking.rounds import Result, Row
+from bottleneck_transformer_flax.benchmarking.workers import WorkerError
+
 SMALL = ("--variant", "botnet26t_256", "--image-size", "64", "64", "--batch-sizes", "1")
 
 
@@ -38,6 +42,68 @@ def test_the_folder_must_not_be_a_file(call, tmp_path):
     called = call("benchmark", "--out", str(tmp_path / "file"))
     assert called.code == 2
     assert "which is a file; name a folder" in called.err
+
+
+def fake_result(case, names):
+    """Rows as ``measure`` gives them, of nothing."""
+    height, width = case.size
+    numbers = dict.fromkeys(("p50_seconds", "p95_seconds", "relative_time", "compile_seconds"), 1.0)
+    rows = [
+        Row(
+            workload=case.workload,
+            variant=case.variant,
+            height=height,
+            width=width,
+            batch_size=case.batch_size,
+            implementation=name,
+            images_per_second=1.0,
+            peak_memory_bytes=1,
+            temporaries_bytes=1,
+            fraction_of_peak=0.5,
+            largest_difference=0.0,
+            rounds=1,
+            calls=1,
+            **numbers,
+        )
+        for name in names
+    ]
+    return Result(rows, [])
+
+
+def implementations(path):
+    with path.open() as file:
+        return [(row["height"], row["implementation"]) for row in csv.DictReader(file)]
+
+
+def test_what_does_not_fit_into_memory_is_named_and_left_out(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "measure", lambda case, names, **_: fake_result(case, names))
+    # Four heads' weights at 64 × 64 are 268 MB, of which four copies are 1.07 GB.
+    monkeypatch.setattr(conditions, "available_memory_bytes", lambda: 2 * 10**9)
+    chosen = ("--implementations", "ours", "reference", "timm", "--out", str(tmp_path))
+    called = call("benchmark", "attention", "--grids", "14", "64", *chosen)
+    assert called.code == 0
+    assert "reference is left out of 64 × 64" in called.err
+    assert "timm is left out of 64 × 64: attention weights take it about 1 GB" in called.err
+    names = ["ours", "reference", "timm"]
+    expected = [*(("14", name) for name in names), ("64", "ours")]
+    assert implementations(tmp_path / "attention.csv") == expected
+    called = call("benchmark", "attention", "--grids", "64", *chosen[:1], *chosen[2:])
+    assert called.code == 2
+    assert "no implementation fits into memory at 64 × 64" in called.err
+
+
+def test_what_was_measured_before_an_error_is_kept(call, tmp_path, monkeypatch):
+    def measure(case, names, **_):
+        if case.size == (7, 7):
+            raise WorkerError("timm: its process ended with exit code -9")
+        return fake_result(case, names)
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    chosen = ("--implementations", "ours", "timm", "--out", str(tmp_path))
+    called = call("benchmark", "attention", "--grids", "5", "7", *chosen)
+    assert called.code == 1
+    assert "timm: its process ended with exit code -9" in called.err
+    assert implementations(tmp_path / "attention.csv") == [("5", "ours"), ("5", "timm")]
 
 
 @pytest.mark.slow

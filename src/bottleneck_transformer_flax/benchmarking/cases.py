@@ -66,6 +66,13 @@ class Case:
             backend=backend,
         )
 
+    @property
+    def attention_weights_bytes(self) -> int:
+        """Of all attention weights of one layer together, float32; 0 where many layers compute."""
+        height, width = self.size
+        heads = self.config.num_heads if self.of_layer else 0
+        return 4 * self.batch_size * heads * (height * width) ** 2
+
     def floating_point_operations(self) -> int:
         """Of the convolutions and matrix products; gradients are two more of each."""
         height, width = self.size

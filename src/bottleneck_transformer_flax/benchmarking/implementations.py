@@ -40,12 +40,14 @@ class Implementation(NamedTuple):
         builder: the name of its ``(case, folder) → Built`` there.
         workloads: what it does.
         packages: what must be installed.
+        keeps_weights: whether it has all attention weights of a layer in memory.
     """
 
     module: str
     builder: str
     workloads: tuple[Workload, ...]
     packages: tuple[str, ...] = ()
+    keeps_weights: bool = True
 
     def build(self, case: Case, folder: Path) -> Built:
         """Make it ready for a case whose weights and inputs are in a folder."""
@@ -57,13 +59,18 @@ class Implementation(NamedTuple):
         """The packages it needs that are not installed."""
         return [name for name in self.packages if package_version(name) is None]
 
+    def least_memory_bytes(self, case: Case) -> int:
+        """For attention weights, of which a call and its gradients hold several copies."""
+        copies = 8 if case.workload == "attention-training" else 4
+        return copies * case.attention_weights_bytes if self.keeps_weights else 0
+
 
 OURS = "ours"
 REFERENCE = "reference"
 _TIMM = ("torch", "timm")
 _ONNX = (*_TIMM, "onnx", "onnxscript")
 IMPLEMENTATIONS = {
-    OURS: Implementation("ours", "build", WORKLOADS),
+    OURS: Implementation("ours", "build", WORKLOADS, keeps_weights=False),
     REFERENCE: Implementation("ours", "build_reference", WORKLOADS),
     "timm": Implementation("torch_peers", "build_eager", WORKLOADS, _TIMM),
     "timm-compiled": Implementation("torch_peers", "build_compiled", WORKLOADS, _TIMM),

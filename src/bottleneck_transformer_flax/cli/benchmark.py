@@ -75,8 +75,12 @@ def run(arguments: Sequence[str]) -> int:
             waiting = errors.status("") if errors.is_terminal else nullcontext()
             with waiting as status:
                 say = (lambda text: None) if status is None else status.update
-                result = measure(case, names, rounds=parsed.rounds, say=say)
+                result = measure(case, _that_fit(names, case), rounds=parsed.rounds, say=say)
             rows += result.rows
+            # After every case, so that an interruption loses one.
+            parsed.out.mkdir(parents=True, exist_ok=True)
+            with replaced_file(parsed.out / f"{workload}.csv") as beside:
+                beside.write_text(csv_text(rows, circumstances), encoding="utf-8")
             if parsed.json:
                 for row in result.rows:
                     print(json.dumps(dataclasses.asdict(row) | circumstances), flush=True)
@@ -85,9 +89,6 @@ def run(arguments: Sequence[str]) -> int:
             for problem in result.problems:
                 failed = True
                 print(f"botnet: error: {problem}", file=sys.stderr)
-        parsed.out.mkdir(parents=True, exist_ok=True)
-        with replaced_file(parsed.out / f"{workload}.csv") as beside:
-            beside.write_text(csv_text(rows, circumstances), encoding="utf-8")
         plot_benchmark(list(map(dataclasses.asdict, rows)), parsed.out / f"{workload}.png")
         if not parsed.json:
             print(f"written  {parsed.out / workload}.csv and .png")
@@ -145,3 +146,26 @@ def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
     if not chosen:
         raise ConfigError(f"no implementation to measure {workload} of; see the notes above")
     return chosen
+
+
+def _that_fit(names: Sequence[str], case: "Case") -> list[str]:
+    """Those whose share of the free memory holds what they need, after naming the others."""
+    from bottleneck_transformer_flax.benchmarking.conditions import available_memory_bytes
+    from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
+
+    available = available_memory_bytes()
+    needs = {name: IMPLEMENTATIONS[name].least_memory_bytes(case) for name in names}
+    if available is None or sum(needs.values()) <= available:
+        return list(names)
+    height, width = case.size
+    fitting = [name for name, needed in needs.items() if needed == 0]
+    for name in names:
+        if name not in fitting:
+            print(
+                f"note: {name} is left out of {height} × {width}: attention weights take it about "
+                f"{needs[name] / 1e9:.0f} GB, and {available / 1e9:.0f} GB are free for all",
+                file=sys.stderr,
+            )
+    if not fitting:
+        raise ConfigError(f"no implementation fits into memory at {height} × {width}")
+    return fitting

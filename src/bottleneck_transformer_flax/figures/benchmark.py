@@ -37,7 +37,7 @@ def plot_benchmark(rows: Rows, path: str | os.PathLike[str]) -> None:
 
 
 def draw_benchmark(rows: Rows) -> Figure:
-    """Draw the throughput of a few cases as bars, or time and memory of many as lines.
+    """Draw the throughput of a few cases as bars; of many, as lines, memory and time or throughput.
 
     Args:
         rows: of one workload: mappings with the fields of ``benchmarking.rounds.Row``.
@@ -58,7 +58,10 @@ def draw_benchmark(rows: Rows) -> Figure:
     else:
         figure = new_figure(11.0, 4.4)
         left, right = figure.subplots(1, 2)
-        _draw_lines(left, rows, colors, "time of a call (ms)", lambda row: 1e3 * row["p50_seconds"])
+        if _of_positions(rows):
+            _draw_lines(left, rows, colors, "time of a call (ms)", _milliseconds)
+        else:
+            _draw_lines(left, rows, colors, "images a second", lambda row: row["images_per_second"])
         _draw_lines(right, rows, colors, "memory of the process (MB)", _peak_megabytes)
         left.legend(frameon=False, labelcolor=INK_COLOR)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
@@ -92,7 +95,7 @@ def _draw_lines(
     title: str,
     value_of: Callable[[Mapping[str, Any]], float | None],
 ) -> None:
-    of_positions = len({row["height"] * row["width"] for row in rows}) > 1
+    of_positions = _of_positions(rows)
 
     def place(row: Mapping[str, Any]) -> int:
         position: int = row["height"] * row["width"] if of_positions else row["batch_size"]
@@ -116,6 +119,15 @@ def _draw_lines(
     unit = "pixels" if max(places) > 2**14 + 1 else "positions"
     axes.set_xlabel(unit if of_positions else "batch size", color=INK_COLOR)
     _finish(axes, title)
+
+
+def _of_positions(rows: Rows) -> bool:
+    """Whether the cases differ in their size, else in their batch."""
+    return len({row["height"] * row["width"] for row in rows}) > 1
+
+
+def _milliseconds(row: Mapping[str, Any]) -> float:
+    return 1e3 * float(row["p50_seconds"])
 
 
 def _peak_megabytes(row: Mapping[str, Any]) -> float | None:
