@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from bottleneck_transformer_flax.checkpoints.importing import export_file
 from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.surgery import (
     fold_batch_norm,
     replace_head,
     resize_relative_positions,
 )
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.plan import make_plan
 from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
@@ -118,12 +121,25 @@ def test_before_or_after_other_surgery():
 
 
 @pytest.mark.usefixtures("as_users_have_it")
+def test_it_is_not_exported_and_not_trained_on(tmp_path):
+    model, variables = fold_batch_norm(SMALL_MODELS[NAME], small_variables(NAME, *SIZE))
+    folded = save_folded(tmp_path / "folded", model, variables)
+    with pytest.raises(CheckpointError, match="folded into its weights, and timm's are not"):
+        export_file(folded, tmp_path / "timm.safetensors", "timm")
+    with pytest.raises(ConfigError, match=r"folded are folded .* name the model that it was"):
+        make_plan(RunConfig(variant=None, pretrained=str(tmp_path / "folded")))
+    assert [path.name for path in tmp_path.iterdir()] == ["folded"]
+
+
+def save_folded(path, model, variables):
+    save_pretrained(path, model, variables, Preprocessing(size=SIZE), tuple("abcde"))
+    return load_pretrained(path)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
 def test_saved_and_loaded(tmp_path):
     model, variables = fold_batch_norm(SMALL_MODELS[NAME], small_variables(NAME, *SIZE))
-    preprocessing = Preprocessing(size=SIZE)
-    classes = tuple("abcde")
-    save_pretrained(tmp_path / "folded", model, variables, preprocessing, classes)
-    loaded = load_pretrained(tmp_path / "folded")
+    loaded = save_folded(tmp_path / "folded", model, variables)
     assert loaded.model == model
     for path, leaf in flat(loaded.variables).items():
         np.testing.assert_array_equal(leaf, flat(variables)[path], err_msg=path)

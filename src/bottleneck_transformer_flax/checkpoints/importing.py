@@ -128,8 +128,13 @@ def export_file(pretrained: Pretrained, path: str | Path, project: Project) -> s
         The variant that the model is.
 
     Raises:
-        CheckpointError: when the project has no such model.
+        CheckpointError: when the project has no such model, or its batch norms are folded.
     """
+    if pretrained.model.config.folded_batch_norm:
+        raise CheckpointError(
+            f"the batch norms of this model are folded into its weights, and {project}'s are not; "
+            "export the model that it was folded from"
+        )
     variant = find_variant(pretrained.model.config)
     known = PROJECTS[project].variants
     if variant is None or variant.name not in known:

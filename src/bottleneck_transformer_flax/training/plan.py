@@ -131,6 +131,11 @@ def _start(
     """
     if config.pretrained is not None:
         pretrained = load_pretrained(config.pretrained, image_size=config.input.image_size)
+        if pretrained.model.config.folded_batch_norm:
+            raise ConfigError(
+                f"the batch norms of {config.pretrained} are folded into its weights, so it cannot "
+                "be trained; name the model that it was folded from"
+            )
         start, preprocessing = pretrained.model.config, pretrained.preprocessing
     else:
         variant = get_variant(str(config.variant))
