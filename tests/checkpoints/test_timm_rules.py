@@ -13,7 +13,7 @@ from bottleneck_transformer_flax.checkpoints.rules import timm as rules_of_timm
 from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours, to_theirs
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.variants import VARIANTS
-from reference.forms import BACKEND_FORMS, FORMS, in_form
+from reference.forms import BACKEND_FORMS, FOLDED, FORMS, in_form
 from reference.small_models import quick_jit, variant_shapes
 from reference.timm_models import randomize, timm_model
 
@@ -79,8 +79,10 @@ def our_outputs(name, form="auto"):
         return -jax.nn.log_softmax(logits)[0, 3], logits
 
     def everything(params, pixels):
-        gradients, logits = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, pixels)
         features = model.apply(variables, pixels, method="feature_maps")
+        if form == FOLDED:
+            return loss(params, pixels)[1], features, None
+        gradients, logits = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, pixels)
         return logits, features, gradients
 
     return jax.device_get(quick_jit(everything)(variables["params"], jnp.asarray(images())))
