@@ -35,6 +35,7 @@ CHECKED = (("fused", "float32"), ("reference", "bfloat16"), ("fused", "bfloat16"
 TIMED = ("fused", "reference", "blockwise")
 CORRECTNESS, SPEED = "attention-correctness", "attention-speed"
 FORWARD = "forward"
+PASSES = (FORWARD, "forward + gradients")
 THREADS = 8
 FLOAT32_DIFFERENCE = 1e-4
 TIMES_THE_REFERENCE = 4.0
@@ -60,26 +61,29 @@ def check(settings: Settings) -> list[Row]:
 
 def measure_speed(settings: Settings) -> list[Row]:
     """Time and memory of the fused attention against the reference and blockwise, in bfloat16."""
-    cases = [
-        (grid, batch_size, quantity)
-        for grid, batch_size in settings.timed_grids
-        for quantity in (FORWARD, "forward + gradients")
-    ]
     with ThreadPoolExecutor(THREADS) as pool:
         # All are compiled before any is timed: XLA tries kernels on the GPU while it compiles.
-        programs = [_start_timed(pool, *case, settings) for case in cases]
+        programs = {
+            (grid, quantity): _start_timed(pool, grid, batch_size, quantity, settings)
+            for grid, batch_size in settings.timed_grids
+            for quantity in PASSES
+        }
     rows: list[Row] = []
-    for (grid, batch_size, quantity), by_name in zip(cases, programs, strict=True):
-        row = Row(
-            section=SPEED,
-            case=grid_name(grid),
-            quantity=quantity,
-            dtype="bfloat16",
-            batch_size=batch_size,
-            status=settings.status,
-        )
-        arrays = _on_device(draw(grid, batch_size, settings.heads, settings.head_dim), quantity)
-        rows += _time_all(by_name, arrays, settings, row)
+    for grid, batch_size in settings.timed_grids:
+        drawn = draw(grid, batch_size, settings.heads, settings.head_dim)
+        arrays = [jnp.asarray(array, jnp.bfloat16) for array in drawn]
+        for quantity in PASSES:
+            row = Row(
+                section=SPEED,
+                case=grid_name(grid),
+                quantity=quantity,
+                dtype="bfloat16",
+                batch_size=batch_size,
+                status=settings.status,
+            )
+            # Only gradients need that of the output.
+            taken = arrays[:-1] if quantity == FORWARD else arrays
+            rows += _time_all(programs[grid, quantity], taken, settings, row)
     return rows
 
 
@@ -135,12 +139,6 @@ def _both_passes(function: Callable[..., Array]) -> Callable[..., tuple[Array, .
         return (output, *pull(arrays[-1]))
 
     return output_and_gradients
-
-
-def _on_device(arrays: Sequence[np.ndarray], quantity: str) -> list[Array]:
-    """What a program of the quantity takes; only gradients need that of the output."""
-    taken = arrays[:-1] if quantity == FORWARD else arrays
-    return [jnp.asarray(array, jnp.bfloat16) for array in taken]
 
 
 def _start_check(
