@@ -78,6 +78,12 @@ def load_network(
     return network
 
 
+def named_network(name: str, num_classes: int) -> torch.nn.Module:
+    """A network that timm has a name for, untrained."""
+    network: torch.nn.Module = timm.create_model(name, num_classes=num_classes)
+    return network
+
+
 def load_attention(
     layer: RelativeSelfAttention, grid: tuple[int, int], arrays: Mapping[str, np.ndarray]
 ) -> BottleneckAttn:

@@ -1,0 +1,225 @@
+"""What a GPU makes of this library: fused attention, T3 beside timm's, T7 beside EfficientNet-B7.
+
+    python benchmarks/gpu.py --out FOLDER
+
+One call, of less than 8 minutes, from a checkout; it needs jax, flax, optax, torch and timm. The
+sections come in order of importance, each is printed as soon as it is measured, and FOLDER/gpu.csv
+holds all that is known so far. Without a GPU, --small shows at tiny sizes that the script works.
+"""
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+_STARTED = time.monotonic()
+
+from gpu_environment import prepare  # noqa: E402
+
+prepare()
+
+import jax  # noqa: E402
+from gpu_attention import CORRECTNESS, SPEED, check, measure_speed  # noqa: E402
+from gpu_measure import Row, one_line  # noqa: E402
+from gpu_networks import (  # noqa: E402
+    HEADLINE,
+    OURS,
+    T3_INFERENCE,
+    T3_TRAINING,
+    free_memory,
+    measure_headline,
+    measure_t3_inference,
+    measure_t3_training,
+)
+from gpu_settings import FULL, MEASURED, SMALL, Settings  # noqa: E402
+from gpu_table import table_text  # noqa: E402
+
+from bottleneck_transformer_flax.benchmarking import conditions as circumstances  # noqa: E402
+from bottleneck_transformer_flax.benchmarking.report import csv_text  # noqa: E402
+from bottleneck_transformer_flax.checkpoints.atomic import write_text  # noqa: E402
+
+Section = Callable[[Settings], list[Row]]
+SECTIONS: Mapping[str, Section] = {
+    CORRECTNESS: check,
+    SPEED: measure_speed,
+    T3_INFERENCE: measure_t3_inference,
+    T3_TRAINING: measure_t3_training,
+    HEADLINE: measure_headline,
+}
+PACKAGES = (
+    *circumstances.OURS,
+    "jaxlib",
+    "optax",
+    "torch",
+    "timm",
+    "triton",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
+BUDGET_SECONDS = 420.0
+SKIPPED, FAILED = "skipped", "failed"
+
+
+class Goal(NamedTuple):
+    """How much faster than its peer this library is to be.
+
+    Attributes:
+        name: in words.
+        section: in which both are timed.
+        ratio: of the peer's time to ours, at least.
+    """
+
+    name: str
+    section: str
+    ratio: float
+
+
+GOALS = (
+    Goal("T3 inference in bfloat16, timm compiled", T3_INFERENCE, 1.2),
+    Goal("T3 training in bfloat16, timm compiled", T3_TRAINING, 1.2),
+    Goal("T7 (384) forward + backward, EfficientNet-B7 (600)", HEADLINE, 1.64),
+)
+
+
+def goal_line(goal: Goal, rows: Sequence[Row], batch_size: int) -> str:
+    """Whether a goal was met, and by which ratio.
+
+    Args:
+        goal: what is asked.
+        rows: all that is known.
+        batch_size: that it is asked at; the line says where it was measured at another.
+    """
+    asked = f"{goal.name}, goal ≥ {goal.ratio:g}×"
+    of_peer = [
+        row for row in rows if row.section == goal.section and row.implementation not in ("", OURS)
+    ]
+    peer = of_peer[0] if of_peer else None
+    if peer is None or peer.relative_time is None:
+        return f"{asked}: not measured"
+    ratio = f"{peer.relative_time:.2f}×"
+    if peer.status.startswith(FAILED):
+        return f"{asked}: not met, {ratio} ({peer.status})"
+    if peer.status != MEASURED:
+        return f"{asked}: not measured (a trial at small sizes)"
+    at = "" if peer.batch_size == batch_size else f" at batch {peer.batch_size}"
+    met = "met" if peer.relative_time >= goal.ratio else "not met"
+    return f"{asked}: {met}, {ratio}{at}"
+
+
+def correctness_line(rows: Sequence[Row]) -> str:
+    """Whether the fused attention is right, on all grids, forward and backward."""
+    asked = "fused attention as the reference, forward and gradients"
+    checked = [row for row in rows if row.section == CORRECTNESS]
+    wrong = [row for row in checked if row.status.startswith(FAILED)]
+    if wrong:
+        return f"{asked}: not met, {len(wrong)} of {len(checked)} comparisons failed"
+    if not checked or any(row.status != MEASURED for row in checked):
+        return f"{asked}: not measured"
+    return f"{asked}: met"
+
+
+def measure(
+    names: Sequence[str], settings: Settings, budget_seconds: float, out: Path
+) -> list[Row]:
+    """Run sections until the budget is spent; the CSV is whole after each.
+
+    Args:
+        names: of sections, in order.
+        settings: at what sizes.
+        budget_seconds: from the script's start; what would begin later is skipped.
+        out: the folder of the CSV.
+    """
+    conditions = circumstances.conditions(PACKAGES)
+    skipped = f"{SKIPPED}: the budget of {budget_seconds:g} seconds was spent"
+    by_section = {
+        name: [Row(section=name, case="all", quantity="all", status="not run")] for name in names
+    }
+
+    def rows() -> list[Row]:
+        return [row for of_section in by_section.values() for row in of_section]
+
+    write_text(out / "gpu.csv", csv_text(rows(), conditions))
+    for name in names:
+        began = time.monotonic()
+        row = by_section[name][0]
+        if began - _STARTED >= budget_seconds:
+            by_section[name] = [replace(row, status=skipped)]
+        else:
+            try:
+                by_section[name] = SECTIONS[name](settings)
+            except Exception as error:
+                traceback.print_exc()
+                by_section[name] = [replace(row, status=one_line(error))]
+            free_memory()
+        write_text(out / "gpu.csv", csv_text(rows(), conditions))
+        seconds, passed = time.monotonic() - began, time.monotonic() - _STARTED
+        print(f"{name}: {seconds:.0f} s, {passed:.0f} s since the start")
+        print(table_text(by_section[name]) + "\n", flush=True)
+    return rows()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; 0 when it is done, 1 when something failed, which its row says."""
+    options = _options(arguments)
+    if not options.small and jax.default_backend() != "gpu":
+        print(
+            "gpu.py: error: jax finds no GPU, which the full sizes need; install jax for this GPU, "
+            "or pass --small to see that the script works",
+            file=sys.stderr,
+        )
+        return 1
+    settings = SMALL if options.small else FULL
+    names = [name for name in SECTIONS if name in (options.only or SECTIONS)]
+    try:
+        rows = measure(names, settings, options.budget_seconds, options.out)
+    except OSError as error:
+        print(f"gpu.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"written: {options.out / 'gpu.csv'}")
+    print(correctness_line(rows))
+    for goal in GOALS:
+        batch_size = settings.t7_batch if goal.section == HEADLINE else settings.t3_batch
+        print(goal_line(goal, rows, batch_size))
+    return int(any(row.status.startswith(FAILED) for row in rows))
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", required=True, help="where gpu.csv goes"
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="tiny sizes, on a CPU too: shows that the script works and measures nothing",
+    )
+    parser.add_argument(
+        "--budget-seconds",
+        type=_seconds,
+        default=BUDGET_SECONDS,
+        metavar="SECONDS",
+        help="a section that would begin later than this after the start is skipped "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS)
+    )
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
