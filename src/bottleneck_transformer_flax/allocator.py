@@ -29,6 +29,6 @@ def collect_garbage_seldom() -> None:
     """Let Python look for unused cycles of objects less often than after every 700 new ones.
 
     Importing jax and tracing a model make hundreds of thousands that all stay: of the 2.9 s until
-    ``botnet predict`` gave a first result, looking for garbage among them took 0.4 s.
+    ``botnet predict`` gave a first result, looking among them took 0.3 (see benchmarks/NOTES.md).
     """
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
