@@ -5,6 +5,8 @@ import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nor does any test, or a command that it starts, read or write the compiled programs of the user.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 from collections.abc import Iterator
 

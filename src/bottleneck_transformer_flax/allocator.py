@@ -1,10 +1,12 @@
 """How this process asks the system for memory, which decides much of the speed on CPU."""
 
 import ctypes
+import gc
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST = 2**31 - 1
+_ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
 
 
 def keep_freed_memory() -> None:
@@ -21,3 +23,12 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST)):
         mallopt(parameter, value)
+
+
+def collect_garbage_seldom() -> None:
+    """Let Python look for unused cycles of objects less often than after every 700 new ones.
+
+    Importing jax and tracing a model make hundreds of thousands that all stay: of the 2.9 s until
+    ``botnet predict`` gave a first result, looking among them took 0.3 (see benchmarks/NOTES.md).
+    """
+    gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)

@@ -46,6 +46,23 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path, dtype):
     assert back.classes == NAMES
 
 
+def test_loading_compiles_next_to_nothing(saved):
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.block_until_ready(load_pretrained(saved).variables)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    # A program for every shape of a variable would be dozens; a random key's is one.
+    assert len(compiled) <= 2
+
+
 def test_files_are_named_as_promised_and_plain(saved):
     assert entries(saved) == FILES
     for name in FILES[:2] + FILES[3:]:

@@ -1,7 +1,6 @@
 """What the tests of the upper rooms share: tiny data, tiny models, and fixtures for them."""
 
 import inspect
-import os
 from pathlib import Path
 
 import flax.linen as nn
@@ -158,18 +157,20 @@ def compiled_once(tmp_path_factory):
     """Compile equal programs once in all these tests and the processes that they start."""
     folder = tmp_path_factory.getbasetemp() / "compiled"
     values = {
+        "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
     }
     before = {name: getattr(jax.config, name) for name in values}
     for name, value in values.items():
         jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
     compilation_cache.reset_cache()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name.upper(), str(value))
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
-        os.environ.pop(name.upper(), None)
     compilation_cache.reset_cache()
 
 

@@ -223,7 +223,9 @@ def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, jax.Array]:
             f"{path} does not fit the model in its {CONFIG}, {len(problems)} "
             f"difference{'s' * (len(problems) > 1)}: " + "; ".join(problems)
         )
-    return {name: jax.numpy.asarray(array) for name, array in arrays.items()}
+    # Not jnp.asarray, which compiles a program for every shape.
+    put: dict[str, jax.Array] = jax.device_put(arrays)
+    return put
 
 
 def _write_json(path: Path, values: Any) -> None:

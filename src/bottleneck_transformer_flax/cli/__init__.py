@@ -13,7 +13,8 @@ from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
 
-from bottleneck_transformer_flax.allocator import keep_freed_memory
+from bottleneck_transformer_flax.allocator import collect_garbage_seldom, keep_freed_memory
+from bottleneck_transformer_flax.cli.compiled_programs import keep_compiled_programs
 from bottleneck_transformer_flax.cli.interrupts import interrupts_end_it
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="botnet")
     keep_freed_memory()
+    collect_garbage_seldom()
+    # What is compared there is compiled there and then, each in a process of its own.
+    if parsed.command != "benchmark":
+        keep_compiled_programs()
     _say_what_is_logged()
     try:
         with interrupts_end_it():
