@@ -111,12 +111,16 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
         scale, bias, mean, var = (np.asarray(array, np.float64) for array in arrays)
         weights = (*norm[:-1], *_NORMALISED[norm[-1]])
         factor = scale / np.sqrt(var + model.config.bn_epsilon)
-        kernel = np.asarray(params[*weights, "kernel"], np.float64)
+        kernel = np.asarray(params[*weights, "kernel"])
         # Of a convolution the features, of values (heads, size).
         outputs = kernel.shape[-1:] if norm[-1] == "norm" else kernel.shape[1:]
-        folded = kernel * factor.reshape(outputs)
-        params[*weights, "kernel"] = jnp.asarray(folded, jnp.float32)
-        params[*weights, "bias"] = jnp.asarray((bias - mean * factor).reshape(outputs), jnp.float32)
+        folded = {
+            "kernel": kernel * factor.reshape(outputs),
+            "bias": (bias - mean * factor).reshape(outputs),
+        }
+        for name, array in folded.items():
+            # Rounded by NumPy: JAX would compile a program for every shape.
+            params[*weights, name] = jax.device_put(array.astype(np.float32))
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     model = BoTNet(config=model.config.replace(folded_batch_norm=True))
     return model, others | {"params": unflatten_dict(params)}
