@@ -12,7 +12,7 @@ from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS, Case, Work
 
 UPDATES_COMPARED = 3
 """Of training, the losses that implementations must agree in."""
-LEARNING_RATE, MOMENTUM = 1e-4, 0.9
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 
 
 class Built(NamedTuple):
