@@ -44,6 +44,23 @@ def test_winograd(h, w, channels):
     assert_torchs(winograd, 3, 1, random_images(2, h, w, channels))
 
 
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 4), (5, 8), (7, 2)])
+def test_winograds_gradients(h, w):
+    x, kernel = random_images(2, h, w, 6), random_images(3, 3, 6, 5, seed=3) / 7
+    gradient = random_images(2, h, w, 5, seed=4)
+    _, pull = jax.vjp(lambda x, k: winograd(x, k, (1, 1), [(1, 1)] * 2), x, kernel)
+    of_x, of_kernel = pull(gradient)
+
+    inputs = torch.from_numpy(np.array(x, np.float64).transpose(0, 3, 1, 2)).requires_grad_()
+    weights = torch.from_numpy(np.array(kernel, np.float64).transpose(3, 2, 0, 1)).requires_grad_()
+    output = torch.nn.functional.conv2d(inputs, weights, padding=1)
+    output.backward(torch.from_numpy(np.array(gradient, np.float64).transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(of_x, inputs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=2e-6)
+    expected = weights.grad.numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(of_kernel, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(
     ("settings", "taken"),
     [
@@ -51,13 +68,14 @@ def test_winograd(h, w, channels):
         ({"kernel_size": 7, "stride": 2}, None),
         ({"kernel_size": 3, "stride": 2}, None),
         ({"kernel_size": 3, "groups": 2}, None),
-        ({"kernel_size": 3, "folded": False}, None),
+        ({"kernel_size": 3, "folded": False}, "winograd in training"),
         ({"kernel_size": 3, "dtype": jnp.bfloat16}, None),
         ({"kernel_size": 1}, "pointwise"),
+        ({"kernel_size": 1, "groups": 2}, None),
     ],
 )
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_which_way_is_taken(monkeypatch, settings, taken, backend):
+def test_which_way_is_taken(monkeypatch, settings, taken, backend, train):
     called = []
     for name in ("winograd", "pointwise"):
         function = getattr(convolution, name)
@@ -74,7 +92,9 @@ def test_which_way_is_taken(monkeypatch, settings, taken, backend):
         jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=False), x)
     )
     called.clear()
-    layer.apply(variables, x, train=False)
+    layer.apply(variables, x, train=train, mutable=["batch_stats"])
+    if taken == "winograd in training":
+        taken = "winograd" if train else None
     everywhere = taken == "pointwise"
     assert called == ([taken] if taken and (everywhere or backend == "cpu") else [])
 

@@ -91,8 +91,8 @@ class RelativeSelfAttention(nn.Module):
         )
         self._check_grid(h, w)
         init = nn.initializers.normal(d**-0.5)
-        height_table = self.param("relative_height", init, (2 * h - 1, d))
-        width_table = self.param("relative_width", init, (2 * w - 1, d))
+        height_table = self.param("relative_height", init, (2 * h - 1, d), jnp.float32)
+        width_table = self.param("relative_width", init, (2 * w - 1, d), jnp.float32)
         # Larger tables undo the scale of the queries, so that there is one attention function.
         table_scale = 1.0 if self.scaled_positions else d**0.5
         return Projections(

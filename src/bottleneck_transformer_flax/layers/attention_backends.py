@@ -9,10 +9,9 @@ from jax.ad_checkpoint import checkpoint_name
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.blockwise_attention import blockwise_attention
 from bottleneck_transformer_flax.layers.fused_attention import (
-    LONGEST_FUSED_HEAD,
     fused_attention,
     fused_head_size,
-    has_fused_kernel,
+    longest_fused_head,
 )
 from bottleneck_transformer_flax.layers.memory import KEPT
 from bottleneck_transformer_flax.layers.relative_position import relative_logits
@@ -35,11 +34,11 @@ def attention_weights(
         height_table: (2h − 1, d) embeddings of the row offset.
         width_table: (2w − 1, d) embeddings of the column offset.
     """
-    b, h, w, n, _ = query.shape
-    content = jnp.einsum("bhwnd,bklnd->bnhwkl", query, key, preferred_element_type=jnp.float32)
+    content = jnp.einsum(
+        "bnqd,bnkd->bnqk", _by_head(query), _by_head(key), preferred_element_type=jnp.float32
+    )
     position = relative_logits(query, height_table, width_table)
-    logits = checkpoint_name(content.reshape(b, n, h * w, h * w) + position, KEPT)
-    return jax.nn.softmax(logits, axis=-1)
+    return jax.nn.softmax(checkpoint_name(content + position, KEPT), axis=-1)
 
 
 def reference_attention(
@@ -55,8 +54,14 @@ def reference_attention(
     """
     b, h, w, n, v = value.shape
     weights = attention_weights(query, key, height_table, width_table).astype(value.dtype)
-    output = jnp.einsum("bnqk,bknv->bqnv", weights, value.reshape(b, h * w, n, v))
-    return output.reshape(b, h, w, n, v)
+    output = weights @ _by_head(value)
+    return output.reshape(b, n, h, w, v).transpose(0, 2, 3, 1, 4)
+
+
+def _by_head(x: Float[Array, "b h w n d"]) -> Float[Array, "b n q d"]:
+    """The heads before the positions, so that every product has its matrices in one piece."""
+    b, h, w, n, d = x.shape
+    return x.transpose(0, 3, 1, 2, 4).reshape(b, n, h * w, d)
 
 
 def fastest_attention(
@@ -68,8 +73,7 @@ def fastest_attention(
 ) -> Float[Array, "b h w n v"]:
     """The function of ``reference_attention`` in the way that is fastest on this machine."""
     _, h, w, _, _ = query.shape
-    fits = fused_head_size(query.shape, value.shape[-1]) <= LONGEST_FUSED_HEAD
-    if fits and has_fused_kernel(query.dtype):
+    if fused_head_size(query.shape, value.shape[-1]) <= longest_fused_head(query.dtype):
         function = fused_attention
     elif h * w >= _MANY_POSITIONS:
         function = blockwise_attention

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
 from bottleneck_transformer_flax.layers.cpu_convolution import winograd
 from bottleneck_transformer_flax.layers.memory import KEPT
 
@@ -65,28 +66,27 @@ class ConvolutionNorm(nn.Module):
             use_bias=self.folded,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
-            conv_general_dilated=self._way(x),
+            conv_general_dilated=self._way(x, train=train),
             name="convolution",
         )(x)
         x = checkpoint_name(x, KEPT)
         if not self.folded:
-            x = nn.BatchNorm(
-                use_running_average=self.frozen_statistics or not train,
+            x = BatchNorm(
                 momentum=self.bn_momentum,
                 epsilon=self.bn_epsilon,
                 dtype=self.dtype,
                 scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
                 name="norm",
-            )(x)
+            )(x, use_running_average=self.frozen_statistics or not train)
         return x if self.activation is None else self.activation(x)
 
-    def _way(self, x: Array) -> Callable[..., Array] | None:
+    def _way(self, x: Array, *, train: bool) -> Callable[..., Array] | None:
         """In place of XLA's convolution, what computes the same faster."""
-        if self.kernel_size == 1:
+        if self.kernel_size == self.groups == 1:
             return pointwise
-        if not self.folded or self.groups > 1 or self.dtype != jnp.float32:
-            return None
-        if jax.default_backend() != "cpu":
+        # What infers with its norms is the plain form, with which the others are compared.
+        plain = not (self.folded or train)
+        if plain or self.groups > 1 or self.dtype != jnp.float32 or jax.default_backend() != "cpu":
             return None
         # The kernel is transformed at every call, which only many positions outweigh.
         many = x.size >= _POSITIONS_A_CHANNEL * x.shape[-1] ** 2

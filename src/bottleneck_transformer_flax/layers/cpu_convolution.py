@@ -1,4 +1,4 @@
-"""A 3×3 convolution in a form that XLA computes faster on a CPU, for inference."""
+"""A 3×3 convolution in a form that XLA computes faster on a CPU."""
 
 from collections.abc import Sequence
 from typing import Any

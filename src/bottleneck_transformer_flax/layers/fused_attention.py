@@ -7,9 +7,9 @@ import numpy as np
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.relative_position import axis_logits
 
-LONGEST_FUSED_HEAD = 256
-"""Of cuDNN's attention on Hopper GPUs."""
 _HEAD_MULTIPLE = 8
+_LONGEST_HEAD, _LONGEST_HEAD_ON_HOPPER = 128, 256
+"""Of cuDNN's attention with gradients, on GPUs since Ampere."""
 
 
 def fused_attention(
@@ -46,7 +46,9 @@ def fused_attention(
         for x in lengthened
     )
     output = jax.nn.dot_product_attention(
-        *sequences, scale=1.0, implementation="cudnn" if has_fused_kernel(query.dtype) else "xla"
+        *sequences,
+        scale=1.0,
+        implementation="cudnn" if size <= longest_fused_head(query.dtype) else "xla",
     )
     return output[..., :v].reshape(b, h, w, n, v)
 
@@ -57,6 +59,12 @@ def fused_head_size(shape: tuple[int, ...], value_size: int) -> int:
     return -(-max(d + h + w, value_size) // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
 
 
-def has_fused_kernel(dtype: jnp.dtype) -> bool:
-    """Whether this machine has a fused kernel for numbers of this type."""
-    return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
+def longest_fused_head(dtype: jnp.dtype) -> int:
+    """The longest head that a fused kernel of this machine takes; 0 where there is none."""
+    device = jax.local_devices()[0]
+    if dtype not in (jnp.bfloat16, jnp.float16) or "cuda" not in device.client.platform_version:
+        return 0
+    generation = int(device.compute_capability.split(".")[0])
+    if generation < 8:
+        return 0
+    return _LONGEST_HEAD_ON_HOPPER if generation == 9 else _LONGEST_HEAD

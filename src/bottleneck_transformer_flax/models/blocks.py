@@ -7,6 +7,7 @@ import flax.linen as nn
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
+from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
 from bottleneck_transformer_flax.layers.channel_attention import (
     EfficientChannelAttention,
     SqueezeExcite,
@@ -166,7 +167,7 @@ class AttentionBottleneck(Bottleneck):
             backend=config.attention_backend,
         )
         if not config.folded_batch_norm:
-            self.attention_norm = nn.BatchNorm(
+            self.attention_norm = BatchNorm(
                 momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=config.dtype
             )
 

@@ -80,9 +80,10 @@ class BoTNetConfig:
         folded_batch_norm: whether the weights before each batch norm have taken it in, which
             leaves them a bias and the model fit for inference alone; see ``fold_batch_norm``.
         attention_backend: how attention is computed, which changes its speed and memory alone:
-            "reference", "blockwise", "fused", or "auto" for the fastest.
+            "reference", "blockwise", "fused", or "auto" for the fastest. "blockwise", which "auto"
+            takes on a CPU, has gradients in reverse mode alone.
         remat: whether the backward pass computes whole blocks again from their inputs, for less
-            than half the memory and about a third more time, or their norms and activations alone.
+            than half the memory and about a fifth more time, or their norms and activations alone.
 
     Raises:
         ConfigError: naming each field with a value that is not allowed.

@@ -49,7 +49,7 @@ class OptimizerOptions:
     """Parts that each batch is computed in, one after the other, to need less memory."""
     remat: bool = False
     """Compute every block again in the backward pass, to need less than half the memory for about
-    a third more time."""
+    a fifth more time."""
     ema_decay: float | None = None
     """Decay per step of the averaged variables, which are then the ones scored and saved."""
 
