@@ -20,6 +20,7 @@ from bottleneck_transformer_flax.checkpoints.hub import (
     download_repository,
     means_repository,
 )
+from bottleneck_transformer_flax.checkpoints.kept_shapes import expected_variables
 from bottleneck_transformer_flax.checkpoints.locations import (
     CARD,
     CLASSES,
@@ -35,7 +36,6 @@ from bottleneck_transformer_flax.data.folders import is_text
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.cost import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
 from bottleneck_transformer_flax.preprocessing import Preprocessing, checked_image_size
 
@@ -94,7 +94,7 @@ def save_pretrained(
         ".".join(path): np.ascontiguousarray(leaf)
         for path, leaf in flatten_dict(jax.device_get(variables)).items()
     }
-    if problems := _differences(arrays, _expected(model, preprocessing)):
+    if problems := _differences(arrays, expected_variables(model, preprocessing.size)):
         raise CheckpointError(
             f"the variables do not fit the model, {len(problems)} differences: "
             + "; ".join(problems)
@@ -136,7 +136,7 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
     try:
         model = BoTNet(config=BoTNetConfig.from_json(values))
         preprocessing = Preprocessing.from_json(_read_json(directory / PREPROCESSING, dict))
-        expected = _expected(model, preprocessing)
+        expected = expected_variables(model, preprocessing.size)
     except (BoTNetError, TypeError) as error:
         raise CheckpointError(f"{directory}: {error}") from error
     classes = tuple(map(str, _read_json(directory / CLASSES, list)))
@@ -188,12 +188,6 @@ def check_replaceable(directory: Path) -> None:
             )
     elif directory.exists():
         raise CheckpointError(f"{directory} is a file; name a new or empty folder")
-
-
-def _expected(model: BoTNet, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Shape and dtype of every variable of a model for images of the preprocessing's size."""
-    expected: dict[str, Any] = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
-    return expected
 
 
 def _differences(arrays: dict[str, Any], expected: dict[str, Any]) -> list[str]:
