@@ -24,6 +24,7 @@ class FakeWorker(Worker):
     """Answers at once, as its name says."""
 
     started: ClassVar[list["FakeWorker"]] = []
+    broken: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, case: Case, folder: Path) -> None:
         self.name = name
@@ -32,7 +33,7 @@ class FakeWorker(Worker):
         self.started.append(self)
 
     def report(self) -> Report:
-        if self.name == "broken":
+        if self.name in ("broken", *self.broken):
             raise WorkerError("broken: no such operator")
         output = np.full((2, 3), 1.1 if self.name == "wrong" else 1.0)
         if self.name == "other shape":
@@ -87,6 +88,16 @@ def test_whoever_differs_or_breaks_is_not_timed(fake_workers):
         assert worker.closed
 
 
+def test_products_that_break_leave_no_peak_or_the_others(fake_workers, monkeypatch):
+    monkeypatch.setattr(FakeWorker, "broken", ("torch-product",))
+    result = rounds.measure(small_case("inference"), ["quick"], rounds=2)
+    assert result.rows[0].fraction_of_peak is not None
+    assert len(result.problems) == 1
+    monkeypatch.setattr(FakeWorker, "broken", ("torch-product", "product"))
+    result = rounds.measure(small_case("inference"), ["quick"], rounds=2)
+    assert result.rows[0].fraction_of_peak is None
+
+
 def test_without_the_first_there_is_nothing_to_compare_with(fake_workers):
     with pytest.raises(WorkerError, match="no such operator"):
         rounds.measure(small_case("inference"), ["broken", "quick"], rounds=2)
@@ -122,6 +133,20 @@ def test_workers_measure_and_end():
     for row in result.rows:
         assert 0 < row.p50_seconds <= row.p95_seconds
         assert row.peak_memory_bytes > 1e7
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_says_so(tmp_path):
+    case = small_case("attention")
+    write_case(case, tmp_path)
+    worker = Worker("ours", case, tmp_path)
+    worker.report()
+    worker._process.kill()
+    worker._process.join()
+    for ask in (lambda: worker.time(1), worker.peak_memory_bytes):
+        with pytest.raises(WorkerError, match="ours: its process ended with exit code -9"):
+            ask()
+    worker.close()
 
 
 @pytest.mark.slow

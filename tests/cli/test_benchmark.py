@@ -2,15 +2,25 @@
 
 import csv
 import json
+import os
+from typing import get_args
 
 import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax.benchmarking import conditions, rounds
+from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS
+from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
 from bottleneck_transformer_flax.benchmarking.rounds import Result, Row
 from bottleneck_transformer_flax.benchmarking.workers import WorkerError
+from bottleneck_transformer_flax.cli import benchmark
 
 SMALL = ("--variant", "botnet26t_256", "--image-size", "64", "64", "--batch-sizes", "1")
+
+
+def test_the_names_are_those_of_the_rooms_that_know_them():
+    assert get_args(benchmark.Workload) == WORKLOADS
+    assert get_args(benchmark.Name) == tuple(IMPLEMENTATIONS)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +49,17 @@ def test_bad_usage_is_one_line(call, tmp_path, monkeypatch, arguments, words):
 
 def test_the_folder_must_not_be_a_file(call, tmp_path):
     (tmp_path / "file").touch()
-    called = call("benchmark", "--out", str(tmp_path / "file"))
+    for out in ("file", "file/folder"):
+        called = call("benchmark", "--out", str(tmp_path / out))
+        assert called.code == 2
+        assert f"{tmp_path / 'file'} is a file; name a folder that can be made" in called.err
+
+
+def test_the_folder_must_be_one_that_can_be_made(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    called = call("benchmark", "--out", str(tmp_path / "a" / "b"))
     assert called.code == 2
-    assert "which is a file; name a folder" in called.err
+    assert f"{tmp_path} cannot be written to" in called.err
 
 
 def fake_result(case, names):

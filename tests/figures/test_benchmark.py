@@ -56,6 +56,19 @@ def test_many_batches_are_lines_of_throughput():
     assert throughput.get_xlabel() == "batch size"
 
 
+def test_grids_in_several_batches_are_a_line_for_each_batch():
+    rows = [
+        row("a", 1.0 * batch, height=side, batch_size=batch, workload="attention")
+        for side in (14, 28)
+        for batch in (1, 8)
+    ]
+    time, _ = draw_benchmark(rows).axes
+    assert lines(time) == {
+        "a, batch 1": [(196, 1000), (784, 1000)],
+        "a, batch 8": [(196, 1000), (784, 1000)],
+    }
+
+
 def test_nothing_measured_draws_nothing(tmp_path):
     with pytest.raises(DataError, match="no rows"):
         plot_benchmark([], tmp_path / "a.png")

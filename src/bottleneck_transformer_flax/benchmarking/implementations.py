@@ -85,7 +85,7 @@ IMPLEMENTATIONS = {
 
 PRODUCTS = {
     "product": Implementation("ours", "build_product", WORKLOADS),
-    "torch-product": Implementation("torch_peers", "build_product", WORKLOADS, ("torch",)),
+    "torch-product": Implementation("torch_peers", "build_product", WORKLOADS, _TIMM),
 }
 """What the machine's peak is measured by: the fastest of these, in the same rounds."""
 PRODUCT_SIDE = 2048

@@ -42,7 +42,7 @@ def table(rows: Sequence[Row]) -> Table:
             f"{1e3 * row.p50_seconds:.1f}",
             f"{1e3 * row.p95_seconds:.1f}",
             f"{row.relative_time:.2f}",
-            f"{100 * row.fraction_of_peak:.0f} %",
+            "" if row.fraction_of_peak is None else f"{100 * row.fraction_of_peak:.0f} %",
             _megabytes(row.peak_memory_bytes),
             _megabytes(row.temporaries_bytes),
             f"{row.compile_seconds:.1f}",

@@ -37,11 +37,12 @@ class Row:
         p50_seconds: median of all calls.
         p95_seconds: of all calls.
         relative_time: the median of its rounds ÷ that of the first implementation's.
-        peak_memory_bytes: of its process while it was timed; None where the system does not say.
+        peak_memory_bytes: of its process since it was built, what building left unused included;
+            None where the system does not say.
         temporaries_bytes: of one call, by XLA's analysis.
         compile_seconds: until the first result, without reading the weights.
         fraction_of_peak: its floating point operations in a second ÷ those of the machine's
-            fastest matrix product in the same rounds.
+            fastest matrix product in the same rounds; None where none could be timed.
         largest_difference: of its outputs from the first implementation's.
         rounds: turns that it had.
         calls: in all of them.
@@ -60,7 +61,7 @@ class Row:
     peak_memory_bytes: int | None
     temporaries_bytes: int | None
     compile_seconds: float
-    fraction_of_peak: float
+    fraction_of_peak: float | None
     largest_difference: float
     rounds: int
     calls: int
@@ -122,7 +123,8 @@ def measure(
                     "so it was not timed"
                 )
         seconds = _take_turns([each.worker for each in ready], rounds, say)
-        peak = max(2 * PRODUCT_SIDE**3 / statistics.median(_all(seconds[p])) for p in products)
+        timed = [statistics.median(_all(seconds[name])) for name in products if name in seconds]
+        peak = 2 * PRODUCT_SIDE**3 / min(timed) if timed else None
         rows = [
             _row(case, each, seconds[each.worker.name], seconds[names[0]], peak)
             for each in ready
@@ -174,7 +176,7 @@ def _row(
     ready: _Ready,
     turns: Sequence[Sequence[float]],
     turns_of_first: Sequence[Sequence[float]],
-    peak: float,
+    peak: float | None,
 ) -> Row:
     calls = _all(turns)
     median = statistics.median(calls)
@@ -193,7 +195,7 @@ def _row(
         peak_memory_bytes=ready.worker.peak_memory_bytes(),
         temporaries_bytes=ready.report.temporaries_bytes,
         compile_seconds=ready.report.compile_seconds,
-        fraction_of_peak=case.floating_point_operations() / median / peak,
+        fraction_of_peak=case.floating_point_operations() / median / peak if peak else None,
         largest_difference=ready.difference,
         rounds=len(turns),
         calls=len(calls),

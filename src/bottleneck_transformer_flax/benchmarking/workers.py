@@ -61,14 +61,12 @@ class Worker:
 
     def time(self, calls: int) -> list[float]:
         """Seconds that each of so many calls took."""
-        self._connection.send(calls)
-        seconds: list[float] = self._answer()
+        seconds: list[float] = self._answer(calls)
         return seconds
 
     def peak_memory_bytes(self) -> int | None:
         """The most that the process has had in memory since it was built; None if unknown."""
-        self._connection.send("memory")
-        peak: int | None = self._answer()
+        peak: int | None = self._answer("memory")
         return peak
 
     def close(self) -> None:
@@ -80,10 +78,12 @@ class Worker:
         self._process.join()
         self._connection.close()
 
-    def _answer(self) -> Any:
+    def _answer(self, question: int | str | None = None) -> Any:
         try:
+            if question is not None:
+                self._connection.send(question)
             answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             raise WorkerError(
                 f"{self.name}: its process ended with exit code {self._process.exitcode}"
@@ -127,7 +127,7 @@ def _serve(connection: Connection, name: str, case: Case, folder: Path) -> None:
 
 
 def _forget_peak() -> None:
-    """From here on the peak counts anew, without what building took; on Linux."""
+    """From here on the peak counts anew, from what building has left; on Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

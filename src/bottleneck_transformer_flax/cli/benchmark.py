@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -102,8 +103,12 @@ def _check(parsed: BenchmarkOptions) -> None:
     for name, values in counts.items():
         if values is not None and (not values or min(values) < 1):
             raise ConfigError(f"{name} is {values}; expected integers of at least 1")
-    if parsed.out.exists() and not parsed.out.is_dir():
-        raise ConfigError(f"out is {parsed.out}, which is a file; name a folder")
+    place = next(path for path in (parsed.out, *parsed.out.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        what = "cannot be written to" if place.is_dir() else "is a file"
+        raise ConfigError(
+            f"out is {parsed.out}, but {place} {what}; name a folder that can be made"
+        )
 
 
 def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
@@ -149,7 +154,10 @@ def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
 
 
 def _that_fit(names: Sequence[str], case: "Case") -> list[str]:
-    """Those whose share of the free memory holds what they need, after naming the others."""
+    """All if the free memory holds them at once, else those without attention weights in memory.
+
+    The others are named.
+    """
     from bottleneck_transformer_flax.benchmarking.conditions import available_memory_bytes
     from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
 

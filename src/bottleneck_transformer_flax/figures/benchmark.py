@@ -1,5 +1,6 @@
 """Implementations beside each other: bars for a few cases, lines over many."""
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ MOST_CASES_AS_BARS = 3
 # Okabe and Ito's other colours, in the order in which implementations come after the first.
 OTHER_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.4", "0.7")
 MARKERS = "os^Dv<>p"
+LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def plot_benchmark(rows: Rows, path: str | os.PathLike[str]) -> None:
@@ -101,14 +103,20 @@ def _draw_lines(
         position: int = row["height"] * row["width"] if of_positions else row["batch_size"]
         return position
 
+    batches = sorted({row["batch_size"] for row in rows}) if of_positions else [None]
     for marker, (name, color) in zip(MARKERS, colors.items(), strict=False):
-        points = sorted(
-            (place(row), value)
-            for row in rows
-            if row["implementation"] == name and (value := value_of(row)) is not None
-        )
-        if points:
-            axes.plot(*zip(*points, strict=True), marker, ls="-", ms=4.5, color=color, label=name)
+        for batch_size, style in zip(batches, itertools.cycle(LINE_STYLES)):
+            points = sorted(
+                (place(row), value)
+                for row in rows
+                if row["implementation"] == name
+                and batch_size in (None, row["batch_size"])
+                and (value := value_of(row)) is not None
+            )
+            label = name if len(batches) == 1 else f"{name}, batch {batch_size}"
+            if points:
+                xs, ys = zip(*points, strict=True)
+                axes.plot(xs, ys, marker, ls=style, ms=4.5, color=color, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     places = sorted({place(row) for row in rows})
