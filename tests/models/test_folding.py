@@ -96,6 +96,16 @@ def test_variables_without_statistics_are_refused():
         fold_batch_norm(SMALL_MODELS[NAME], {})
 
 
+def test_variables_that_lack_part_of_a_norm_are_refused_with_its_name():
+    model, variables = SMALL_MODELS[NAME], small_variables(NAME, *SIZE)
+    _, folded = fold_batch_norm(model, variables)
+    with pytest.raises(ConfigError, match=r"missing: .*params\.stem\.layer_1\.norm\.scale, "):
+        fold_batch_norm(model, {**variables, "params": folded["params"]})
+    statistics = {name: tree for name, tree in variables["batch_stats"].items() if name != "stem"}
+    with pytest.raises(ConfigError, match=r"missing: batch_stats\.stem\.layer_1\.norm\.mean, "):
+        fold_batch_norm(model, {**variables, "batch_stats": statistics})
+
+
 def test_before_or_after_other_surgery():
     larger = (2 * SIZE[0], SIZE[1])
     key = jax.random.key(3)

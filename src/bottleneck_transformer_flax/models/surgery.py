@@ -1,7 +1,7 @@
 """(model, variables) → (model, variables): another head or resolution, folded norms."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,11 +15,14 @@ from bottleneck_transformer_flax.models.botnet import BoTNet, classifier_head
 from bottleneck_transformer_flax.models.cost import abstract_variables
 
 Variables = dict[str, Any]
+Path = tuple[str, ...]
+Arrays = dict[Path, Any]
 _log = logging.getLogger(__name__)
 
 RELATIVE_TABLES = ("relative_height", "relative_width")
 _NORMALISED = {"norm": ("convolution",), "attention_norm": ("attention", "value")}
 """For each batch norm the weights beside it whose result it normalises."""
+_LEARNED, _GATHERED = ("scale", "bias"), ("mean", "var")
 
 
 def resize_relative_positions(
@@ -92,7 +95,8 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
     follows are the very same arrays.
 
     Raises:
-        ConfigError: when there are no parameters or no batch statistics among the variables.
+        ConfigError: when the variables have no parameters or no batch statistics, or not those of
+            every batch norm; all that are missing are named.
     """
     params = flatten_dict(_parameters(variables))
     if model.config.folded_batch_norm:
@@ -103,13 +107,14 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
             "model.init or load_pretrained gave"
         )
     statistics = flatten_dict(variables["batch_stats"])
-    for norm in [path[:-1] for path in statistics if path[-1] == "mean"]:
-        arrays = (
-            *(params.pop((*norm, name)) for name in ("scale", "bias")),
-            *(statistics[*norm, name] for name in ("mean", "var")),
-        )
-        scale, bias, mean, var = (np.asarray(array, np.float64) for array in arrays)
-        weights = (*norm[:-1], *_NORMALISED[norm[-1]])
+    norms = dict.fromkeys(
+        path[:-1] for path in (*params, *statistics) if len(path) > 1 and path[-2] in _NORMALISED
+    )
+    _check_norms(norms, params, statistics)
+    for norm in norms:
+        scale, bias = (np.asarray(params.pop((*norm, name)), np.float64) for name in _LEARNED)
+        mean, var = (np.asarray(statistics[*norm, name], np.float64) for name in _GATHERED)
+        weights = _before(norm)
         factor = scale / np.sqrt(var + model.config.bn_epsilon)
         kernel = np.asarray(params[*weights, "kernel"])
         # Of a convolution the features, of values (heads, size).
@@ -124,6 +129,23 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     model = BoTNet(config=model.config.replace(folded_batch_norm=True))
     return model, others | {"params": unflatten_dict(params)}
+
+
+def _before(norm: Path) -> Path:
+    """The weights whose result a batch norm normalises."""
+    return (*norm[:-1], *_NORMALISED[norm[-1]])
+
+
+def _check_norms(norms: Iterable[Path], params: Arrays, statistics: Arrays) -> None:
+    missing = []
+    for norm in norms:
+        needed = [(*norm, name) for name in _LEARNED] + [(*_before(norm), "kernel")]
+        missing += [("params", *path) for path in needed if path not in params]
+        needed = [(*norm, name) for name in _GATHERED]
+        missing += [("batch_stats", *path) for path in needed if path not in statistics]
+    if missing:
+        names = ", ".join(map(".".join, missing))
+        raise ConfigError(f"the variables do not fit a model with batch norms; missing: {names}")
 
 
 def _parameters(variables: Variables) -> dict[str, Any]:
