@@ -104,6 +104,18 @@ def test_a_full_disk_is_no_message(elsewhere):
     assert entries(elsewhere / "cache") == {}
 
 
+@pytest.mark.parametrize("whose", ["writable by all", "of another"])
+def test_a_folder_that_others_write_is_not_trusted(elsewhere, monkeypatch, whose):
+    folder = elsewhere / "cache" / FOLDER
+    folder.mkdir(parents=True)
+    if whose == "writable by all":
+        folder.chmod(0o777)
+    else:
+        os.chown(folder, 12345, -1) if os.geteuid() == 0 else pytest.skip("needs root")
+    keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
 def test_what_the_user_says_to_jax_holds(elsewhere, monkeypatch):
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "False")
     keep_compiled_programs()

@@ -27,9 +27,9 @@ def keep_compiled_programs() -> None:
         return
     try:
         folder = _users_cache() / FOLDER
-        # Whoever can write programs here can run them as this user.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        # Whoever can write programs here can run them as this user.
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK) or _others_may_write(folder):
             return
         remove_least_recent(folder, LARGEST_BYTES)
     except (OSError, RuntimeError):
@@ -38,6 +38,12 @@ def keep_compiled_programs() -> None:
     least = str(_LEAST_COMPILE_SECONDS)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", least)
     _mend_instead_of_warning(folder)
+
+
+def _others_may_write(folder: Path) -> bool:
+    status = folder.stat()
+    of_another = hasattr(os, "getuid") and status.st_uid not in (os.getuid(), 0)
+    return of_another or bool(status.st_mode & 0o022)
 
 
 def remove_least_recent(folder: Path, largest_bytes: int) -> None:
