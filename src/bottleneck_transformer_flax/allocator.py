@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
 def collect_garbage_seldom() -> None:
     """Let Python look for unused cycles of objects less often than after every 700 new ones.
 
-    Importing jax and tracing a model make hundreds of thousands that all stay: of the 2.9 s until
-    ``botnet predict`` gave a first result, looking among them took 0.3 (see benchmarks/NOTES.md).
+    Importing jax and tracing a model make hundreds of thousands that all stay, and looking among
+    them again and again takes a tenth of a command's start (see benchmarks/NOTES.md).
     """
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)

@@ -76,6 +76,8 @@ def run(arguments: Sequence[str]) -> int:
                 _report_error(item, as_json=parsed.json)
             else:
                 _report(item.name, next(rankings), as_json=parsed.json)
+        # Whoever reads from a pipe has what is known so far.
+        sys.stdout.flush()
     return 1 if failed else 0
 
 
