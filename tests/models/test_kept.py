@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax._src.cudnn import fused_attention_stablehlo
 
+from bottleneck_transformer_flax.layers import memory
 from bottleneck_transformer_flax.models import botnet
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables, equations
@@ -104,6 +106,13 @@ def test_gradients_are_those_of_what_keeps_everything(name, monkeypatch):
         scale = float(jnp.abs(expected).max()) + 1e-6
         np.testing.assert_allclose(some, expected, rtol=0, atol=1e-4 * scale)
         np.testing.assert_allclose(all_, expected, rtol=0, atol=1e-4 * scale)
+
+
+def test_cudnns_attention_is_kept_by_the_name_that_jax_gives_it():
+    """It cannot be traced without a GPU; only its forward pass gives what its gradient needs."""
+    primitive = fused_attention_stablehlo._dot_product_attention_fwd_p_wrapper
+    assert primitive.multiple_results
+    assert memory._is_kept_too(primitive)
 
 
 @pytest.mark.slow
