@@ -1,6 +1,7 @@
 """The GPU's script runs on a CPU at tiny sizes, needs what it says, and loses nothing it knows."""
 
 import csv
+import os
 import re
 import subprocess
 import sys
@@ -128,6 +129,18 @@ def without_budget(done, out):
 def test_needs_no_other_package_and_begins_nothing_after_the_budget(tmp_path):
     done = run_without_other_packages(tmp_path, "--small", "--budget-seconds", "0")
     without_budget(done, tmp_path)
+
+
+def test_this_checkout_is_measured_whatever_is_installed(tmp_path):
+    other = tmp_path / "other" / "bottleneck_transformer_flax"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise RuntimeError('another version')")
+    command = [sys.executable, str(SCRIPT), "--help"]
+    environment = os.environ | {"PYTHONPATH": str(other.parent)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
