@@ -33,7 +33,7 @@ class Row:
         memory_bytes: that one call needs: of JAX arguments, results and temporaries by XLA's
             analysis; of PyTorch the most that was allocated while it was timed.
         process_peak_bytes: of JAX, the most that this process has had on the device so far.
-        compile_seconds: until the first result.
+        compile_seconds: until the first result; empty where others were compiled at the same time.
         rounds: turns.
         calls: in all of them.
     """
@@ -64,14 +64,14 @@ class Work(NamedTuple):
         start: begins one call, and need not wait for it.
         wait: until what was last started is done, given what ``start`` returned.
         memory_bytes: that a call needs; None where nobody says.
-        compile_seconds: until the first result.
+        compile_seconds: until the first result; None where others were compiled at the same time.
     """
 
     name: str
     start: Callable[[], Any]
     wait: Callable[[Any], object]
     memory_bytes: Callable[[], int | None]
-    compile_seconds: float
+    compile_seconds: float | None
 
 
 class Compiled(NamedTuple):

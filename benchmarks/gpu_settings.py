@@ -28,7 +28,8 @@ class Settings:
         largest_difference: of T3's logits and losses from timm's, as a fraction of their scale.
         torch_backend: by which torch.compile compiles.
         rounds: turns of each implementation.
-        turn_seconds: about how long a turn is.
+        turn_seconds: about how long a turn of a network is.
+        attention_turn_seconds: and one of attention alone.
     """
 
     status: str
@@ -48,6 +49,7 @@ class Settings:
     torch_backend: str
     rounds: int
     turn_seconds: float
+    attention_turn_seconds: float
 
     @property
     def dtype(self) -> str:
@@ -74,6 +76,7 @@ FULL = Settings(
     torch_backend="inductor",
     rounds=7,
     turn_seconds=0.3,
+    attention_turn_seconds=0.1,
 )
 _SMALL_NETWORK: dict[str, Any] = {
     "stage_sizes": (1, 1, 1, 1),
@@ -100,4 +103,5 @@ SMALL = Settings(
     torch_backend="aot_eager",
     rounds=2,
     turn_seconds=0.0,
+    attention_turn_seconds=0.0,
 )
