@@ -25,12 +25,12 @@ prepare()
 import jax  # noqa: E402
 from gpu_attention import CORRECTNESS, SPEED, check, measure_speed  # noqa: E402
 from gpu_measure import Row, one_line  # noqa: E402
+from gpu_memory import free_memory  # noqa: E402
 from gpu_networks import (  # noqa: E402
     HEADLINE,
     OURS,
     T3_INFERENCE,
     T3_TRAINING,
-    free_memory,
     measure_headline,
     measure_t3_inference,
     measure_t3_training,
