@@ -36,6 +36,7 @@ from gpu_networks import (  # noqa: E402
     measure_t3_inference,
     measure_t3_training,
 )
+from gpu_peers import TIMM  # noqa: E402
 from gpu_settings import FULL, MEASURED, SMALL, Settings  # noqa: E402
 from gpu_table import table_text  # noqa: E402
 
@@ -121,7 +122,8 @@ def goal_line(goal: Goal, rows: Sequence[Row], batch_size: int) -> str:
         return f"{asked}: not measured (a trial at small sizes)"
     at = "" if peer.batch_size == batch_size else f" at batch {peer.batch_size}"
     met = "met" if peer.relative_time >= goal.ratio else "not met"
-    return f"{asked}: {met}, {ratio}{at}"
+    beside = "" if peer.implementation == TIMM else f" ({peer.implementation})"
+    return f"{asked}: {met}, {ratio}{at}{beside}"
 
 
 def correctness_line(rows: Sequence[Row]) -> str:

@@ -23,6 +23,10 @@ def peer_rows(ratio, status=MEASURED, batch_size=256):
         (peer_rows(1.2), ": met, 1.20×"),
         (peer_rows(1.19), ": not met, 1.19×"),
         (peer_rows(1.3, batch_size=128), ": met, 1.30× at batch 128"),
+        (
+            [replace(row, implementation="timm, not frozen") for row in peer_rows(1.3)[1:]],
+            ": met, 1.30× (timm, not frozen)",
+        ),
         (peer_rows(1.3, NOT_MEASURED), ": not measured (a trial at small sizes)"),
         (peer_rows(1.3, "failed: differs"), ": not met, 1.30× (failed: differs)"),
         ([replace(peer_rows(9.0)[0], section="t3-training")], ": not measured"),
