@@ -13,12 +13,12 @@ ARRAY_TYPES = ("Bool", "Float", "Int", "Shaped", "UInt8")
 
 
 def prepare() -> None:
-    """Leave memory of the GPU to PyTorch, and make the package importable from a checkout."""
+    """Leave memory of the GPU to PyTorch, and import the package from this checkout."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not _can_import("jaxtyping"):
         sys.modules["jaxtyping"] = jaxtyping_stand_in()
-    if not _can_import("bottleneck_transformer_flax"):
-        sys.path.insert(0, str(SOURCES))
+    # First, so that it is never another version, which may be installed, that is measured.
+    sys.path.insert(0, str(SOURCES))
 
 
 class UncheckedArray:

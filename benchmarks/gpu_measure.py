@@ -30,10 +30,11 @@ class Row:
         relative_time: the seconds ÷ those of the first implementation beside it.
         largest_difference: from what it is compared with, as a fraction of the largest of its
             values.
+        float32_difference: of networks the same, both of them in float32 at a small batch.
         memory_bytes: that one call needs: of JAX arguments, results and temporaries by XLA's
             analysis; of PyTorch the most that was allocated while it was timed.
         process_peak_bytes: of JAX, the most that this process has had on the device so far.
-        compile_seconds: until the first result.
+        compile_seconds: until the first result; empty where others were compiled at the same time.
         rounds: turns.
         calls: in all of them.
     """
@@ -49,6 +50,7 @@ class Row:
     per_second: float | None = None
     relative_time: float | None = None
     largest_difference: float | None = None
+    float32_difference: float | None = None
     memory_bytes: int | None = None
     process_peak_bytes: int | None = None
     compile_seconds: float | None = None
@@ -64,14 +66,14 @@ class Work(NamedTuple):
         start: begins one call, and need not wait for it.
         wait: until what was last started is done, given what ``start`` returned.
         memory_bytes: that a call needs; None where nobody says.
-        compile_seconds: until the first result.
+        compile_seconds: until the first result; None where others were compiled at the same time.
     """
 
     name: str
     start: Callable[[], Any]
     wait: Callable[[Any], object]
     memory_bytes: Callable[[], int | None]
-    compile_seconds: float
+    compile_seconds: float | None
 
 
 class Compiled(NamedTuple):
@@ -94,25 +96,25 @@ class Compiled(NamedTuple):
         )
 
 
-def compile_in(
-    pool: ThreadPoolExecutor, jitted: Any, *arguments: Any, exact: bool = False
-) -> "Future[Compiled]":
-    """Trace and compile a jitted function while this thread does something else.
+def compile_now(jitted: Any, *arguments: Any, exact: bool = False) -> Compiled:
+    """Trace and compile a jitted function.
 
     Args:
-        pool: of threads.
         jitted: the function.
         arguments: or their shapes.
         exact: whether products of float32 are; GPUs would round to 10 bits of mantissa first.
     """
+    start = time.perf_counter()
+    with jax.default_matmul_precision("highest" if exact else None):
+        compiled = jitted.lower(*arguments).compile()
+    return Compiled(compiled, time.perf_counter() - start)
 
-    def compile_now() -> Compiled:
-        start = time.perf_counter()
-        with jax.default_matmul_precision("highest" if exact else None):
-            compiled = jitted.lower(*arguments).compile()
-        return Compiled(compiled, time.perf_counter() - start)
 
-    return pool.submit(compile_now)
+def compile_in(
+    pool: ThreadPoolExecutor, jitted: Any, *arguments: Any, exact: bool = False
+) -> "Future[Compiled]":
+    """``compile_now`` in one of a pool's threads."""
+    return pool.submit(compile_now, jitted, *arguments, exact=exact)
 
 
 def program_bytes(compiled: Any) -> int | None:

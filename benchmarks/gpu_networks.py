@@ -1,12 +1,12 @@
 """Whole networks on a GPU: T3 beside timm's, and T7 beside an EfficientNet."""
 
-import gc
+import math
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gpu_peers
 import jax
@@ -18,13 +18,15 @@ from gpu_measure import (
     Compiled,
     Row,
     Work,
-    compile_in,
+    compile_now,
     difference,
     grid_name,
     program_bytes,
     time_in_turns,
 )
-from gpu_settings import MEASURED, Settings
+from gpu_memory import free_memory, with_memory
+from gpu_peers import Prepared
+from gpu_settings import Settings
 
 from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.benchmarking.cases import (
@@ -55,91 +57,165 @@ from bottleneck_transformer_flax.training.state import (
 
 OURS = "ours"
 T3_INFERENCE, T3_TRAINING, HEADLINE = "t3-inference", "t3-training", "t7-efficientnet"
+FLOAT32_DIFFERENCE = 1e-3
+"""Of T3's logits or losses from timm's, as a fraction of the largest, both computed in float32."""
 
 
 def measure_t3_inference(settings: Settings) -> list[Row]:
     """Logits of normalised images on the device: ours with folded norms."""
-    return _with_memory(_t3_inference, settings.t3_batch, settings)
+    return _measure_t3("inference", settings)
 
 
 def measure_t3_training(settings: Settings) -> list[Row]:
     """Updates by SGD with momentum from images that are on the device."""
-    return _with_memory(_t3_training, settings.t3_batch, settings)
+    return _measure_t3("training", settings)
 
 
 def measure_headline(settings: Settings) -> list[Row]:
     """The gradient of a batch's mean loss, forward and backward in training, with no update."""
-    return _with_memory(_headline, settings.t7_batch, settings)
+    return with_memory(_headline, settings.t7_batch, settings)
 
 
-def free_memory() -> None:
-    """Give back what earlier work has left in memory."""
-    torch._dynamo.reset()
-    jax.clear_caches()
-    gc.collect()
-    torch.cuda.empty_cache()
+def _measure_t3(workload: Workload, settings: Settings) -> list[Row]:
+    """Compare both in float32, then time them; rows of networks that differ say so.
 
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device had no room, as either library says it."""
-    return isinstance(error, torch.OutOfMemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-
-
-def _with_memory(
-    measure: Callable[[int, Settings], list[Row]], batch_size: int, settings: Settings
-) -> list[Row]:
-    """Measure with half the batch for as long as it does not fit."""
-    while True:
-        try:
-            return measure(batch_size, settings)
-        except Exception as error:
-            if not out_of_memory(error) or batch_size == 1:
-                raise
-        # Here, where the error no longer holds what was in memory.
-        print(f"a batch of {batch_size} does not fit into memory; trying {batch_size // 2}")
-        batch_size //= 2
-        free_memory()
-
-
-def _t3_inference(batch_size: int, settings: Settings) -> list[Row]:
+    What they compute in bfloat16 is compared too, and not judged: it differs by what rounding makes
+    of it in some fifty layers.
+    """
     device = _device(settings)
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
-        case = _t3_case("inference", batch_size, settings)
-        folder = Path(name)
-        write_case(case, folder)
-        images, _ = inputs_and_labels(folder)
-        model, variables = fold_batch_norm(BoTNet(config=case.config), our_variables(folder))
-        arguments = (variables, jnp.asarray(images))
-        program = compile_in(
-            pool, jax.jit(model.apply), *arguments, exact=settings.dtype == "float32"
+    with gpu_peers.exact_products():
+        ours, theirs = _prepare(
+            workload, settings.compared_batch, settings.for_comparison(), device
         )
-        network = load_network(case.config, case.size, timm_arrays(folder))
-        peer = gpu_peers.inference(network, images, settings, device)
-        ours = program.result()
-    logits = np.asarray(ours.call(*arguments), np.float32)
-    row = _row(T3_INFERENCE, "botnet_t3", case.size, "inference", batch_size, settings)
-    return _compare_and_time(ours.work(OURS, *arguments), logits, peer, settings, row)
+    apart = difference(ours.outputs, theirs.outputs)
+    del ours, theirs
+    free_memory()
+    return with_memory(partial(_time_t3, workload, apart), settings.t3_batch, settings)
 
 
-def _t3_training(batch_size: int, settings: Settings) -> list[Row]:
-    device = _device(settings)
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
-        case = _t3_case("training", batch_size, settings)
+def _time_t3(workload: Workload, apart: float, batch_size: int, settings: Settings) -> list[Row]:
+    """Rows of both, which are ``apart`` in float32."""
+    ours, theirs = _prepare(workload, batch_size, settings, _device(settings))
+    largest = difference(ours.outputs, theirs.outputs)
+    row = Row(
+        section=_T3[workload].section,
+        case=f"botnet_t3 {grid_name(settings.t3_size)}",
+        quantity=_T3[workload].quantity,
+        dtype=settings.dtype,
+        batch_size=batch_size,
+        status=_problem(apart, largest) or settings.status,
+        float32_difference=apart,
+    )
+    return time_in_turns([ours.work, theirs.work], settings, row, {OURS: largest})
+
+
+def _problem(apart: float, largest: float) -> str:
+    """What is wrong with networks that are ``apart`` in float32; empty where nothing is.
+
+    Args:
+        apart: of both in float32.
+        largest: of both as they are timed.
+    """
+    # Written so that NaN is wrong too.
+    if not apart <= FLOAT32_DIFFERENCE:
+        return (
+            f"failed: in float32 the outputs differ by {apart:.1e} of their scale; at most "
+            f"{FLOAT32_DIFFERENCE:g} is expected"
+        )
+    return "" if math.isfinite(largest) else "failed: the outputs are not all finite"
+
+
+def _prepare(
+    workload: Workload, batch_size: int, settings: Settings, device: torch.device
+) -> tuple[Prepared, Prepared]:
+    """Ours and timm's, with the same weights and images.
+
+    Ours is compiled and has run before timm's begins, so that neither's compilation takes time from
+    the other's, nor disturbs how the other's kernels are chosen.
+    """
+    case = Case(
+        workload=workload,
+        variant="botnet_t3",
+        config=settings.t3,
+        size=settings.t3_size,
+        batch_size=batch_size,
+    )
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_case(case, folder)
-        images, labels = inputs_and_labels(folder)
-        optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
-        step = make_train_step(BoTNet(config=case.config), optimizer, Preprocessing(), seed=0)
-        state = create_state(our_variables(folder), optimizer, average=False)
-        batch = _on_device(images, labels)
-        program = compile_in(pool, step, state, batch, exact=settings.dtype == "float32")
+        ours = _T3[workload].ours(case, folder)
         network = load_network(case.config, case.size, timm_arrays(folder))
-        normalised = Preprocessing().normalize(images)
-        peer = gpu_peers.training(network, normalised, labels, settings, device)
-        ours = program.result()
-    work, losses = _updates(ours, state, batch)
-    row = _row(T3_TRAINING, "botnet_t3", case.size, "training step", batch_size, settings)
-    return _compare_and_time(work, losses, peer, settings, row)
+        return ours, _T3[workload].theirs(network, folder, settings, device)
+
+
+def _our_inference(case: Case, folder: Path) -> Prepared:
+    images, _ = inputs_and_labels(folder)
+    model, variables = fold_batch_norm(BoTNet(config=case.config), our_variables(folder))
+    arguments = (variables, jnp.asarray(images))
+    program = compile_now(jax.jit(model.apply), *arguments, exact=_is_float32(case.config.dtype))
+    work = program.work(OURS, *arguments)
+    return Prepared(work, np.asarray(program.call(*arguments), np.float32))
+
+
+def _their_inference(
+    network: Any, folder: Path, settings: Settings, device: torch.device
+) -> Prepared:
+    images, _ = inputs_and_labels(folder)
+    return gpu_peers.inference(network, images, settings, device)
+
+
+def _our_training(case: Case, folder: Path) -> Prepared:
+    images, labels = inputs_and_labels(folder)
+    optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    step = make_train_step(BoTNet(config=case.config), optimizer, Preprocessing(), seed=0)
+    state = create_state(our_variables(folder), optimizer, average=False)
+    batch = DeviceBatch(
+        jnp.asarray(images), jnp.asarray(labels, jnp.int32), jnp.ones(len(labels), bool)
+    )
+    return _updates(
+        compile_now(step, state, batch, exact=_is_float32(case.config.dtype)), state, batch
+    )
+
+
+def _updates(program: Compiled, state: Any, batch: DeviceBatch) -> Prepared:
+    """Updates, each of which uses up the state of the one before, and the first losses."""
+
+    def update() -> Any:
+        nonlocal state
+        state, metrics = program.call(state, batch)
+        return metrics
+
+    def loss() -> float:
+        return float(update().loss_sum) / len(batch.label)
+
+    began = time.perf_counter()
+    losses = [loss()]
+    seconds = program.seconds + time.perf_counter() - began
+    losses += [loss() for _ in range(UPDATES_COMPARED - 1)]
+    work = Work(OURS, update, jax.block_until_ready, lambda: program_bytes(program.call), seconds)
+    return Prepared(work, np.array(losses))
+
+
+def _their_training(
+    network: Any, folder: Path, settings: Settings, device: torch.device
+) -> Prepared:
+    images, labels = inputs_and_labels(folder)
+    return gpu_peers.training(network, Preprocessing().normalize(images), labels, settings, device)
+
+
+class _Compared(NamedTuple):
+    """What both do with T3."""
+
+    section: str
+    quantity: str
+    ours: Callable[[Case, Path], Prepared]
+    theirs: Callable[[Any, Path, Settings, torch.device], Prepared]
+
+
+_T3: Mapping[Workload, _Compared] = {
+    "inference": _Compared(T3_INFERENCE, "inference", _our_inference, _their_inference),
+    "training": _Compared(T3_TRAINING, "training step", _our_training, _their_training),
+}
 
 
 def _headline(batch_size: int, settings: Settings) -> list[Row]:
@@ -154,20 +230,23 @@ def _headline(batch_size: int, settings: Settings) -> list[Row]:
     variables = random_variables(abstract_variables(model, settings.t7_size))
     images = jnp.asarray(images_of(settings.t7_size))
     arguments = (variables, images, jnp.asarray(labels, jnp.int32))
-    with ThreadPoolExecutor(1) as pool:
-        program = compile_in(
-            pool, _gradients_of(model), *arguments, exact=settings.dtype == "float32"
-        )
-        network = named_network(settings.efficientnet, settings.t7.num_classes)
-        peer = gpu_peers.gradients(
-            network, images_of(settings.efficientnet_size), labels, settings, device
-        )
-        ours = program.result()
-    case = f"botnet_t7 {grid_name(settings.t7_size)}, {settings.efficientnet} " + grid_name(
-        settings.efficientnet_size
+    exact = _is_float32(settings.t7.dtype)
+    # Ours first and whole, as in ``_prepare``.
+    ours = compile_now(_gradients_of(model), *arguments, exact=exact).work(OURS, *arguments)
+    network = named_network(settings.efficientnet, settings.t7.num_classes)
+    theirs = gpu_peers.gradients(
+        network, images_of(settings.efficientnet_size), labels, settings, device
     )
-    row = _row(HEADLINE, case, None, "forward + backward", batch_size, settings)
-    return time_in_turns([ours.work(OURS, *arguments), peer.work], settings, row)
+    row = Row(
+        section=HEADLINE,
+        case=f"botnet_t7 {grid_name(settings.t7_size)}, {settings.efficientnet} "
+        + grid_name(settings.efficientnet_size),
+        quantity="forward + backward",
+        dtype=settings.t7.dtype.name,
+        batch_size=batch_size,
+        status=settings.status,
+    )
+    return time_in_turns([ours, theirs.work], settings, row)
 
 
 def _gradients_of(model: BoTNet) -> Any:
@@ -191,68 +270,9 @@ def _gradients_of(model: BoTNet) -> Any:
     return jax.jit(gradients, compiler_options=step_compiler_options())
 
 
-def _updates(ours: Compiled, state: Any, batch: DeviceBatch) -> tuple[Work, np.ndarray]:
-    """Updates, each of which uses up the state of the one before, and the first losses."""
-
-    def update() -> Any:
-        nonlocal state
-        state, metrics = ours.call(state, batch)
-        return metrics
-
-    losses = [float(update().loss_sum) / len(batch.label) for _ in range(UPDATES_COMPARED)]
-    work = Work(OURS, update, jax.block_until_ready, lambda: program_bytes(ours.call), ours.seconds)
-    return work, np.array(losses)
-
-
-def _compare_and_time(
-    ours: Work, outputs: np.ndarray, peer: gpu_peers.Peer, settings: Settings, row: Row
-) -> list[Row]:
-    """Compare, then time; rows of networks that compute something else say so."""
-    largest = difference(outputs, peer.outputs)
-    print(f"largest difference of outputs from timm's, as a fraction of their scale: {largest:.1e}")
-    # Written so that NaN is wrong too.
-    if not largest <= settings.largest_difference:
-        problem = (
-            f"failed: outputs differ by {largest:.1e} of their scale; at most "
-            f"{settings.largest_difference:g} is expected"
-        )
-        row = replace(row, status=problem)
-    return time_in_turns([ours, peer.work], settings, row, {OURS: largest})
-
-
-def _t3_case(workload: Workload, batch_size: int, settings: Settings) -> Case:
-    return Case(
-        workload=workload,
-        variant="botnet_t3",
-        config=settings.t3,
-        size=settings.t3_size,
-        batch_size=batch_size,
-    )
-
-
-def _on_device(images: np.ndarray, labels: np.ndarray) -> DeviceBatch:
-    return DeviceBatch(
-        jnp.asarray(images), jnp.asarray(labels, jnp.int32), jnp.ones(len(labels), bool)
-    )
+def _is_float32(dtype: Any) -> bool:
+    return bool(dtype == jnp.float32)
 
 
 def _device(settings: Settings) -> torch.device:
-    return gpu_peers.torch_device(needs_gpu=settings.status == MEASURED)
-
-
-def _row(
-    section: str,
-    name: str,
-    size: tuple[int, int] | None,
-    quantity: str,
-    batch_size: int,
-    settings: Settings,
-) -> Row:
-    return Row(
-        section=section,
-        case=f"{name} {grid_name(size)}" if size else name,
-        quantity=quantity,
-        dtype=settings.dtype,
-        batch_size=batch_size,
-        status=settings.status,
-    )
+    return gpu_peers.torch_device(needs_gpu=settings.full_size)

@@ -1,4 +1,4 @@
-"""timm's networks on a GPU as they are fastest: compiled, channels last, autocast."""
+"""timm's networks on a GPU as they are fastest: compiled, frozen, channels last, autocast."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gpu_measure import Work
+from gpu_measure import Work, one_line
+from gpu_memory import out_of_memory
 from gpu_settings import Settings
 
 from bottleneck_transformer_flax.benchmarking.implementations import (
@@ -18,10 +19,11 @@ from bottleneck_transformer_flax.benchmarking.implementations import (
 from bottleneck_transformer_flax.errors import ConfigError
 
 Module = Any
+TIMM, NOT_FROZEN = "timm", "timm, not frozen"
 
 
-class Peer(NamedTuple):
-    """A network of timm's, ready to be timed.
+class Prepared(NamedTuple):
+    """A network, compiled and ready to be timed.
 
     Attributes:
         work: to be timed.
@@ -40,6 +42,8 @@ def torch_device(*, needs_gpu: bool) -> torch.device:
     """
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = True
+        # What autocast leaves in float32 is rounded as JAX rounds it.
+        torch.set_float32_matmul_precision("high")
         return torch.device("cuda")
     if needs_gpu:
         raise ConfigError(
@@ -49,13 +53,22 @@ def torch_device(*, needs_gpu: bool) -> torch.device:
     return torch.device("cpu")
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """PyTorch's products and convolutions of float32 are not rounded to TF32."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 def inference(
     network: Module, images: np.ndarray, settings: Settings, device: torch.device
-) -> Peer:
-    """Logits of the batch.
-
-    Weights are not frozen into what is compiled (inductor's ``freezing``): in bfloat16 on a CPU
-    that took 100 times as long.
+) -> Prepared:
+    """Logits of the batch, the weights frozen into what is compiled where that works.
 
     Args:
         network: in inference, on the CPU.
@@ -64,16 +77,29 @@ def inference(
         device: where.
     """
     network.to(device, memory_format=torch.channels_last)
-    compiled = torch.compile(network, backend=settings.torch_backend)
     given = _channels_last(images, device)
 
-    def start() -> torch.Tensor:
-        with torch.inference_mode(), _autocast(settings, device):
-            logits: torch.Tensor = compiled(given)
-            return logits
+    def built(name: str) -> Prepared:
+        compiled = _compiled(network, settings)
 
-    logits, work = _built("timm", start, device)
-    return Peer(work, logits.float().cpu().numpy())
+        def start() -> torch.Tensor:
+            with torch.no_grad(), _autocast(settings, device):
+                logits: torch.Tensor = compiled(given)
+                return logits
+
+        logits, work = _built(name, start, device)
+        return Prepared(work, logits.float().cpu().numpy())
+
+    try:
+        # It is compiled by its first call, and frozen only where no gradients are asked for.
+        with torch._inductor.config.patch(freezing=True):
+            return built(TIMM)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        print(f"timm's network is compiled again, not frozen, which {one_line(error)}")
+    torch._dynamo.reset()
+    return built(NOT_FROZEN)
 
 
 def training(
@@ -82,7 +108,7 @@ def training(
     labels: np.ndarray,
     settings: Settings,
     device: torch.device,
-) -> Peer:
+) -> Prepared:
     """Updates of every parameter by SGD with momentum; for the arguments see ``inference``."""
     backward = _Backward(network, images, labels, settings, device)
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=MOMENTUM)
@@ -92,9 +118,9 @@ def training(
         optimizer.step()
         return loss
 
-    loss, work = _built("timm", start, device)
+    loss, work = _built(TIMM, start, device)
     losses = [loss.item()] + [start().item() for _ in range(UPDATES_COMPARED - 1)]
-    return Peer(work, np.array(losses))
+    return Prepared(work, np.array(losses))
 
 
 def gradients(
@@ -103,11 +129,11 @@ def gradients(
     labels: np.ndarray,
     settings: Settings,
     device: torch.device,
-) -> Peer:
+) -> Prepared:
     """The loss and the gradient of every parameter, with no update; see ``inference``."""
     backward = _Backward(network, images, labels, settings, device)
-    loss, work = _built("timm", backward, device)
-    return Peer(work, np.array([loss.item()]))
+    loss, work = _built(TIMM, backward, device)
+    return Prepared(work, np.array([loss.item()]))
 
 
 class _Backward:
@@ -122,7 +148,7 @@ class _Backward:
         device: torch.device,
     ) -> None:
         self._network = network.train().to(device, memory_format=torch.channels_last)
-        self._compiled: Module = torch.compile(self._network, backend=settings.torch_backend)
+        self._compiled = _compiled(self._network, settings)
         self._images = _channels_last(images, device)
         self._labels = torch.from_numpy(labels).to(device)
         self._context: Callable[[], Any] = lambda: _autocast(settings, device)
@@ -135,6 +161,12 @@ class _Backward:
             loss = torch.nn.functional.cross_entropy(logits, self._labels)
         loss.backward()
         return loss.detach()
+
+
+def _compiled(network: Module, settings: Settings) -> Module:
+    if settings.torch_backend is None:
+        return network
+    return torch.compile(network, backend=settings.torch_backend)
 
 
 def _built(

@@ -1,6 +1,6 @@
 """What gpu.py measures at which sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bottleneck_transformer_flax.models.config import BoTNetConfig
@@ -25,10 +25,11 @@ class Settings:
         t3_batch: images a batch at first; half as many wherever they do not fit into memory.
         t7_batch: likewise.
         efficientnet: timm's name of it, and ``efficientnet_size`` its images'.
-        largest_difference: of T3's logits and losses from timm's, as a fraction of their scale.
-        torch_backend: by which torch.compile compiles.
+        compared_batch: images of the batch at which T3 is compared with timm's in float32.
+        torch_backend: by which torch.compile compiles; None where nothing is compiled.
         rounds: turns of each implementation.
-        turn_seconds: about how long a turn is.
+        turn_seconds: about how long a turn of a network is.
+        attention_turn_seconds: and one of attention alone.
     """
 
     status: str
@@ -44,16 +45,30 @@ class Settings:
     t7_batch: int
     efficientnet: str
     efficientnet_size: tuple[int, int]
-    largest_difference: float
-    torch_backend: str
+    compared_batch: int
+    torch_backend: str | None
     rounds: int
     turn_seconds: float
+    attention_turn_seconds: float
+
+    @property
+    def full_size(self) -> bool:
+        """Whether this measures; else it is a trial."""
+        return self.status == MEASURED
 
     @property
     def dtype(self) -> str:
         """Of what the networks compute in."""
         name: str = self.t3.dtype.name
         return name
+
+    def for_comparison(self) -> "Settings":
+        """The same with T3 in float32, and timm's not compiled."""
+        return replace(
+            self,
+            t3=self.t3.replace(dtype="float32"),
+            torch_backend=None,
+        )
 
 
 FULL = Settings(
@@ -70,10 +85,11 @@ FULL = Settings(
     t7_batch=32,
     efficientnet="efficientnet_b7",
     efficientnet_size=(600, 600),
-    largest_difference=0.1,
+    compared_batch=8,
     torch_backend="inductor",
     rounds=7,
     turn_seconds=0.3,
+    attention_turn_seconds=0.1,
 )
 _SMALL_NETWORK: dict[str, Any] = {
     "stage_sizes": (1, 1, 1, 1),
@@ -95,9 +111,10 @@ SMALL = Settings(
     t7_batch=2,
     efficientnet="test_efficientnet",
     efficientnet_size=(48, 48),
-    largest_difference=1e-3,
+    compared_batch=2,
     # Traces and differentiates as the full sizes do, and leaves out minutes of generating code.
     torch_backend="aot_eager",
     rounds=2,
     turn_seconds=0.0,
+    attention_turn_seconds=0.0,
 )

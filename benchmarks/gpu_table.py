@@ -16,6 +16,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("memory MB", lambda row: _number(row.memory_bytes, ",.0f", 1e-6)),
     ("compile s", lambda row: _number(row.compile_seconds, ".1f")),
     ("difference", lambda row: _number(row.largest_difference, ".1e")),
+    ("in float32", lambda row: _number(row.float32_difference, ".1e")),
     ("status", lambda row: row.status),
 )
 _WORDS = ("case", "quantity", "implementation", "dtype", "status")
