@@ -1,4 +1,4 @@
-"""Winograd's convolution gives what torch's gives, and is taken where it should be."""
+"""The convolutions for a CPU give what torch's gives, and are taken where they should be."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.layers import convolution
 from bottleneck_transformer_flax.layers.convolution import ConvolutionNorm
-from bottleneck_transformer_flax.layers.cpu_convolution import winograd
+from bottleneck_transformer_flax.layers.cpu_convolution import halving, winograd
 from reference.variables import random_images, random_variables
 
 side = st.integers(1, 11)
+WAYS = [(winograd, 1), (halving, 2)]
 
 
 def torchs(x, kernel, stride):
@@ -40,21 +41,23 @@ def assert_torchs(function, size, stride, x):
 @example(h=1, w=1, channels=1)
 @example(h=1, w=8, channels=2)
 @example(h=7, w=2, channels=3)
-def test_winograd(h, w, channels):
-    assert_torchs(winograd, 3, 1, random_images(2, h, w, channels))
+@pytest.mark.parametrize(("function", "stride"), WAYS)
+def test_values(function, stride, h, w, channels):
+    assert_torchs(function, 3, stride, random_images(2, h, w, channels))
 
 
+@pytest.mark.parametrize(("function", "stride"), WAYS)
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 4), (5, 8), (7, 2)])
-def test_winograds_gradients(h, w):
+def test_gradients(function, stride, h, w):
     x, kernel = random_images(2, h, w, 6), random_images(3, 3, 6, 5, seed=3) / 7
-    gradient = random_images(2, h, w, 5, seed=4)
-    _, pull = jax.vjp(lambda x, k: winograd(x, k, (1, 1), [(1, 1)] * 2), x, kernel)
-    of_x, of_kernel = pull(gradient)
-
     inputs = torch.from_numpy(np.array(x, np.float64).transpose(0, 3, 1, 2)).requires_grad_()
     weights = torch.from_numpy(np.array(kernel, np.float64).transpose(3, 2, 0, 1)).requires_grad_()
-    output = torch.nn.functional.conv2d(inputs, weights, padding=1)
+    output = torch.nn.functional.conv2d(inputs, weights, stride=stride, padding=1)
+    gradient = random_images(2, *output.shape[2:], 5, seed=4)
     output.backward(torch.from_numpy(np.array(gradient, np.float64).transpose(0, 3, 1, 2)))
+
+    _, pull = jax.vjp(lambda x, k: function(x, k, (stride, stride), [(1, 1)] * 2), x, kernel)
+    of_x, of_kernel = pull(gradient)
     np.testing.assert_allclose(of_x, inputs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=2e-6)
     expected = weights.grad.numpy().transpose(2, 3, 1, 0)
     np.testing.assert_allclose(of_kernel, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
@@ -66,7 +69,9 @@ def test_winograds_gradients(h, w):
     [
         ({"kernel_size": 3}, "winograd"),
         ({"kernel_size": 7, "stride": 2}, None),
-        ({"kernel_size": 3, "stride": 2}, None),
+        ({"kernel_size": 3, "stride": 2}, "halving in training"),
+        ({"kernel_size": 3, "stride": 2, "folded": False}, "halving in training"),
+        ({"kernel_size": 3, "stride": 2, "groups": 2}, None),
         ({"kernel_size": 3, "groups": 2}, None),
         ({"kernel_size": 3, "folded": False}, "winograd in training"),
         ({"kernel_size": 3, "dtype": jnp.bfloat16}, None),
@@ -77,7 +82,7 @@ def test_winograds_gradients(h, w):
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_which_way_is_taken(monkeypatch, settings, taken, backend, train):
     called = []
-    for name in ("winograd", "pointwise"):
+    for name in ("winograd", "halving", "pointwise"):
         function = getattr(convolution, name)
 
         def spy(*arguments, name=name, function=function, **named):
@@ -93,8 +98,8 @@ def test_which_way_is_taken(monkeypatch, settings, taken, backend, train):
     )
     called.clear()
     layer.apply(variables, x, train=train, mutable=["batch_stats"])
-    if taken == "winograd in training":
-        taken = "winograd" if train else None
+    if taken and taken.endswith(" in training"):
+        taken = taken.removesuffix(" in training") if train else None
     everywhere = taken == "pointwise"
     assert called == ([taken] if taken and (everywhere or backend == "cpu") else [])
 

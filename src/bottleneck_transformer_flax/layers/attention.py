@@ -83,6 +83,7 @@ class RelativeSelfAttention(nn.Module):
                     use_bias=self.value_bias and name == "value",
                     dtype=self.dtype,
                     kernel_init=nn.initializers.normal(0.01),
+                    dot_general=_matrix_product,
                     name=name,
                 )(x),
                 KEPT,
@@ -117,3 +118,12 @@ class RelativeSelfAttention(nn.Module):
                 f"hold relative tables for {made_for}; feed images of the size they were made "
                 "for, or call resize_relative_positions(model, variables, image_size) once"
             )
+
+
+def _matrix_product(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "c n d"], *_: Any, **__: Any
+) -> Float[Array, "b h w n d"]:
+    """As one product of two matrices, whose gradients XLA on CPU then computes untransposed."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1)).reshape(
+        *x.shape[:-1], *kernel.shape[1:]
+    )

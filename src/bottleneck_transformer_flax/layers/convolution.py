@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
-from bottleneck_transformer_flax.layers.cpu_convolution import winograd
+from bottleneck_transformer_flax.layers.cpu_convolution import halving, winograd
 from bottleneck_transformer_flax.layers.memory import KEPT
 
 Activation = Callable[[Array], Array]
@@ -88,6 +88,8 @@ class ConvolutionNorm(nn.Module):
         plain = not (self.folded or train)
         if plain or self.groups > 1 or self.dtype != jnp.float32 or jax.default_backend() != "cpu":
             return None
+        if (self.kernel_size, self.stride) == (3, 2):
+            return halving if train else None
         # The kernel is transformed at every call, which only many positions outweigh.
         many = x.size >= _POSITIONS_A_CHANNEL * x.shape[-1] ** 2
         return winograd if (self.kernel_size, self.stride) == (3, 1) and many else None
