@@ -26,7 +26,7 @@ class FakeWorker(Worker):
     started: ClassVar[list["FakeWorker"]] = []
     broken: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, name: str, case: Case, folder: Path) -> None:
+    def __init__(self, name: str, case: Case, folder: Path, freed_memory: str) -> None:
         self.name = name
         self.turns: list[int] = []
         self.closed = False
@@ -135,11 +135,23 @@ def test_workers_measure_and_end():
         assert row.peak_memory_bytes > 1e7
 
 
+@pytest.mark.parametrize(
+    ("freed_memory", "keepers"),
+    [
+        ("kept", {"ours", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"}),
+        ("kept-by-ours", {"ours", "reference"}),
+        ("given-back", set()),
+    ],
+)
+def test_who_keeps_freed_memory(freed_memory, keepers):
+    assert {name for name, each in IMPLEMENTATIONS.items() if each.keeps(freed_memory)} == keepers
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_says_so(tmp_path):
     case = small_case("attention")
     write_case(case, tmp_path)
-    worker = Worker("ours", case, tmp_path)
+    worker = Worker("ours", case, tmp_path, "kept")
     worker.report()
     worker._process.kill()
     worker._process.join()

@@ -10,7 +10,10 @@ from PIL import Image
 
 from bottleneck_transformer_flax.benchmarking import conditions, rounds
 from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS
-from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
+from bottleneck_transformer_flax.benchmarking.implementations import (
+    IMPLEMENTATIONS,
+    FreedMemory,
+)
 from bottleneck_transformer_flax.benchmarking.rounds import Result, Row
 from bottleneck_transformer_flax.benchmarking.workers import WorkerError
 from bottleneck_transformer_flax.cli import benchmark
@@ -21,6 +24,7 @@ SMALL = ("--variant", "botnet26t_256", "--image-size", "64", "64", "--batch-size
 def test_the_names_are_those_of_the_rooms_that_know_them():
     assert get_args(benchmark.Workload) == WORKLOADS
     assert get_args(benchmark.Name) == tuple(IMPLEMENTATIONS)
+    assert benchmark.FreedMemory == FreedMemory
 
 
 @pytest.mark.parametrize(

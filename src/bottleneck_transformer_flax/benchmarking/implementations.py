@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS, Case, Work
 UPDATES_COMPARED = 3
 """Of training, the losses that implementations must agree in."""
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+FreedMemory = Literal["kept", "kept-by-ours", "given-back"]
+"""Whether processes keep it by ``keep_freed_memory``: all, those of this library alone, or none."""
 
 
 class Built(NamedTuple):
@@ -54,6 +56,11 @@ class Implementation(NamedTuple):
         module = import_module(f"{__package__}.{self.module}")
         built: Built = getattr(module, self.builder)(case, folder)
         return built
+
+    def keeps(self, freed_memory: FreedMemory) -> bool:
+        """Whether its process keeps freed memory."""
+        of_ours = freed_memory == "kept-by-ours" and self.module == "ours"
+        return of_ours or freed_memory == "kept"
 
     def missing(self) -> list[str]:
         """The packages it needs that are not installed."""

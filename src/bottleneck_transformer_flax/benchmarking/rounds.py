@@ -13,7 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bottleneck_transformer_flax.benchmarking.cases import Case, write_case
-from bottleneck_transformer_flax.benchmarking.implementations import PRODUCT_SIDE, PRODUCTS
+from bottleneck_transformer_flax.benchmarking.implementations import (
+    PRODUCT_SIDE,
+    PRODUCTS,
+    FreedMemory,
+)
 from bottleneck_transformer_flax.benchmarking.workers import Report, Worker, WorkerError
 
 LARGEST_DIFFERENCE = 1e-4
@@ -81,7 +85,12 @@ class _Ready(NamedTuple):
 
 
 def measure(
-    case: Case, names: Sequence[str], *, rounds: int, say: Callable[[str], None] = lambda _: None
+    case: Case,
+    names: Sequence[str],
+    *,
+    rounds: int,
+    freed_memory: FreedMemory = "kept",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Measure implementations of one case beside each other.
 
@@ -90,6 +99,7 @@ def measure(
         names: of implementations that are installed and do such work; the others are compared
             with the first.
         rounds: turns that each of them has.
+        freed_memory: whose processes keep it. That makes every implementation faster.
         say: told what is being done.
 
     Raises:
@@ -104,7 +114,7 @@ def measure(
         ready: list[_Ready] = []
         for name in [*names, *products]:
             say(f"building {name}")
-            worker = stack.enter_context(closing(Worker(name, case, folder)))
+            worker = stack.enter_context(closing(Worker(name, case, folder, freed_memory)))
             try:
                 report = worker.report()
             except WorkerError as error:

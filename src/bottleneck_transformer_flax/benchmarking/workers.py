@@ -14,7 +14,11 @@ import numpy as np
 
 from bottleneck_transformer_flax.allocator import keep_freed_memory
 from bottleneck_transformer_flax.benchmarking.cases import Case
-from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS, PRODUCTS
+from bottleneck_transformer_flax.benchmarking.implementations import (
+    IMPLEMENTATIONS,
+    PRODUCTS,
+    FreedMemory,
+)
 from bottleneck_transformer_flax.errors import BoTNetError
 
 _SECONDS_TO_END = 5.0
@@ -35,18 +39,20 @@ class Report(NamedTuple):
 class Worker:
     """One implementation in a process of its own, which works only while it is asked to."""
 
-    def __init__(self, name: str, case: Case, folder: Path) -> None:
+    def __init__(self, name: str, case: Case, folder: Path, freed_memory: FreedMemory) -> None:
         """Start building it.
 
         Args:
             name: of the implementation.
             case: what to do.
             folder: with the weights and inputs.
+            freed_memory: who keeps it.
         """
         self.name = name
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, name, case, folder), daemon=True)
+        arguments = (theirs, name, case, folder, freed_memory)
+        self._process = spawn.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -93,17 +99,20 @@ class Worker:
         return answer
 
 
-def _serve(connection: Connection, name: str, case: Case, folder: Path) -> None:
+def _serve(
+    connection: Connection, name: str, case: Case, folder: Path, freed_memory: FreedMemory
+) -> None:
     """The process: build, then do what is asked."""
     # Ctrl-C reaches every process of the terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # As the command line does. It makes every implementation faster, so all of them have it.
-    keep_freed_memory()
+    implementation = (IMPLEMENTATIONS | PRODUCTS)[name]
+    if implementation.keeps(freed_memory):
+        keep_freed_memory()
     log = (folder / f"{name}.log").open("w")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     try:
-        built = (IMPLEMENTATIONS | PRODUCTS)[name].build(case, folder)
+        built = implementation.build(case, folder)
         _forget_peak()
         connection.send(Report(built.outputs, built.compile_seconds, built.temporaries_bytes))
         while True:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Workload = Literal["inference", "training", "attention", "attention-training"]
 Name = Literal["ours", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"]
+FreedMemory = Literal["kept", "kept-by-ours", "given-back"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class BenchmarkOptions:
     """Of attention, the positions along a side of the grid."""
     implementations: tuple[Name, ...] | None = None
     """Who is measured, the others relative to the first; by default all that are installed."""
+    freed_memory: FreedMemory = "kept"
+    """Whether glibc keeps freed memory for the next use, which makes every implementation faster:
+    in all processes; in this library's alone, whose commands ask for it; or in none."""
     rounds: int = 7
     """Turns of each implementation."""
     out: Path = Path("benchmark")
@@ -64,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
 
-    circumstances = conditions(OURS + PEERS)
+    circumstances = conditions(OURS + PEERS) | {"freed_memory": parsed.freed_memory}
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -76,7 +80,13 @@ def run(arguments: Sequence[str]) -> int:
             waiting = errors.status("") if errors.is_terminal else nullcontext()
             with waiting as status:
                 say = (lambda text: None) if status is None else status.update
-                result = measure(case, _that_fit(names, case), rounds=parsed.rounds, say=say)
+                result = measure(
+                    case,
+                    _that_fit(names, case),
+                    rounds=parsed.rounds,
+                    freed_memory=parsed.freed_memory,
+                    say=say,
+                )
             rows += result.rows
             # After every case, so that an interruption loses one.
             parsed.out.mkdir(parents=True, exist_ok=True)

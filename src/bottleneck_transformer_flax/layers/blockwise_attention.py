@@ -15,10 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.memory import KEPT
 
-_WEIGHTS_AT_ONCE = 2**20
-"""Of one head: 4 MB in float32, which the caches of a CPU hold. Smaller blocks are slower."""
-_OF_HEADS_AT_ONCE = 2**21
-"""Weights of all heads computed together, where those of one are fewer."""
+_WEIGHTS_AT_ONCE = 2**21
+"""Of a block, or of several heads together: 8 MB in float32. Fewer at once are slower."""
 
 Residuals = tuple[Array, ...]
 
@@ -147,7 +145,7 @@ def _over_heads(function: Callable[[Any], Any], arrays: Any, positions: int) -> 
     """A few heads after the others on a CPU, whose cores share each product; else all at once."""
     if jax.default_backend() != "cpu":
         return jax.vmap(function)(arrays)
-    at_once = max(1, _OF_HEADS_AT_ONCE // positions**2)
+    at_once = max(1, _WEIGHTS_AT_ONCE // positions**2)
     return jax.lax.map(function, arrays, batch_size=at_once)
 
 
@@ -162,10 +160,11 @@ def _grid(x: Float[Array, "heads q d"], like: Float[Array, "b h w n e"]) -> Arra
 
 
 def _blocks(x: Float[Array, "queries ..."]) -> Float[Array, "blocks size ..."]:
-    """Queries in blocks; the last is filled up with zeros, of which no gradient comes."""
+    """Queries in even blocks; the last is filled up with zeros, of which no gradient comes."""
     positions = len(x)
-    size = min(positions, max(1, _WEIGHTS_AT_ONCE // positions))
-    count = -(-positions // size)
+    largest = max(1, _WEIGHTS_AT_ONCE // positions)
+    count = -(-positions // largest)
+    size = -(-positions // count)
     padded = jnp.pad(x, [(0, count * size - positions)] + [(0, 0)] * (x.ndim - 1))
     return padded.reshape(count, size, *x.shape[1:])
 
