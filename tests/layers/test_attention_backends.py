@@ -149,13 +149,13 @@ def test_what_is_fastest_depends_on_the_machine(monkeypatch):
 
     for name in ("reference_attention", "blockwise_attention", "fused_attention"):
         monkeypatch.setattr(attention_backends, name, spy(name))
-    small, large = draw(3, 3), draw(32, 32, heads=1, batch=1)
-    # Queries of 5 with rows and columns: 16 over the small grid, 72 over the large one.
+    small, large = draw(3, 3), draw(40, 40, heads=1, batch=1)
+    # Queries of 5 with rows and columns: 16 over the small grid, 88 over the large one.
     cases = {
         ("cpu", 0): ("blockwise_attention", "blockwise_attention"),
         ("gpu", 0): ("reference_attention", "blockwise_attention"),
         ("gpu", 16): ("fused_attention", "blockwise_attention"),
-        ("gpu", 72): ("fused_attention", "fused_attention"),
+        ("gpu", 88): ("fused_attention", "fused_attention"),
     }
     for (machine, longest), expected in cases.items():
         monkeypatch.setattr(jax, "default_backend", lambda machine=machine: machine)

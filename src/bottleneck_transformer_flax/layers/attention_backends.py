@@ -16,7 +16,7 @@ from bottleneck_transformer_flax.layers.fused_attention import (
 from bottleneck_transformer_flax.layers.memory import KEPT
 from bottleneck_transformer_flax.layers.relative_position import relative_logits
 
-_MANY_POSITIONS = 32 * 32
+_MANY_POSITIONS = 40 * 40
 """From here on gradients are faster from weights computed again than from weights in memory."""
 
 
