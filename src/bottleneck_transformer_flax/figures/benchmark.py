@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.style import (
@@ -58,14 +58,17 @@ def draw_benchmark(rows: Rows) -> Figure:
         for axes, case in zip(panels, cases, strict=True):
             _draw_bars(axes, [row for row in rows if _case(row) == case], colors)
     else:
-        figure = new_figure(11.0, 4.4)
+        figure = new_figure(12.0, 4.4)
         left, right = figure.subplots(1, 2)
         if _of_positions(rows):
             _draw_lines(left, rows, colors, "time of a call (ms)", _milliseconds)
         else:
             _draw_lines(left, rows, colors, "images a second", lambda row: row["images_per_second"])
         _draw_lines(right, rows, colors, "memory of the process (MB)", _peak_megabytes)
-        left.legend(frameon=False, labelcolor=INK_COLOR)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside right upper", frameon=False, labelcolor=INK_COLOR
+        )
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     figure.suptitle(
         f"{rows[0]['workload']} of {rows[0]['variant']}", fontsize=TITLE_FONT_SIZE, color=INK_COLOR
@@ -118,13 +121,18 @@ def _draw_lines(
                 xs, ys = zip(*points, strict=True)
                 axes.plot(xs, ys, marker, ls=style, ms=4.5, color=color, label=label)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    places = sorted({place(row) for row in rows})
-    axes.set_xticks(places, [f"{each:,}" for each in places], fontsize=8)
+    if of_positions:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+    ticks = {place(row): _size_name(row) if of_positions else place(row) for row in rows}
+    axes.set_xticks(list(ticks), list(map(str, ticks.values())), fontsize=8)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.grid(color="0.92", linewidth=0.8)
-    unit = "pixels" if max(places) > 2**14 + 1 else "positions"
+    unit = "positions" if rows[0]["workload"].startswith("attention") else "pixels"
     axes.set_xlabel(unit if of_positions else "batch size", color=INK_COLOR)
     _finish(axes, title)
 
@@ -132,6 +140,11 @@ def _draw_lines(
 def _of_positions(rows: Rows) -> bool:
     """Whether the cases differ in their size, else in their batch."""
     return len({row["height"] * row["width"] for row in rows}) > 1
+
+
+def _size_name(row: Mapping[str, Any]) -> str:
+    height, width = row["height"], row["width"]
+    return f"{height}²" if height == width else f"{height} × {width}"
 
 
 def _milliseconds(row: Mapping[str, Any]) -> float:
