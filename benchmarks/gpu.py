@@ -139,14 +139,15 @@ def correctness_line(rows: Sequence[Row]) -> str:
 
 
 def measure(
-    names: Sequence[str], settings: Settings, budget_seconds: float, out: Path
+    names: Sequence[str], settings: Settings, started: float, budget_seconds: float, out: Path
 ) -> list[Row]:
     """Run the sections that the budget has time for; the CSV is whole after each.
 
     Args:
         names: of sections, in order.
         settings: at what sizes.
-        budget_seconds: from the script's start; what would probably end later is skipped.
+        started: when the budget began, by ``time.monotonic``.
+        budget_seconds: from then on; what would probably end later is skipped.
         out: the folder of the CSV.
     """
     conditions = circumstances.conditions(PACKAGES)
@@ -162,8 +163,8 @@ def measure(
         began = time.monotonic()
         row = by_section[name][0]
         expected = SECTIONS[name].expected_seconds if settings.full_size else 0.0
-        if began - _STARTED + expected > budget_seconds:
-            status = skipped(name, began - _STARTED, expected, budget_seconds)
+        if began - started + expected > budget_seconds:
+            status = skipped(name, began - started, expected, budget_seconds)
             by_section[name] = [replace(row, status=status)]
         else:
             try:
@@ -173,7 +174,7 @@ def measure(
                 by_section[name] = [replace(row, status=one_line(error))]
             free_memory()
         write_text(out / "gpu.csv", csv_text(rows(), conditions))
-        seconds, passed = time.monotonic() - began, time.monotonic() - _STARTED
+        seconds, passed = time.monotonic() - began, time.monotonic() - started
         print(f"{name}: {seconds:.0f} s, {passed:.0f} s since the start")
         print(table_text(by_section[name]) + "\n", flush=True)
     return rows()
@@ -187,8 +188,14 @@ def skipped(name: str, passed: float, expected: float, budget_seconds: float) ->
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; 0 when it is done, 1 when something failed, which its row says."""
+def main(arguments: list[str] | None = None, started: float | None = None) -> int:
+    """The command; 0 when it is done, 1 when something failed, which its row says.
+
+    Args:
+        arguments: of the command line; by default this process's.
+        started: when its budget began, by ``time.monotonic``; by default now.
+    """
+    started = time.monotonic() if started is None else started
     options = _options(arguments)
     if not options.small and jax.default_backend() != "gpu":
         print(
@@ -200,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = SMALL if options.small else FULL
     names = [name for name in SECTIONS if name in (options.only or SECTIONS)]
     try:
-        rows = measure(names, settings, options.budget_seconds, options.out)
+        rows = measure(names, settings, started, options.budget_seconds, options.out)
     except OSError as error:
         print(f"gpu.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
@@ -247,4 +254,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(started=_STARTED))

@@ -214,10 +214,9 @@ def test_a_section_that_would_end_too_late_is_not_begun(tmp_path, monkeypatch):
         "third": gpu.Section(lasting("third", 50), 200),
     }
     monkeypatch.setattr(gpu, "SECTIONS", sections)
-    monkeypatch.setattr(gpu, "_STARTED", 0.0)
     monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(gpu, "free_memory", lambda: None)
-    rows = gpu.measure(list(sections), FULL, 470.0, tmp_path)
+    rows = gpu.measure(list(sections), FULL, 0.0, 470.0, tmp_path)
     assert began == ["first", "third"]
     assert rows[1].status == (
         "skipped: 270 seconds had passed, of 470, and it may take 201; "
