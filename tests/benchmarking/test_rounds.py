@@ -106,14 +106,14 @@ def test_without_the_first_there_is_nothing_to_compare_with(fake_workers):
 
 @pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.parametrize(
-    "workload",
+    ("peer", "workload"),
     [
-        pytest.param(name, marks=pytest.mark.slow) if name == "training" else name
-        for name in WORKLOADS
+        pytest.param(peer, name, marks=pytest.mark.slow if name == "training" else ())
+        for peer in ("ours-remat", "reference", "timm")
+        for name in IMPLEMENTATIONS[peer].workloads
     ],
 )
-@pytest.mark.parametrize("peer", ["reference", "timm"])
-def test_implementations_give_the_same(tmp_path, workload, peer):
+def test_implementations_give_the_same(tmp_path, peer, workload):
     """In this process; what their workers would compare."""
     case = small_case(workload)
     write_case(case, tmp_path)
@@ -138,8 +138,8 @@ def test_workers_measure_and_end():
 @pytest.mark.parametrize(
     ("freed_memory", "keepers"),
     [
-        ("kept", {"ours", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"}),
-        ("kept-by-ours", {"ours", "reference"}),
+        ("kept", set(IMPLEMENTATIONS)),
+        ("kept-by-ours", {"ours", "ours-remat", "reference"}),
         ("given-back", set()),
     ],
 )

@@ -55,9 +55,8 @@ def line_with(process, text):
     raise AssertionError(f"the process ended without {text!r}: {process.stderr.read()}")
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, number):
     # The same options as the run that is there, which was not interrupted, but for the name.
     options = ["--run-directory", "runs/a b", "--save-every-epochs", "100"]
@@ -101,6 +100,7 @@ def test_a_new_process_computes_the_same_bits(trained, run):
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_worker_processes_are_asked_to_leave_too(trained):
     options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
     process = start(trained, "train", "--data", "data", *QUICK, *options, **QUICK_COMPILATION)

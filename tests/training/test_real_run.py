@@ -21,6 +21,8 @@ from bottleneck_transformer_flax.training.run import RunDirectory
 from training.linear_runs import Recorder, untimed
 from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_data
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, STEPS = 4, 8
 
 

@@ -78,6 +78,7 @@ _TIMM = ("torch", "timm")
 _ONNX = (*_TIMM, "onnx", "onnxscript")
 IMPLEMENTATIONS = {
     OURS: Implementation("ours", "build", WORKLOADS, keeps_weights=False),
+    "ours-remat": Implementation("ours", "build_remat", ("training",), keeps_weights=False),
     REFERENCE: Implementation("ours", "build_reference", WORKLOADS),
     "timm": Implementation("torch_peers", "build_eager", WORKLOADS, _TIMM),
     "timm-compiled": Implementation("torch_peers", "build_compiled", WORKLOADS, _TIMM),

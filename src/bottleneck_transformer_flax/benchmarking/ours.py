@@ -29,6 +29,11 @@ def build(case: Case, folder: Path) -> Built:
     return _build(case, folder, backend="auto", folded=True)
 
 
+def build_remat(case: Case, folder: Path) -> Built:
+    """The training step whose backward pass computes whole blocks again."""
+    return _training(BoTNet(config=case.config.replace(remat=True)), folder)
+
+
 def build_reference(case: Case, folder: Path) -> Built:
     """The model as it is trained, with all attention weights in memory."""
     return _build(case, folder, backend="reference", folded=False)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.benchmarking.cases import Case
 
 Workload = Literal["inference", "training", "attention", "attention-training"]
-Name = Literal["ours", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"]
+Name = Literal[
+    "ours", "ours-remat", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"
+]
 FreedMemory = Literal["kept", "kept-by-ours", "given-back"]
 
 
@@ -30,7 +32,8 @@ class BenchmarkOptions:
 
     Each implementation has a process of its own, with the same weights and inputs. Their outputs
     are compared before anything is timed. Peers are timm on PyTorch, eager and compiled, and its
-    ONNX export in onnxruntime and OpenVINO; "reference" is this library's plain path.
+    ONNX export in onnxruntime and OpenVINO; "reference" is this library's plain path, "ours-remat"
+    its training step in less memory (`botnet train --remat`).
     """
 
     workloads: Annotated[tuple[Workload, ...], tyro.conf.Positional] = ("inference", "training")
@@ -146,8 +149,9 @@ def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
     """The implementations to measure, after saying which are left out and why."""
     from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
 
+    able = [name for name, each in IMPLEMENTATIONS.items() if workload in each.workloads]
     chosen = []
-    for name in dict.fromkeys(parsed.implementations or IMPLEMENTATIONS):
+    for name in dict.fromkeys(parsed.implementations or able):
         implementation = IMPLEMENTATIONS[name]
         missing = implementation.missing()
         if workload not in implementation.workloads:
