@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.benchmarking import rounds
-from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS, Case, write_case
+from bottleneck_transformer_flax.benchmarking.cases import Case, write_case
 from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
 from bottleneck_transformer_flax.benchmarking.workers import Report, Worker, WorkerError
 from bottleneck_transformer_flax.models.variants import get_config
