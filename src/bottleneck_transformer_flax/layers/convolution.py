@@ -14,7 +14,6 @@ from bottleneck_transformer_flax.layers.cpu_convolution import halving, winograd
 from bottleneck_transformer_flax.layers.memory import KEPT
 
 Activation = Callable[[Array], Array]
-_POSITIONS_A_CHANNEL = 0.5
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
@@ -91,7 +90,8 @@ class ConvolutionNorm(nn.Module):
         if (self.kernel_size, self.stride) == (3, 2):
             return halving if train else None
         # The kernel is transformed at every call, which only many positions outweigh.
-        many = x.size >= _POSITIONS_A_CHANNEL * x.shape[-1] ** 2
+        positions = x.size // x.shape[-1]
+        many = positions >= x.shape[-1]
         return winograd if (self.kernel_size, self.stride) == (3, 1) and many else None
 
 
