@@ -78,7 +78,6 @@ _TIMM = ("torch", "timm")
 _ONNX = (*_TIMM, "onnx", "onnxscript")
 IMPLEMENTATIONS = {
     OURS: Implementation("ours", "build", WORKLOADS, keeps_weights=False),
-    "ours-remat": Implementation("ours", "build_remat", ("training",), keeps_weights=False),
     REFERENCE: Implementation("ours", "build_reference", WORKLOADS),
     "timm": Implementation("torch_peers", "build_eager", WORKLOADS, _TIMM),
     "timm-compiled": Implementation("torch_peers", "build_compiled", WORKLOADS, _TIMM),
@@ -88,6 +87,7 @@ IMPLEMENTATIONS = {
     "openvino": Implementation(
         "onnx_peers", "build_openvino", ("inference",), (*_ONNX, "openvino")
     ),
+    "ours-remat": Implementation("ours", "build_remat", ("training",), keeps_weights=False),
 }
 
 

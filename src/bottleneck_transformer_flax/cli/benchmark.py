@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Workload = Literal["inference", "training", "attention", "attention-training"]
 Name = Literal[
-    "ours", "ours-remat", "reference", "timm", "timm-compiled", "onnxruntime", "openvino"
+    "ours", "reference", "timm", "timm-compiled", "onnxruntime", "openvino", "ours-remat"
 ]
 FreedMemory = Literal["kept", "kept-by-ours", "given-back"]
 
