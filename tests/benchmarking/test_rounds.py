@@ -40,7 +40,8 @@ class FakeWorker(Worker):
             output = output.T
         if self.name == "not a number":
             output = output * np.nan
-        return Report((output,), 2.0, 7_000_000)
+        gradient = np.full(3, np.nan if self.name == "no gradient" else 1.0)
+        return Report((output, gradient), 2.0, 7_000_000)
 
     def time(self, calls: int) -> list[float]:
         self.turns.append(calls)
@@ -77,12 +78,13 @@ def test_rows_are_relative_to_the_first(fake_workers):
 
 
 def test_whoever_differs_or_breaks_is_not_timed(fake_workers):
-    names = ["quick", "wrong", "other shape", "not a number", "broken"]
+    names = ["quick", "wrong", "other shape", "not a number", "no gradient", "broken"]
     result = rounds.measure(small_case("inference"), names, rounds=2)
     assert [row.implementation for row in result.rows] == ["quick"]
-    assert len(result.problems) == 4
+    assert len(result.problems) == 5
+    assert result.problems[3].startswith("no gradient: its outputs differ")
     assert "wrong: its outputs differ from those of quick by 1.0e-01" in result.problems[0]
-    assert result.problems[3] == "broken: no such operator"
+    assert result.problems[4] == "broken: no such operator"
     for worker in fake_workers:
         assert bool(worker.turns) == (worker.name in ("quick", "product", "torch-product"))
         assert worker.closed
@@ -96,6 +98,13 @@ def test_products_that_break_leave_no_peak_or_the_others(fake_workers, monkeypat
     monkeypatch.setattr(FakeWorker, "broken", ("torch-product", "product"))
     result = rounds.measure(small_case("inference"), ["quick"], rounds=2)
     assert result.rows[0].fraction_of_peak is None
+
+
+@pytest.mark.parametrize("first", ["not a number", "no gradient"])
+def test_a_first_that_gives_no_numbers_is_an_error(fake_workers, first):
+    with pytest.raises(WorkerError, match=f"{first}: its outputs are not finite"):
+        rounds.measure(small_case("inference"), [first, "quick"], rounds=2)
+    assert all(worker.closed for worker in fake_workers)
 
 
 def test_without_the_first_there_is_nothing_to_compare_with(fake_workers):

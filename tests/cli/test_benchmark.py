@@ -38,6 +38,7 @@ def test_the_names_are_those_of_the_rooms_that_know_them():
         (("--implementations", "tensorflow"), ["tensorflow"]),
         (("--image-size", "8", "8", "--implementations", "ours"), ["8 × 8 pixels", "at least 16"]),
         (("training", "--implementations", "onnxruntime"), ["no implementation", "training"]),
+        (("attention", "--variant", "resnet50"), ["resnet50", "no layer for attention"]),
     ],
 )
 def test_bad_usage_is_one_line(call, tmp_path, monkeypatch, arguments, words):
@@ -104,14 +105,34 @@ def test_what_does_not_fit_into_memory_is_named_and_left_out(call, tmp_path, mon
     chosen = ("--implementations", "ours", "reference", "timm", "--out", str(tmp_path))
     called = call("benchmark", "attention", "--grids", "14", "64", *chosen)
     assert called.code == 0
-    assert "reference is left out of 64 × 64" in called.err
-    assert "timm is left out of 64 × 64: attention weights take it about 1 GB" in called.err
+    assert "reference is left out" not in called.err
+    left_out = "timm is left out of 64 × 64: attention weights take it about 1.1 GB, and 0.9 GB are"
+    assert left_out in called.err
     names = ["ours", "reference", "timm"]
-    expected = [*(("14", name) for name in names), ("64", "ours")]
+    expected = [*(("14", name) for name in names), ("64", "ours"), ("64", "reference")]
     assert implementations(tmp_path / "attention.csv") == expected
-    called = call("benchmark", "attention", "--grids", "64", *chosen[:1], *chosen[2:])
-    assert called.code == 2
+
+
+def test_where_nothing_fits_into_memory_the_other_grids_are_measured(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "measure", lambda case, names, **_: fake_result(case, names))
+    monkeypatch.setattr(conditions, "available_memory_bytes", lambda: 10**9)
+    chosen = ("--implementations", "reference", "timm", "--out", str(tmp_path))
+    called = call("benchmark", "attention", "--grids", "64", "14", *chosen)
+    assert called.code == 1
     assert "no implementation fits into memory at 64 × 64" in called.err
+    expected = [("14", "reference"), ("14", "timm")]
+    assert implementations(tmp_path / "attention.csv") == expected
+
+
+def test_gradients_of_few_positions_keep_the_weights(call, tmp_path, monkeypatch):
+    """So this library's own are counted there as well."""
+    monkeypatch.setattr(rounds, "measure", lambda case, names, **_: fake_result(case, names))
+    monkeypatch.setattr(conditions, "available_memory_bytes", lambda: 10**9)
+    chosen = ("--implementations", "ours", "--batch-sizes", "64", "--out", str(tmp_path))
+    called = call("benchmark", "attention-training", "--grids", "39", "40", *chosen)
+    assert called.code == 1
+    assert "ours is left out of 39 × 39" in called.err
+    assert implementations(tmp_path / "attention-training.csv") == [("40", "ours")]
 
 
 def test_what_was_measured_before_an_error_is_kept(call, tmp_path, monkeypatch):
@@ -126,6 +147,7 @@ def test_what_was_measured_before_an_error_is_kept(call, tmp_path, monkeypatch):
     assert called.code == 1
     assert "timm: its process ended with exit code -9" in called.err
     assert implementations(tmp_path / "attention.csv") == [("5", "ours"), ("5", "timm")]
+    assert (tmp_path / "attention.png").stat().st_size > 0
 
 
 @pytest.mark.slow

@@ -96,7 +96,12 @@ def test_all_heads_at_once_where_no_cores_share_a_product(monkeypatch):
 
 
 def test_many_positions():
-    arrays = draw(37, 31, heads=1, head_dim=8, value_dim=8, batch=1)
+    """More than one block of queries, the last of them filled up; "auto" computes by blocks."""
+    h, w = 41, 43
+    assert h * w >= attention_backends.MANY_POSITIONS
+    arrays = draw(h, w, heads=1, head_dim=8, value_dim=8, batch=1)
+    blocks = blockwise_attention._blocks(jnp.zeros((h * w, 8)))
+    assert len(blocks) > 1 and blocks.shape[0] * blocks.shape[1] > h * w
     assert_agree(arrays, *map(BACKENDS.get, OTHERS))
 
 

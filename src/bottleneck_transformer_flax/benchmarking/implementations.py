@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS, Case, Workload
+from bottleneck_transformer_flax.layers.attention_backends import MANY_POSITIONS
 
 UPDATES_COMPARED = 3
 """Of training, the losses that implementations must agree in."""
@@ -42,7 +43,8 @@ class Implementation(NamedTuple):
         builder: the name of its ``(case, folder) → Built`` there.
         workloads: what it does.
         packages: what must be installed.
-        keeps_weights: whether it has all attention weights of a layer in memory.
+        keeps_weights: whether it always has all attention weights of a layer in memory; otherwise
+            only for the gradients of few positions.
     """
 
     module: str
@@ -68,8 +70,11 @@ class Implementation(NamedTuple):
 
     def least_memory_bytes(self, case: Case) -> int:
         """For attention weights, of which a call and its gradients hold several copies."""
-        copies = 8 if case.workload == "attention-training" else 4
-        return copies * case.attention_weights_bytes if self.keeps_weights else 0
+        height, width = case.size
+        differentiated = case.workload == "attention-training"
+        if not self.keeps_weights and not (differentiated and height * width < MANY_POSITIONS):
+            return 0
+        return (8 if differentiated else 4) * case.attention_weights_bytes
 
 
 OURS = "ours"

@@ -2,12 +2,10 @@
 
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +17,7 @@ from bottleneck_transformer_flax.benchmarking.implementations import (
     FreedMemory,
 )
 from bottleneck_transformer_flax.benchmarking.workers import Report, Worker, WorkerError
+from bottleneck_transformer_flax.checkpoints.atomic import temporary_directory
 
 LARGEST_DIFFERENCE = 1e-4
 """Of any output from the first implementation's, as a fraction of the largest of its values."""
@@ -103,12 +102,12 @@ def measure(
         say: told what is being done.
 
     Raises:
-        WorkerError: when the first implementation cannot do the work, or one breaks down while it
-            is timed.
+        WorkerError: when the first implementation cannot do the work or gives what is not finite,
+            or one breaks down while it is timed.
     """
     products = [name for name, product in PRODUCTS.items() if not product.missing()]
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder, problems = Path(name), []
+    with temporary_directory() as folder, ExitStack() as stack:
+        problems = []
         say("drawing weights and inputs")
         write_case(case, folder)
         ready: list[_Ready] = []
@@ -122,6 +121,10 @@ def measure(
                     raise
                 problems.append(str(error))
                 continue
+            if not ready and not all(np.isfinite(output).all() for output in report.outputs):
+                raise WorkerError(
+                    f"{name}: its outputs are not finite, so nothing can be compared with them"
+                )
             first = ready[0].report if ready else report
             difference = 0.0 if name in products else _difference(report, first)
             if difference <= LARGEST_DIFFERENCE:
@@ -135,8 +138,9 @@ def measure(
         seconds = _take_turns([each.worker for each in ready], rounds, say)
         timed = [statistics.median(_all(seconds[name])) for name in products if name in seconds]
         peak = 2 * PRODUCT_SIDE**3 / min(timed) if timed else None
+        seconds_at_peak = case.floating_point_operations() / peak if peak else None
         rows = [
-            _row(case, each, seconds[each.worker.name], seconds[names[0]], peak)
+            _row(case, each, seconds[each.worker.name], seconds[names[0]], seconds_at_peak)
             for each in ready
             if each.worker.name not in products
         ]
@@ -149,7 +153,7 @@ def _difference(report: Report, first: Report) -> float:
     if any(ours.shape != theirs.shape for ours, theirs in pairs):
         return math.inf
     differences = [np.abs(ours - theirs).max() / np.abs(theirs).max() for ours, theirs in pairs]
-    largest = float(max(differences))
+    largest = float(np.max(differences))
     return math.inf if math.isnan(largest) else largest
 
 
@@ -186,7 +190,7 @@ def _row(
     ready: _Ready,
     turns: Sequence[Sequence[float]],
     turns_of_first: Sequence[Sequence[float]],
-    peak: float | None,
+    seconds_at_peak: float | None,
 ) -> Row:
     calls = _all(turns)
     median = statistics.median(calls)
@@ -205,7 +209,7 @@ def _row(
         peak_memory_bytes=ready.worker.peak_memory_bytes(),
         temporaries_bytes=ready.report.temporaries_bytes,
         compile_seconds=ready.report.compile_seconds,
-        fraction_of_peak=case.floating_point_operations() / median / peak if peak else None,
+        fraction_of_peak=None if seconds_at_peak is None else seconds_at_peak / median,
         largest_difference=ready.difference,
         rounds=len(turns),
         calls=len(calls),

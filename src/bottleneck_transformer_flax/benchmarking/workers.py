@@ -6,10 +6,12 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bottleneck_transformer_flax.allocator import keep_freed_memory
@@ -49,11 +51,13 @@ class Worker:
             freed_memory: who keeps it.
         """
         self.name = name
+        self._log = _log_of(name, folder)
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
         arguments = (theirs, name, case, folder, freed_memory)
         self._process = spawn.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        with _interrupts_ignored():
+            self._process.start()
         theirs.close()
 
     def report(self) -> Report:
@@ -93,22 +97,50 @@ class Worker:
             self._process.join()
             raise WorkerError(
                 f"{self.name}: its process ended with exit code {self._process.exitcode}"
+                + self._last_words()
             ) from None
         if isinstance(answer, str):
             raise WorkerError(f"{self.name}: {answer}")
         return answer
+
+    def _last_words(self) -> str:
+        """The last line that its process printed, for which nobody else listened."""
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError:
+            return ""
+        said = [line.strip() for line in lines if line.strip()]
+        return f"; it last said: {said[-1]}" if said else ""
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal, of which this one ends the others.
+
+    They inherit it, so that none of them ends on its own with a traceback while it begins.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _log_of(name: str, folder: Path) -> Path:
+    return folder / f"{name}.log"
 
 
 def _serve(
     connection: Connection, name: str, case: Case, folder: Path, freed_memory: FreedMemory
 ) -> None:
     """The process: build, then do what is asked."""
-    # Ctrl-C reaches every process of the terminal; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     implementation = (IMPLEMENTATIONS | PRODUCTS)[name]
     if implementation.keeps(freed_memory):
         keep_freed_memory()
-    log = (folder / f"{name}.log").open("w")
+    # What it takes to compile is measured, so nothing that an earlier process compiled is used.
+    jax.config.update("jax_enable_compilation_cache", False)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / f"{name}-compiled")
+    log = _log_of(name, folder).open("w")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     try:

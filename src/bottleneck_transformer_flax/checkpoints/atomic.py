@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,17 @@ def replaced_file(path: Path) -> Iterator[Path]:
         raise _named(error, beside, path) from error
     finally:
         _remove(beside)
+
+
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Give an empty folder that is gone on leaving, and when the program is interrupted."""
+    folder = Path(tempfile.mkdtemp())
+    _unfinished.add(folder)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,7 +28,7 @@ FreedMemory = Literal["kept", "kept-by-ours", "given-back"]
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Measure this library beside the peers that are installed, all in turns.
+    """Measure this library on the CPU beside the peers that are installed, all in turns.
 
     Each implementation has a process of its own, with the same weights and inputs. Their outputs
     are compared before anything is timed. Peers are timm on PyTorch, eager and compiled, and its
@@ -63,6 +63,8 @@ class BenchmarkOptions:
 def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(BenchmarkOptions, "benchmark", arguments)
+    # The peers compute on the CPU. Every process inherits this.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     _check(parsed)
 
     from bottleneck_transformer_flax.benchmarking.conditions import OURS, PEERS, conditions
@@ -76,25 +78,36 @@ def run(arguments: Sequence[str]) -> int:
     if not console.is_terminal:
         console.width = 160
     failed = False
-    for workload in dict.fromkeys(parsed.workloads):
+    cases = {workload: list(_cases(parsed, workload)) for workload in parsed.workloads}
+    for workload in cases:
         rows: list[Row] = []
         names = _installed(parsed, workload)
-        for case in _cases(parsed, workload):
+        for case in cases[workload]:
+            fitting = _that_fit(names, case)
+            if not fitting:
+                failed = True
+                height, width = case.size
+                print(
+                    f"botnet: error: no implementation fits into memory at {height} × {width}",
+                    file=sys.stderr,
+                )
+                continue
             waiting = errors.status("") if errors.is_terminal else nullcontext()
             with waiting as status:
                 say = (lambda text: None) if status is None else status.update
                 result = measure(
                     case,
-                    _that_fit(names, case),
+                    fitting,
                     rounds=parsed.rounds,
                     freed_memory=parsed.freed_memory,
                     say=say,
                 )
             rows += result.rows
-            # After every case, so that an interruption loses one.
+            # After every case, so that an interruption loses one, and both tell of the same.
             parsed.out.mkdir(parents=True, exist_ok=True)
             with replaced_file(parsed.out / f"{workload}.csv") as beside:
                 beside.write_text(csv_text(rows, circumstances), encoding="utf-8")
+            plot_benchmark(list(map(dataclasses.asdict, rows)), parsed.out / f"{workload}.png")
             if parsed.json:
                 for row in result.rows:
                     print(json.dumps(dataclasses.asdict(row) | circumstances), flush=True)
@@ -103,8 +116,7 @@ def run(arguments: Sequence[str]) -> int:
             for problem in result.problems:
                 failed = True
                 print(f"botnet: error: {problem}", file=sys.stderr)
-        plot_benchmark(list(map(dataclasses.asdict, rows)), parsed.out / f"{workload}.png")
-        if not parsed.json:
+        if rows and not parsed.json:
             print(f"written  {parsed.out / workload}.csv and .png")
     if not parsed.json:
         print("measured on " + ", ".join(f"{key} {value}" for key, value in circumstances.items()))
@@ -131,6 +143,12 @@ def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
     variant = get_variant(parsed.variant)
     defaults = {"inference": (1, 8), "training": (8,)}
     of_layer = workload.startswith("attention")
+    config = variant.config
+    if of_layer and "A" not in config.block_kinds(len(config.stage_sizes) - 1):
+        raise ConfigError(
+            f"{parsed.variant} does not attend in its last stage, so it has no layer for "
+            f"{workload}; choose a variant that does, such as botnet_t3"
+        )
     sizes = [(side, side) for side in parsed.grids]
     if not of_layer:
         sizes = [parsed.image_size or variant.image_size]
@@ -139,7 +157,7 @@ def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
             yield Case(
                 workload=workload,
                 variant=parsed.variant,
-                config=variant.config,
+                config=config,
                 size=size,
                 batch_size=batch_size,
             )
@@ -168,26 +186,24 @@ def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
 
 
 def _that_fit(names: Sequence[str], case: "Case") -> list[str]:
-    """All if the free memory holds them at once, else those without attention weights in memory.
-
-    The others are named.
-    """
+    """As many as the free memory holds at once, in their order; the others are named."""
     from bottleneck_transformer_flax.benchmarking.conditions import available_memory_bytes
     from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
 
     available = available_memory_bytes()
-    needs = {name: IMPLEMENTATIONS[name].least_memory_bytes(case) for name in names}
-    if available is None or sum(needs.values()) <= available:
+    if available is None:
         return list(names)
     height, width = case.size
-    fitting = [name for name, needed in needs.items() if needed == 0]
+    fitting = []
     for name in names:
-        if name not in fitting:
+        needed = IMPLEMENTATIONS[name].least_memory_bytes(case)
+        if needed <= available:
+            available -= needed
+            fitting.append(name)
+        else:
             print(
                 f"note: {name} is left out of {height} × {width}: attention weights take it about "
-                f"{needs[name] / 1e9:.0f} GB, and {available / 1e9:.0f} GB are free for all",
+                f"{needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free beside the others'",
                 file=sys.stderr,
             )
-    if not fitting:
-        raise ConfigError(f"no implementation fits into memory at {height} × {width}")
     return fitting

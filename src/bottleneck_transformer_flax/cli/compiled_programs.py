@@ -76,7 +76,7 @@ def _users_cache() -> Path:
 
 
 def _mend_instead_of_warning(folder: Path) -> None:
-    """Remove an entry that JAX cannot read or write whole, where it would warn and leave it.
+    """Remove the entries of a program of which JAX cannot read or write one, but would only warn.
 
     It compiles the program then, as without a cache. What is removed is written anew.
     """

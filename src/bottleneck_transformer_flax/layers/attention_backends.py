@@ -16,8 +16,8 @@ from bottleneck_transformer_flax.layers.fused_attention import (
 from bottleneck_transformer_flax.layers.memory import KEPT
 from bottleneck_transformer_flax.layers.relative_position import relative_logits
 
-_MANY_POSITIONS = 40 * 40
-"""From here on gradients are faster from weights computed again than from weights in memory."""
+MANY_POSITIONS = 40 * 40
+"""From here on gradients are as fast from weights computed again, in a fraction of the memory."""
 
 
 def attention_weights(
@@ -71,11 +71,14 @@ def fastest_attention(
     height_table: Float[Array, "height_rows d"],
     width_table: Float[Array, "width_rows d"],
 ) -> Float[Array, "b h w n v"]:
-    """The function of ``reference_attention`` in the way that is fastest on this machine."""
+    """The function of ``reference_attention`` in the way that is fastest on this machine.
+
+    Of ways that are as fast, the one that takes less memory.
+    """
     _, h, w, _, _ = query.shape
     if fused_head_size(query.shape, value.shape[-1]) <= longest_fused_head(query.dtype):
         function = fused_attention
-    elif h * w >= _MANY_POSITIONS:
+    elif h * w >= MANY_POSITIONS:
         function = blockwise_attention
     elif jax.default_backend() == "cpu":
         function = _blockwise_until_differentiated

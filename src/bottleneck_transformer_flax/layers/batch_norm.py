@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
         # Near the mean nothing cancels; the mean's own gradient is that of the offset.
         center = jax.lax.stop_gradient(mean)
         offset = bias - (mean - center) * factor
-        each = (len(x), 1, 1, channels)
+        each = (x.shape[0], 1, 1, channels)
         factor, offset = jnp.broadcast_to(factor, each), jnp.broadcast_to(offset, each)
         return ((x - center) * factor + offset).astype(self.dtype)
 

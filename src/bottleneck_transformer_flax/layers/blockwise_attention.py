@@ -156,7 +156,7 @@ def _heads(x: Float[Array, "b h w n d"]) -> Float[Array, "heads q d"]:
 
 def _grid(x: Float[Array, "heads q d"], like: Float[Array, "b h w n e"]) -> Array:
     b, h, w, n, _ = like.shape
-    return x.reshape(b, n, h, w, -1).transpose(0, 2, 3, 1, 4)
+    return x.reshape(b, n, h, w, x.shape[-1]).transpose(0, 2, 3, 1, 4)
 
 
 def _blocks(x: Float[Array, "queries ..."]) -> Float[Array, "blocks size ..."]:

@@ -44,7 +44,7 @@ def winograd(
     pairs = [
         jnp.stack([column[row].reshape(grid) for column in by_row], axis=3) for row in range(2)
     ]
-    return jnp.stack(pairs, axis=2).reshape(b, 2 * rows, 2 * columns, -1)[:, :h, :w]
+    return jnp.stack(pairs, axis=2).reshape(b, 2 * rows, 2 * columns, kernel.shape[-1])[:, :h, :w]
 
 
 def halving(
@@ -67,7 +67,7 @@ def halving(
         part for row in _strided(x, rows, axis=1)[:3] for part in _strided(row, columns, axis=2)[:3]
     ]
     patches = jnp.concatenate(inputs, axis=-1).reshape(b * rows * columns, 9 * c)
-    return (patches @ kernel.reshape(9 * c, -1)).reshape(b, rows, columns, -1)
+    return (patches @ kernel.reshape(9 * c, -1)).reshape(b, rows, columns, kernel.shape[-1])
 
 
 def _strided(x: Array, count: int, *, axis: int) -> list[Array]:

@@ -110,6 +110,12 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
     norms = dict.fromkeys(
         path[:-1] for path in (*params, *statistics) if len(path) > 1 and path[-2] in _NORMALISED
     )
+    norms |= {
+        (*path[: -1 - len(weights)], norm): None
+        for path in params
+        for norm, weights in _NORMALISED.items()
+        if path[-1] == "kernel" and path[-1 - len(weights) : -1] == weights
+    }
     _check_norms(norms, params, statistics)
     for norm in norms:
         scale, bias = (np.asarray(params.pop((*norm, name)), np.float64) for name in _LEARNED)
