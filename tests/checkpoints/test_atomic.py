@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory, write_text
+from bottleneck_transformer_flax.checkpoints.atomic import (
+    remove_unfinished,
+    replaced_directory,
+    temporary_directory,
+    write_text,
+)
 from training.tiny import entries
 
 
@@ -17,6 +22,16 @@ def test_text_is_replaced(tmp_path):
     write_text(tmp_path / "a.json", "nëw 蜂\n")
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "nëw 蜂\n"
     assert entries(tmp_path) == ["a.json"]
+
+
+def test_a_temporary_directory_is_gone_afterwards_or_when_interrupted():
+    with temporary_directory() as folder:
+        (folder / "a").write_text("a")
+    assert not folder.exists()
+    with temporary_directory() as folder:
+        (folder / "a").write_text("a")
+        remove_unfinished()
+        assert not folder.exists()
 
 
 def full(path, *arguments, **options):

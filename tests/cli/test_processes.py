@@ -141,6 +141,30 @@ def test_ctrl_c_ends_it_in_one_line(trained, delay_seconds):
     assert err.endswith("botnet: error: interrupted\n")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_seconds", [0.5, 3.0, 9.0])
+def test_an_interrupted_benchmark_leaves_no_process_and_no_folder(tmp_path, delay_seconds):
+    """While its processes begin, build, or take turns; Ctrl-C reaches all of them."""
+    (tmp_path / "temporary").mkdir()
+    options = ["--variant", "botnet_s1_50", "--image-size", "64", "64", "--rounds", "1000"]
+    temporary = {"TMPDIR": str(tmp_path / "temporary")}
+    process = start(
+        tmp_path, "benchmark", "inference", *options, "--implementations", "ours", **temporary
+    )
+    while not list((tmp_path / "temporary").iterdir()):
+        time.sleep(0.05)
+    time.sleep(delay_seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, out, err) == (1, "", "botnet: error: interrupted\n")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
 def test_ctrl_c_on_a_terminal_gives_the_cursor_back(trained):
     # A thousand images one at a time: long enough for the bar to be there.
     terminal, side_of_process = pty.openpty()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.checkpoints.importing import export_file
 from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
@@ -104,6 +104,20 @@ def test_variables_that_lack_part_of_a_norm_are_refused_with_its_name():
     statistics = {name: tree for name, tree in variables["batch_stats"].items() if name != "stem"}
     with pytest.raises(ConfigError, match=r"missing: batch_stats\.stem\.layer_1\.norm\.mean, "):
         fold_batch_norm(model, {**variables, "batch_stats": statistics})
+
+
+def test_a_norm_of_which_nothing_is_there_is_named():
+    model, variables = SMALL_MODELS[NAME], small_variables(NAME, *SIZE)
+    params, statistics = flatten_dict(variables["params"]), flatten_dict(variables["batch_stats"])
+    for norm in (("stem", "layer_1", "norm"), ("c5", "block_1", "attention_norm")):
+        kept = [
+            {path: leaf for path, leaf in tree.items() if path[: len(norm)] != norm}
+            for tree in (params, statistics)
+        ]
+        without = dict(zip(("params", "batch_stats"), map(unflatten_dict, kept), strict=True))
+        name = ".".join(norm)
+        with pytest.raises(ConfigError, match=rf"missing: params\.{name}\.scale, .*{name}\.mean"):
+            fold_batch_norm(model, without)
 
 
 def test_before_or_after_other_surgery():

@@ -7,6 +7,7 @@ import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from reference.forms import FOLDED, in_form
 from reference.small_models import SMALL_MODELS, apply, grid_stride, small_variables
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
@@ -38,6 +39,12 @@ def message_of(name, images, method="__call__"):
 def test_wrong_images(images, words, method):
     message = message_of("botnet_t3", images, method)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("form", ["auto", "reference", "blockwise", "fused", FOLDED])
+def test_no_images_give_no_logits(form):
+    model, variables = in_form(form, SMALL_MODELS["botnet_t3"], small_variables("botnet_t3", *SIZE))
+    assert jax.jit(model.apply)(variables, jnp.zeros((0, *SIZE, 3))).shape == (0, 5)
 
 
 @pytest.mark.parametrize(("name", "stride"), [("botnet50", 32), ("resnet50", 32)])

@@ -1,4 +1,8 @@
-"""The proof from outside: T3 computes what timm's independent implementation computes."""
+"""The proof from outside: T3 computes what timm's independent implementation computes, and learns.
+
+What learns is a shorter T3 of the same parts, with small residual branches as when training begins:
+through large ones rounding errors grow from block to block.
+"""
 
 import functools
 
@@ -8,13 +12,21 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bottleneck_transformer_flax.benchmarking.timm_networks import timm_network
-from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours
+from bottleneck_transformer_flax.benchmarking.cases import (
+    Case,
+    inputs_and_labels,
+    our_variables,
+    timm_arrays,
+    write_case,
+)
+from bottleneck_transformer_flax.benchmarking.timm_networks import load_network, timm_network
+from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours, to_theirs
 from bottleneck_transformer_flax.checkpoints.rules.timm import rules
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import get_config
-from reference.forms import FORMS, in_form
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+from reference.forms import BACKEND_FORMS, FORMS, in_form
 from reference.timm_models import randomize
 
 SIZE = (64, 64)
@@ -50,6 +62,56 @@ def test_t3_gives_the_logits_of_timm(record_property, form):
     print(f"{form}: largest difference of T3's logits from timm's: {difference:.2e}")
     assert 0.1 < expected.std() < 100
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", BACKEND_FORMS)
+def test_a_training_step_has_the_gradients_and_statistics_of_timm(tmp_path, form):
+    config = get_config("botnet_t3", stage_sizes=(2, 2, 2, 2))
+    case = Case(
+        workload="training", variant="a shorter T3", config=config, size=(64, 96), batch_size=4
+    )
+    write_case(case, tmp_path)
+    images, labels = inputs_and_labels(tmp_path)
+    images = np.asarray(Preprocessing().normalize(images))
+
+    network = load_network(config, case.size, timm_arrays(tmp_path)).train()
+    their_logits = network(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
+    their_loss = torch.nn.functional.cross_entropy(their_logits, torch.from_numpy(labels))
+    their_loss.backward()
+    theirs = {
+        name.replace(".inner.", "."): tensor.numpy()
+        for name, tensor in (
+            *((name, value.grad) for name, value in network.named_parameters()),
+            *((name, value) for name, value in network.named_buffers() if "mean" in name),
+        )
+    }
+
+    model, variables = in_form(form, BoTNet(config=config), our_variables(tmp_path))
+
+    def loss(params):
+        logits, state = model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        of_labels = jax.nn.log_softmax(logits)[np.arange(len(labels)), labels]
+        return -of_labels.mean(), state["batch_stats"]
+
+    (our_loss, statistics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        variables["params"]
+    )
+    moved = jax.device_get({"params": gradients, "batch_stats": statistics})
+    ours = to_theirs(list(rules(config)), flatten_dict(moved, sep="."))
+    compared = [name for name in ours if not name.endswith("running_var")]
+    # PyTorch's running variance is of n − 1 positions, Flax's of n.
+    assert set(compared) == set(theirs)
+    differences = {
+        name: float(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max())
+        for name in compared
+    }
+    largest = max(differences, key=differences.__getitem__)
+    print(f"{form}: loss {our_loss - their_loss.item():.1e}, {largest} {differences[largest]:.1e}")
+    assert abs(our_loss - their_loss.item()) < 1e-5
+    assert differences[largest] < 1e-4
 
 
 def test_timm_counts_the_parameters_of_t3_and_t6():
