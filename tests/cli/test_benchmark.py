@@ -30,7 +30,7 @@ def test_the_names_are_those_of_the_rooms_that_know_them():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--rounds", "0"), ["rounds is (0,)", "at least 1"]),
+        (("--rounds", "0"), ["rounds is 0;", "at least 1"]),
         (("--batch-sizes", "4", "0"), ["batch_sizes is (4, 0)", "at least 1"]),
         (("attention", "--grids", "-3"), ["grids is (-3,)"]),
         (("--variant", "botnet_t33"), ["unknown variant 'botnet_t33'", "botnet_t3"]),
@@ -38,6 +38,7 @@ def test_the_names_are_those_of_the_rooms_that_know_them():
         (("--implementations", "tensorflow"), ["tensorflow"]),
         (("--image-size", "8", "8", "--implementations", "ours"), ["8 × 8 pixels", "at least 16"]),
         (("training", "--implementations", "onnxruntime"), ["no implementation", "training"]),
+        (("--implementations", "--rounds", "2"), ["implementations is empty"]),
         (("attention", "--variant", "resnet50"), ["resnet50", "no layer for attention"]),
     ],
 )
@@ -58,6 +59,13 @@ def test_the_folder_must_not_be_a_file(call, tmp_path):
         called = call("benchmark", "--out", str(tmp_path / out))
         assert called.code == 2
         assert f"{tmp_path / 'file'} is a file; name a folder that can be made" in called.err
+
+
+def test_a_folder_in_the_place_of_a_result_is_told_before_measuring(call, tmp_path):
+    (tmp_path / "training.png").mkdir()
+    called = call("benchmark", "--out", str(tmp_path))
+    assert called.code == 2
+    assert f"{tmp_path / 'training.png'} is to be written, but is a folder" in called.err
 
 
 def test_the_folder_must_be_one_that_can_be_made(call, tmp_path, monkeypatch):
@@ -90,7 +98,7 @@ def fake_result(case, names):
         )
         for name in names
     ]
-    return Result(rows, [])
+    return Result(rows, [], [])
 
 
 def implementations(path):
@@ -133,6 +141,30 @@ def test_gradients_of_few_positions_keep_the_weights(call, tmp_path, monkeypatch
     assert called.code == 1
     assert "ours is left out of 39 × 39" in called.err
     assert implementations(tmp_path / "attention-training.csv") == [("40", "ours")]
+
+
+@pytest.mark.parametrize(("named", "code", "word"), [(False, 0, "note"), (True, 1, "error")])
+def test_who_is_not_made_for_it_is_missed_where_it_was_named(
+    call, tmp_path, monkeypatch, named, code, word
+):
+    reason = "timm: timm has no parts for this network"
+    result = lambda case, names, **_: fake_result(case, names[:1])._replace(unable=[reason])  # noqa: E731
+    monkeypatch.setattr(rounds, "measure", result)
+    chosen = ("--implementations", "ours", "timm") if named else ()
+    called = call("benchmark", "training", "--out", str(tmp_path), *chosen)
+    assert called.code == code
+    (line,) = [line for line in called.err.splitlines() if reason in line]
+    assert word in line
+
+
+def test_too_little_memory_is_one_line(call, tmp_path, monkeypatch):
+    def measure(case, names, **_):
+        raise MemoryError("Unable to allocate 96.0 GiB")
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    called = call("benchmark", "training", "--out", str(tmp_path))
+    assert called.code == 1
+    assert "botnet: error: not enough memory: Unable to allocate 96.0 GiB" in called.err
 
 
 def test_what_was_measured_before_an_error_is_kept(call, tmp_path, monkeypatch):

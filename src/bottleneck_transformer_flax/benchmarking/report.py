@@ -38,7 +38,7 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         result.add_row(
             row.implementation,
-            f"{row.images_per_second:.3g}",
+            three_digits(row.images_per_second),
             f"{1e3 * row.p50_seconds:.1f}",
             f"{1e3 * row.p95_seconds:.1f}",
             f"{row.relative_time:.2f}",
@@ -49,6 +49,11 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.largest_difference:.0e}",
         )
     return result
+
+
+def three_digits(number: float) -> str:
+    """A rate as people read it: 0.312, 12.3, 1,350."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def csv_text(rows: Sequence[Any], circumstances: Mapping[str, str]) -> str:

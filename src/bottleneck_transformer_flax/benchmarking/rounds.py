@@ -16,7 +16,12 @@ from bottleneck_transformer_flax.benchmarking.implementations import (
     PRODUCTS,
     FreedMemory,
 )
-from bottleneck_transformer_flax.benchmarking.workers import Report, Worker, WorkerError
+from bottleneck_transformer_flax.benchmarking.workers import (
+    Report,
+    UnableError,
+    Worker,
+    WorkerError,
+)
 from bottleneck_transformer_flax.checkpoints.atomic import temporary_directory
 
 LARGEST_DIFFERENCE = 1e-4
@@ -71,10 +76,17 @@ class Row:
 
 
 class Result(NamedTuple):
-    """A case's rows, and in words what could not be measured."""
+    """A case's rows, and in words what could not be measured.
+
+    Attributes:
+        rows: of every implementation that was timed.
+        problems: what went wrong.
+        unable: which implementations are not made for this work.
+    """
 
     rows: list[Row]
     problems: list[str]
+    unable: list[str]
 
 
 class _Ready(NamedTuple):
@@ -107,7 +119,8 @@ def measure(
     """
     products = [name for name, product in PRODUCTS.items() if not product.missing()]
     with temporary_directory() as folder, ExitStack() as stack:
-        problems = []
+        problems: list[str] = []
+        unable: list[str] = []
         say("drawing weights and inputs")
         write_case(case, folder)
         ready: list[_Ready] = []
@@ -119,7 +132,7 @@ def measure(
             except WorkerError as error:
                 if not ready:
                     raise
-                problems.append(str(error))
+                (unable if isinstance(error, UnableError) else problems).append(str(error))
                 continue
             if not ready and not all(np.isfinite(output).all() for output in report.outputs):
                 raise WorkerError(
@@ -144,7 +157,7 @@ def measure(
             for each in ready
             if each.worker.name not in products
         ]
-    return Result(rows, problems)
+    return Result(rows, problems, unable)
 
 
 def _difference(report: Report, first: Report) -> float:

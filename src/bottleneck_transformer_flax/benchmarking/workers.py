@@ -30,6 +30,10 @@ class WorkerError(BoTNetError):
     """An implementation cannot do the work."""
 
 
+class UnableError(WorkerError):
+    """An implementation is not made for this work, as it says itself."""
+
+
 class Report(NamedTuple):
     """What a worker says once its implementation is built."""
 
@@ -99,6 +103,8 @@ class Worker:
                 f"{self.name}: its process ended with exit code {self._process.exitcode}"
                 + self._last_words()
             ) from None
+        if isinstance(answer, UnableError):
+            raise answer
         if isinstance(answer, str):
             raise WorkerError(f"{self.name}: {answer}")
         return answer
@@ -162,6 +168,8 @@ def _serve(
             connection.send(seconds)
     except EOFError:
         return
+    except BoTNetError as error:
+        connection.send(UnableError(f"{name}: {error}"))
     except BaseException as error:
         traceback.print_exc()
         connection.send(f"{type(error).__name__}: {error}".splitlines()[0])

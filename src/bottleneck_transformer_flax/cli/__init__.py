@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(_describe(error), 1)
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error or 'none is left'}; ask for less at once", 1)
 
 
 def _parser() -> argparse.ArgumentParser:

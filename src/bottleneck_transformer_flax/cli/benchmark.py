@@ -113,7 +113,14 @@ def run(arguments: Sequence[str]) -> int:
                     print(json.dumps(dataclasses.asdict(row) | circumstances), flush=True)
             else:
                 console.print(table(result.rows), "")
-            for problem in result.problems:
+            problems = list(result.problems)
+            if parsed.implementations is None:
+                # Nobody asked for these; they only happen to be installed.
+                for reason in result.unable:
+                    print(f"note: left out: {reason}", file=sys.stderr)
+            else:
+                problems += result.unable
+            for problem in problems:
                 failed = True
                 print(f"botnet: error: {problem}", file=sys.stderr)
         if rows and not parsed.json:
@@ -124,16 +131,23 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _check(parsed: BenchmarkOptions) -> None:
-    counts = {"rounds": (parsed.rounds,), "batch_sizes": parsed.batch_sizes, "grids": parsed.grids}
-    for name, values in counts.items():
+    if parsed.rounds < 1:
+        raise ConfigError(f"rounds is {parsed.rounds}; expected an integer of at least 1")
+    for name, values in {"batch_sizes": parsed.batch_sizes, "grids": parsed.grids}.items():
         if values is not None and (not values or min(values) < 1):
             raise ConfigError(f"{name} is {values}; expected integers of at least 1")
+    if parsed.implementations == ():
+        raise ConfigError("implementations is empty; name some, or leave it out for all")
     place = next(path for path in (parsed.out, *parsed.out.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         what = "cannot be written to" if place.is_dir() else "is a file"
         raise ConfigError(
             f"out is {parsed.out}, but {place} {what}; name a folder that can be made"
         )
+    for workload in parsed.workloads:
+        for path in (parsed.out / f"{workload}.csv", parsed.out / f"{workload}.png"):
+            if path.is_dir():
+                raise ConfigError(f"{path} is to be written, but is a folder; name another out")
 
 
 def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
@@ -149,11 +163,11 @@ def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
             f"{parsed.variant} does not attend in its last stage, so it has no layer for "
             f"{workload}; choose a variant that does, such as botnet_t3"
         )
-    sizes = [(side, side) for side in parsed.grids]
+    sizes = [(side, side) for side in dict.fromkeys(parsed.grids)]
     if not of_layer:
         sizes = [parsed.image_size or variant.image_size]
     for size in sizes:
-        for batch_size in parsed.batch_sizes or defaults.get(workload, (1,)):
+        for batch_size in dict.fromkeys(parsed.batch_sizes or defaults.get(workload, (1,))):
             yield Case(
                 workload=workload,
                 variant=parsed.variant,

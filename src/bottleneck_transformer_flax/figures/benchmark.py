@@ -85,7 +85,8 @@ def _draw_bars(axes: Axes, rows: Rows, colors: Mapping[str, str]) -> None:
     for place, row in enumerate(rows):
         rate = row["images_per_second"]
         axes.barh(place, rate, 0.7, color=colors[row["implementation"]])
-        axes.text(rate, place, f" {rate:.3g}", va="center", fontsize=8, color=INK_COLOR)
+        number = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        axes.text(rate, place, f" {number}", va="center", fontsize=8, color=INK_COLOR)
     axes.set_yticks(range(len(rows)), [row["implementation"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(row["images_per_second"] for row in rows))
