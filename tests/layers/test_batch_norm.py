@@ -55,6 +55,23 @@ def test_by_the_batchs_statistics(size):
         np.testing.assert_allclose(moved["batch_stats"][name], after, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "groups"), [((4, 3, 5), 2), ((6, 1, 2), 3), ((4, 2, 2), 4)])
+def test_each_group_is_normalised_by_its_own_statistics(size, groups):
+    x = images(*size)
+    layer, variables = made(x, groups=groups)
+    alone = BatchNorm()
+    output, moved = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    parts = [
+        alone.apply(variables, part, use_running_average=False, mutable=["batch_stats"])
+        for part in jnp.split(x, groups)
+    ]
+    expected = np.concatenate([part for part, _ in parts])
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+    for name, value in moved["batch_stats"].items():
+        mean = np.mean([of_part["batch_stats"][name] for _, of_part in parts], axis=0)
+        np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("running", [False, True])
 @pytest.mark.parametrize("size", [(2, 5, 7), (4, 8, 8), (3, 1, 4)])
 def test_gradients_are_torchs(size, running):

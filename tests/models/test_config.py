@@ -48,6 +48,7 @@ WRONG = [
     *[("attention_shortcut_activation", value, "True or False") for value in ("silu", None)],
     *[("frozen_through", value, "stem, c2, c3, c4, c5, None") for value in ("head", "c1", 2)],
     *[("frozen_batch_stats", value, "True or False") for value in (1, None)],
+    *[("batch_norm_groups", value, "at least 1") for value in (0, 1.5, None)],
     *[("folded_batch_norm", value, "True or False") for value in (2, None)],
     *[("attention_backend", value, "auto, reference, blockwise, fused") for value in ("xla", 1)],
     *[("remat", value, "True or False") for value in (1, "all")],

@@ -20,12 +20,15 @@ class BatchNorm(nn.Module):
     Attributes:
         momentum: share of the running statistics that each batch leaves in place.
         epsilon: added to the variance.
+        groups: parts of a training batch, each normalised by statistics of its own; the running
+            statistics move to the mean of theirs.
         scale_init: of the scale; the bias starts at zero.
         dtype: of the result; statistics and what is between are float32 always.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    groups: int = 1
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: Any = jnp.float32
 
@@ -43,20 +46,28 @@ class BatchNorm(nn.Module):
         if use_running_average:
             mean, variance = running_mean.value, running_variance.value
         else:
-            mean, mean_of_squares = _mean(x), _mean(x * x)
+            mean, mean_of_squares = _means(x, self.groups), _means(x * x, self.groups)
             # Rounding can leave less than nothing.
             variance = jnp.maximum(0.0, mean_of_squares - mean * mean)
             if not self.is_initializing():
                 for running, of_batch in ((running_mean, mean), (running_variance, variance)):
-                    running.value = self.momentum * running.value + (1 - self.momentum) * of_batch
+                    kept = self.momentum * running.value
+                    running.value = kept + (1 - self.momentum) * of_batch.mean(0)
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale
         # Near the mean nothing cancels; the mean's own gradient is that of the offset.
         center = jax.lax.stop_gradient(mean)
         offset = bias - (mean - center) * factor
-        each = (x.shape[0], 1, 1, channels)
-        factor, offset = jnp.broadcast_to(factor, each), jnp.broadcast_to(offset, each)
+        center, factor, offset = (_of_each(value, x.shape[0]) for value in (center, factor, offset))
         return ((x - center) * factor + offset).astype(self.dtype)
 
 
-def _mean(x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
-    return x.mean((1, 2)).mean(0)
+def _means(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "groups c"]:
+    of_images = x.mean((1, 2))
+    return of_images.reshape(groups, -1, x.shape[-1]).mean(1)
+
+
+def _of_each(value: Float[Array, "*groups c"], images: int) -> Float[Array, "b 1 1 c"]:
+    """What each image has of its group, or all of the whole."""
+    groups = value.reshape(-1, 1, value.shape[-1])
+    shape = (groups.shape[0], images // groups.shape[0], value.shape[-1])
+    return jnp.broadcast_to(groups, shape).reshape(images, 1, 1, -1)

@@ -35,6 +35,7 @@ class ConvolutionNorm(nn.Module):
         frozen_statistics: whether the running statistics normalise in training too, and stay.
         bn_momentum: share of the running statistics that each batch leaves in place.
         bn_epsilon: added to the variance.
+        bn_groups: parts of a training batch with statistics of their own.
         dtype: of the computation; statistics are float32 always.
     """
 
@@ -48,6 +49,7 @@ class ConvolutionNorm(nn.Module):
     frozen_statistics: bool = False
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_groups: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -73,6 +75,7 @@ class ConvolutionNorm(nn.Module):
             x = BatchNorm(
                 momentum=self.bn_momentum,
                 epsilon=self.bn_epsilon,
+                groups=self.bn_groups,
                 dtype=self.dtype,
                 scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
                 name="norm",

@@ -35,6 +35,7 @@ def configured_convolution(config: BoTNetConfig) -> Callable[..., ConvolutionNor
         frozen_statistics=config.frozen_batch_stats,
         bn_momentum=config.bn_momentum,
         bn_epsilon=config.bn_epsilon,
+        bn_groups=config.batch_norm_groups,
         dtype=config.dtype,
     )
 
@@ -168,7 +169,10 @@ class AttentionBottleneck(Bottleneck):
         )
         if not config.folded_batch_norm:
             self.attention_norm = BatchNorm(
-                momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=config.dtype
+                momentum=config.bn_momentum,
+                epsilon=config.bn_epsilon,
+                groups=config.batch_norm_groups,
+                dtype=config.dtype,
             )
 
     def shortcut_activation(self) -> Activation | None:

@@ -77,6 +77,8 @@ class BoTNetConfig:
         frozen_through: the stem and the stages up to this one take no part in training: they
             compute as in inference, and no gradient reaches them; None for none.
         frozen_batch_stats: whether batch norms use and keep their running statistics in training.
+        batch_norm_groups: parts of a training batch that batch norms take statistics of apart
+            from each other; it divides the batch.
         folded_batch_norm: whether the weights before each batch norm have taken it in, which
             leaves them a bias and the model fit for inference alone; see ``fold_batch_norm``.
         attention_backend: how attention is computed, which changes its speed and memory alone:
@@ -119,6 +121,7 @@ class BoTNetConfig:
     stochastic_depth_rate: float | int = 0.0
     frozen_through: FrozenPart | None = None
     frozen_batch_stats: bool = False
+    batch_norm_groups: int = 1
     folded_batch_norm: bool = False
     attention_backend: AttentionBackend = "auto"
     remat: bool = False

@@ -25,6 +25,7 @@ _COUNTS = (
     "initial_filters",
     "se_divisor",
     "image_channels",
+    "batch_norm_groups",
     *_OPTIONAL_COUNTS,
 )
 _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (

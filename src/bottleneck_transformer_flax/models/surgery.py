@@ -39,26 +39,41 @@ def resize_relative_positions(
         ConfigError: when this is no (height, width), images of it are too small for the model, or
             there are no parameters among the variables.
     """
-    needed = flatten_dict(abstract_variables(model, image_size)["params"])
-    params = flatten_dict(_parameters(variables))
+    before = flatten_dict(_parameters(variables))
+    params = resized_tables(model, _parameters(variables), image_size)
     moved: dict[tuple[str, int, int], list[str]] = {}
-    for path, table in params.items():
-        if path[-1] in RELATIVE_TABLES:
-            if path not in needed:
-                raise ConfigError(f"the variables have {'.'.join(path)}, which the model has not")
-            before, after = (len(table) + 1) // 2, (len(needed[path]) + 1) // 2
-            params[path] = resize_table(table, after)
-            if before != after:
-                moved.setdefault((path[-1], before, after), []).append("/".join(path[:2]))
-    for (table_name, before, after), blocks in moved.items():
+    for path, table in flatten_dict(params).items():
+        if table is not before[path]:
+            lengths = [(len(each) + 1) // 2 for each in (before[path], table)]
+            moved.setdefault((path[-1], *lengths), []).append("/".join(path[:2]))
+    for (table_name, old, new), blocks in moved.items():
         _log.warning(
             "%s interpolated linearly from %d to %d positions in %s",
             table_name.replace("_", " "),
-            before,
-            after,
+            old,
+            new,
             ", ".join(blocks),
         )
-    return model, dict(variables) | {"params": unflatten_dict(params)}
+    return model, dict(variables) | {"params": params}
+
+
+def resized_tables(
+    model: BoTNet, params: Mapping[str, Any], image_size: tuple[int, int]
+) -> dict[str, Any]:
+    """Parameters for images of another (height, width); see ``resize_relative_positions``.
+
+    Raises:
+        ConfigError: as there.
+    """
+    needed = flatten_dict(abstract_variables(model, image_size)["params"])
+    resized = flatten_dict(dict(params))
+    for path, table in resized.items():
+        if path[-1] in RELATIVE_TABLES:
+            if path not in needed:
+                raise ConfigError(f"the variables have {'.'.join(path)}, which the model has not")
+            resized[path] = resize_table(table, (len(needed[path]) + 1) // 2)
+    tree: dict[str, Any] = unflatten_dict(resized)
+    return tree
 
 
 def replace_head(

@@ -166,6 +166,7 @@ _CHANGES_NO_NETWORK = (
     "stochastic_depth_rate",
     "frozen_through",
     "frozen_batch_stats",
+    "batch_norm_groups",
     "attention_backend",
     "remat",
 )
