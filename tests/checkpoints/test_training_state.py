@@ -1,10 +1,18 @@
 """Training states through orbax: what is saved comes back, the newest stay, misfits are told."""
 
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from bottleneck_transformer_flax.checkpoints import training_state
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training.state import create_state
@@ -30,8 +38,8 @@ def test_a_state_and_its_progress_come_back(tmp_path, average):
     with TrainingCheckpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 7
         assert checkpoints.path(7).is_dir()
-        back = checkpoints.restore(state_of(2, average=average))
-        progress = checkpoints.latest_progress()
+        step, back, progress = checkpoints.restore(state_of(2, average=average))
+    assert step == 7
     assert_same_bits(back, state)
     assert progress == PROGRESS
 
@@ -42,7 +50,7 @@ def test_the_newest_two_stay(tmp_path):
             checkpoints.save(step, state_of(step), {"step": step})
     assert [name for name in entries(tmp_path) if name.isdigit()] == ["5", "9"]
     with TrainingCheckpoints(tmp_path) as checkpoints:
-        back, progress = checkpoints.restore(state_of()), checkpoints.latest_progress()
+        _, back, progress = checkpoints.restore(state_of())
     assert_same_bits(back, state_of(9))
     assert progress == {"step": 9}
 
@@ -55,11 +63,8 @@ def test_saving_the_same_step_again_is_no_error(tmp_path):
 
 
 def test_nothing_to_restore(tmp_path):
-    with (
-        TrainingCheckpoints(tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match="no checkpoint"),
-    ):
-        checkpoints.restore(state_of())
+    with TrainingCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(state_of()) is None
 
 
 @pytest.mark.parametrize(
@@ -77,14 +82,108 @@ def test_another_structure_is_told(tmp_path, other):
         assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path):
-    with TrainingCheckpoints(tmp_path) as checkpoints:
-        checkpoints.save(3, state_of(), PROGRESS)
-    for file in (tmp_path / "3" / "state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
-    with TrainingCheckpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError):
+def empty(file):
+    file.write_bytes(b"")
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    with TrainingCheckpoints(folder) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save(step, state_of(step), {"step": step})
+    return folder
+
+
+@pytest.mark.parametrize("damage", [empty, cut_short, flip_a_bit, Path.unlink])
+def test_whichever_file_is_damaged_the_checkpoint_before_it_is_taken(
+    two_saved, tmp_path, damage, caplog
+):
+    largest = max(files_of(two_saved / "4" / "state"), key=lambda file: file.stat().st_size)
+    for number, file in enumerate(
+        [largest, two_saved / "4" / "progress" / "metadata", two_saved / "4" / "digests.json"]
+    ):
+        if damage is Path.unlink and file.name == "digests.json":
+            continue  # as an earlier version wrote it
+        folder = tmp_path / str(number)
+        shutil.copytree(two_saved, folder)
+        damage(folder / file.relative_to(two_saved))
+        caplog.clear()
+        with TrainingCheckpoints(folder) as checkpoints:
+            step, back, progress = checkpoints.restore(state_of())
+            assert (step, progress) == (2, {"step": 2})
+            assert_same_bits(back, state_of(2))
+            (warning,) = caplog.messages
+            assert "4.damaged" in warning
+            # What comes after it takes its place.
+            checkpoints.save(4, state_of(5), {"step": 4})
+        with TrainingCheckpoints(folder) as checkpoints:
+            assert_same_bits(checkpoints.restore(state_of()).state, state_of(5))
+
+
+def test_every_file_of_a_checkpoint_has_a_digest(two_saved):
+    digests = json.loads((two_saved / "4" / "digests.json").read_text())
+    expected = {
+        file.relative_to(two_saved / "4").as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files_of(two_saved / "4")
+        if file.name not in ("digests.json", "_CHECKPOINT_METADATA")
+    }
+    assert len(expected) > 3
+    assert digests == expected
+
+
+def test_the_files_without_a_digest_are_not_needed(two_saved, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(two_saved, folder)
+    empty(folder / "4" / "_CHECKPOINT_METADATA")
+    with TrainingCheckpoints(folder) as checkpoints:
+        step, back, _ = checkpoints.restore(state_of())
+    assert step == 4
+    assert_same_bits(back, state_of(4))
+
+
+def test_where_all_are_damaged_it_is_an_error(two_saved, tmp_path):
+    shutil.copytree(two_saved, tmp_path / "copy")
+    for step in ("2", "4"):
+        empty(tmp_path / "copy" / step / "progress" / "metadata")
+    with (
+        TrainingCheckpoints(tmp_path / "copy") as checkpoints,
+        pytest.raises(CheckpointError, match="every checkpoint"),
+    ):
         checkpoints.restore(state_of())
+
+
+def test_a_full_disk_is_told_and_what_was_saved_before_is_whole(tmp_path, monkeypatch):
+    with TrainingCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state_of(2), {"step": 2})
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(training_state, "write_digests", full)
+    with (
+        pytest.raises(CheckpointError, match=r"No space left on device; .*2 is whole"),
+        TrainingCheckpoints(tmp_path) as checkpoints,
+    ):
+        checkpoints.save(4, state_of(4), {"step": 4})
+    with TrainingCheckpoints(tmp_path) as checkpoints:
+        step, back, _ = checkpoints.restore(state_of())
+    assert step == 2
+    assert_same_bits(back, state_of(2))
 
 
 @pytest.mark.parametrize("name", ["a [1]", "what?", "*", "[!x]*?"])
@@ -95,8 +194,9 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path, name):
             checkpoints.save(step, state_of(step), {"step": step})
         assert checkpoints.path(3) == directory / "3"
     with TrainingCheckpoints(directory) as checkpoints:
-        assert_same_bits(checkpoints.restore(state_of()), state_of(3))
-        assert checkpoints.latest_progress() == {"step": 3}
+        _, back, progress = checkpoints.restore(state_of())
+    assert_same_bits(back, state_of(3))
+    assert progress == {"step": 3}
     assert [name for name in entries(directory) if name.isdigit()] == ["2", "3"]
 
 

@@ -1,26 +1,48 @@
 """The whole state of a training run on disk, through orbax."""
 
+import contextlib
 import glob
+import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
+from bottleneck_transformer_flax.checkpoints.digests import find_damage, write_digests
+from bottleneck_transformer_flax.devices import agreed_number
 from bottleneck_transformer_flax.errors import CheckpointError
 
 PyTree = Any
 _LONGEST_REASON = 150
+_DAMAGED = ".damaged"
+_log = logging.getLogger(__name__)
+
+
+class Saved(NamedTuple):
+    """A checkpoint that was read.
+
+    Attributes:
+        step: of the training.
+        state: of the structure that was asked for.
+        progress: the JSON value that was saved with it.
+    """
+
+    step: int
+    state: PyTree
+    progress: Any
 
 
 class TrainingCheckpoints:
     """The checkpoints of one run, by step; the newest ``keep`` of them stay.
 
     A checkpoint is the training state, a tree of arrays, and the run's progress, a JSON value. It
-    appears under its name only when it is whole. Saving goes on in the background; leaving the
-    context waits for it.
+    appears under its name only when it is whole, with the digests of its files. Saving goes on in
+    the background; leaving the context waits for it. Where several processes train, all of them
+    save and restore together.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
@@ -29,7 +51,11 @@ class TrainingCheckpoints:
         Raises:
             CheckpointError: when it cannot be, a file being in its place or above it.
         """
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=False,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+        )
         self._directory = directory.absolute()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -60,9 +86,12 @@ class TrainingCheckpoints:
         traceback: TracebackType | None,
     ) -> None:
         """Wait until all that was saved is on disk."""
-        self._manager.close()
-        if self._link is not None:
-            self._link.cleanup()
+        try:
+            with self._failures_named():
+                self._manager.close()
+        finally:
+            if self._link is not None:
+                self._link.cleanup()
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint; None where there is none."""
@@ -74,47 +103,97 @@ class TrainingCheckpoints:
         return self._directory / str(step)
 
     def save(self, step: int, state: PyTree, progress: Any) -> None:
-        """Save, unless this step is there already."""
+        """Save, unless this step is there already; waits for no more than the copy of the state.
+
+        Raises:
+            CheckpointError: when this or the save before it failed, such as on a full disk. What
+                was saved before is whole.
+        """
         if step == self.latest_step():
             return
-        # One at a time: orbax would wait too, and warn about it each time.
-        self._manager.wait_until_finished()
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
-            ),
-        )
+        with self._failures_named():
+            # One at a time: orbax would wait too, and warn about it each time.
+            self._manager.wait_until_finished()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                ),
+            )
 
-    def latest_progress(self) -> Any:
-        """The progress that was saved with the newest state.
+    def restore(self, like: PyTree) -> Saved | None:
+        """The newest checkpoint that is whole, None where there is none.
 
-        Raises:
-            CheckpointError: when there is no checkpoint, or it is damaged.
-        """
-        return self._restore(progress=ocp.args.JsonRestore()).progress
+        One that is damaged is set aside, with a warning, and the one before it taken.
 
-    def restore(self, like: PyTree) -> PyTree:
-        """The newest state, of the structure, shapes and dtypes of ``like``.
+        Args:
+            like: a state of the structure, shapes, dtypes and places of the one to return.
 
         Raises:
-            CheckpointError: when there is no checkpoint, it is damaged or not of that structure.
+            CheckpointError: when there are only damaged ones, or it is not of that structure.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._restore(state=ocp.args.StandardRestore(abstract)).state
-
-    def _restore(self, **items: ocp.args.CheckpointArgs) -> Any:
+        damaged = self._set_damaged_aside() if jax.process_index() == 0 else []
+        if agreed_number(len(damaged)):
+            self._manager.reload()
         step = self.latest_step()
         if step is None:
-            raise CheckpointError(f"there is no checkpoint in {self._directory}")
+            if damaged:
+                raise CheckpointError(
+                    f"every checkpoint in {self._directory} is damaged, the newest: {damaged[0]}; "
+                    "bring one back, or begin anew"
+                )
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = {
+            "state": ocp.args.StandardRestore(abstract),
+            "progress": ocp.args.JsonRestore(),
+        }
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
-            # orbax explains over many lines; the first says what does not fit.
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            if len(reason) > _LONGEST_REASON:
-                reason = f"{reason[:_LONGEST_REASON]}…"
             raise CheckpointError(
-                f"the checkpoint {self.path(step)} is damaged or of another model ({reason}); "
-                "remove that folder to go on from the checkpoint before it"
+                f"the checkpoint {self.path(step)} is damaged or of another model "
+                f"({_first_line(error)}); remove that folder to go on from the checkpoint before it"
             ) from error
+        return Saved(step, restored.state, restored.progress)
+
+    def _set_damaged_aside(self) -> list[str]:
+        """What is wrong with the newest checkpoints until one is whole, newest first."""
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            damage = find_damage(self.path(step))
+            if damage is None:
+                break
+            damaged.append(damage)
+            aside = self.path(step).with_name(f"{step}{_DAMAGED}")
+            self.path(step).rename(aside)
+            _log.warning("the checkpoint %s is damaged (%s) and set aside", aside, damage)
+        return damaged
+
+    def _write_digests(self) -> None:
+        """Before a checkpoint gets its name, whose files are all written."""
+        if jax.process_index() == 0:
+            for folder in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                write_digests(folder)
+
+    @contextlib.contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        """What goes wrong in writing, as one line."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            # Of several processes one that has gone is the likelier reason, and told as that.
+            if jax.process_count() > 1 and not isinstance(error, OSError):
+                raise
+            before = self.latest_step()
+            good = "none was written before" if before is None else f"{self.path(before)} is whole"
+            raise CheckpointError(
+                f"the checkpoint could not be written to {self._directory}: {_first_line(error)}; "
+                f"{good}. See to the disk, then go on with --resume"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in short: orbax explains over many lines, the first says what is not."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
