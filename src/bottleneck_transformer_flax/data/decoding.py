@@ -1,9 +1,12 @@
 """Any image file that Pillow decodes, as 8-bit RGB, or one line that says why not."""
 
 import contextlib
+import io
 import re
 import warnings
+from collections.abc import Iterator
 from os import PathLike, fspath
+from pathlib import Path
 from typing import IO, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -15,8 +18,14 @@ from bottleneck_transformer_flax.errors import DataError
 # no uploaded file should be able to do; the others need a plug-in or are only identified.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
+# Of these the header alone tells the size, and fewer pixels are decoded in less time.
+_REDUCIBLE = {"JPEG", "MPO"}
+
 Image.init()
-_FORMATS = tuple(name for name in Image.ID if name not in _NOT_DECODED)
+# Pillow asks one format after the other whether a file is its own; the usual ones come first.
+_FORMATS = tuple(
+    sorted(set(Image.ID) - _NOT_DECODED, key=lambda name: (name not in ("JPEG", "PNG"), name))
+)
 
 IMAGE_SUFFIXES = frozenset(
     suffix.lower() for suffix, name in Image.registered_extensions().items() if name in _FORMATS
@@ -32,6 +41,7 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THE_SIDE = {5, 6, 7, 8}
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -52,6 +62,106 @@ class BinaryFile(Protocol):
         ...
 
 
+@runtime_checkable
+class OpenedImage(Protocol):
+    """An image whose size is known, and whose pixels are there when asked for."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, upright."""
+        ...
+
+    def decode(self, reduction: int = 1) -> Image.Image:
+        """The pixels, mode RGB, upright.
+
+        Args:
+            reduction: 1, 2, 4 or 8: one pixel for so many along each side is enough. Where that
+                saves time the image is that much smaller, its sides rounded up; else it is whole.
+
+        Raises:
+            DataError: when the image cannot be read; the message names it.
+        """
+        ...
+
+
+class DecodedImage:
+    """An image whose pixels are there already."""
+
+    def __init__(self, image: Image.Image) -> None:
+        """Of an upright image, mode RGB."""
+        self._image = image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self._image.height, self._image.width
+
+    def decode(self, reduction: int = 1) -> Image.Image:
+        """The image, whole."""
+        return self._image
+
+
+class EncodedImage:
+    """The bytes of an image file, a JPEG's decoded when its pixels are asked for.
+
+    A JPEG is reduced by transforming the lower frequencies of its blocks alone. Other formats are
+    decoded at once, for only then is their size certain, and are always whole.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
+        """Read the header.
+
+        Args:
+            content: of the file.
+            name: what to call the image in messages.
+
+        Raises:
+            DataError: when it is no image; the one-line message says why.
+        """
+        self._content, self._name = content, name
+        self._header: Image.Image | None = None
+        self._pixels: Image.Image | None = None
+        with _told_of(name):
+            image = _open(io.BytesIO(content))
+            if image.format in _REDUCIBLE:
+                self._header = image
+                on_the_side = _orientation(image) in _ON_THE_SIDE
+                self._size = image.size if on_the_side else image.size[::-1]
+            else:
+                self._pixels = _upright_rgb(image)
+                self._size = self._pixels.size[::-1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, upright."""
+        return self._size
+
+    def decode(self, reduction: int = 1) -> Image.Image:
+        """The pixels as ``decode_image`` gives them, or fewer; see ``OpenedImage``.
+
+        Raises:
+            DataError: when the image is damaged.
+        """
+        if self._pixels is not None:
+            return self._pixels
+        with _told_of(self._name):
+            # Pillow decodes a file once; the one whose header was read serves the first call.
+            image, self._header = self._header or _open(io.BytesIO(self._content)), None
+            image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
+            return _upright_rgb(image)
+
+
+def open_image(path: str | PathLike[str]) -> EncodedImage:
+    """Read an image file without decoding it.
+
+    Raises:
+        DataError: when the file is missing or no image; the one-line message names it.
+    """
+    with _told_of(name := _name(path)):
+        content = Path(path).read_bytes()
+    return EncodedImage(content, name)
+
+
 def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
@@ -69,25 +179,40 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
         DataError: when the file is missing, empty, truncated, no image, or far too large; the
             one-line message names the file and the reason.
     """
+    with _told_of(_name(file)), _open(file) as image:
+        return _upright_rgb(image)
+
+
+def _open(file: str | PathLike[str] | BinaryFile) -> Image.Image:
+    """Read an image's header."""
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Pillow's types ask for more of a file than Pillow does.
+    return Image.open(cast("str | IO[bytes]", file), formats=_FORMATS)
+
+
+@contextlib.contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Whatever is wrong with an image as one error that names it."""
     try:
-        # Pillow's types ask for more of a file than Pillow does.
-        with Image.open(cast("str | IO[bytes]", file), formats=_FORMATS) as image:
-            image.load()
-            return _to_rgb(_upright(image))
+        yield
     # Pillow's decoders raise almost anything (struct.error, SyntaxError, KeyError, …) on damage.
     except Exception as error:
-        raise DataError(f"{_name(file)}: cannot be read as an image: {_reason(error)}") from error
+        raise DataError(f"{name}: cannot be read as an image: {_reason(error)}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The loaded image with its EXIF orientation applied; damaged EXIF counts as none."""
-    orientation = 1
+def _orientation(image: Image.Image) -> int:
+    """That of the EXIF record; damaged EXIF counts as none."""
     with contextlib.suppress(Exception):
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    transpose = _TRANSPOSES.get(orientation)
-    return image if transpose is None else image.transpose(transpose)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Decode an opened image."""
+    image.load()
+    transpose = _TRANSPOSES.get(_orientation(image))
+    return _to_rgb(image if transpose is None else image.transpose(transpose))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

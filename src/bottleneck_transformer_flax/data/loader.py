@@ -1,30 +1,22 @@
 """Batches of images for training and evaluation, read ahead by threads or worker processes."""
 
-import atexit
 import contextlib
-import gc
-import multiprocessing.resource_tracker
 import os
-import signal
-import weakref
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypedDict
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Bool, Int32, Integer, UInt8
 
+from bottleneck_transformer_flax.data.reading_ahead import read_ahead
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.transforms import Transform
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
-_MAX_READER_THREADS = 8
 # A worker process takes seconds to start: as long as it takes threads to read this many.
 _FILES_WORTH_A_WORKER = 1000
-_open_generators: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
 class Batch(TypedDict):
@@ -46,27 +38,44 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """From positions in a source to a batch: one stage, because stages per image cost more."""
+    """From positions in a source to a batch: one stage, because stages per image cost more.
+
+    Attributes:
+        source: the images.
+        transform: applied to each.
+        batch_size: images a batch of all processes together.
+        rows: those of the batch that this process reads.
+    """
 
     source: ImageSource
     transform: Transform
     batch_size: int
+    rows: slice
 
     def __call__(self, indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Batch:
-        """Read the images at the given positions, at most ``batch_size``, and pad to that many."""
+        """Read this process's share of the images at the given positions, and pad it.
+
+        Every row has random numbers of its own, which are the same whoever reads it.
+        """
         height, width = self.transform.preprocessing.size
+        count = self.rows.stop - self.rows.start
         batch = Batch(
-            image=np.zeros((self.batch_size, height, width, 3), np.uint8),
-            label=np.zeros(self.batch_size, np.int32),
-            index=np.full(self.batch_size, -1, np.int32),
-            valid=np.zeros(self.batch_size, np.bool_),
+            image=np.zeros((count, height, width, 3), np.uint8),
+            label=np.zeros(count, np.int32),
+            index=np.full(count, -1, np.int32),
+            valid=np.zeros(count, np.bool_),
         )
-        for row, index in enumerate(indices.tolist()):
+        numbers = np.random.Philox(int(rng.integers(2**63)))
+        rng_of_row, first = np.random.Generator(numbers), numbers.state
+        for row, index in enumerate(indices[self.rows].tolist()):
             batch["label"][row] = self.source.labels[index]
             batch["index"][row] = index
+            # A tenth of the time that a new generator takes.
+            numbers.state = first
+            numbers.advance((self.rows.start + row) << 64)
             # An error would end the worker, and with it the run: the consumer decides instead.
             with contextlib.suppress(DataError):
-                batch["image"][row] = self.transform(self.source.read(index), rng)
+                batch["image"][row] = self.transform(self.source.open(index), rng_of_row)
                 batch["valid"][row] = True
         readable, bad = np.flatnonzero(batch["valid"]), np.flatnonzero(_is_bad(batch))
         if readable.size:
@@ -82,32 +91,38 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     num_workers: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """Endless batches in an order and with augmentations that are new in every epoch.
 
     The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts
     at ``start_step`` goes on exactly as one that was never interrupted, with any number of
-    workers. An epoch is ``len(source) // batch_size`` batches; the images left over differ from
+    workers. The shares of several processes, one after the other, are the batch of one process. An
+    epoch is ``len(source) // batch_size`` batches; the images left over differ from
     epoch to epoch.
 
     Args:
         source: the images.
         transform: applied to each image, with a generator of random numbers.
-        batch_size: images a batch.
+        batch_size: images a batch, of all processes together.
         seed: of the order and of the augmentations, in [0, 2**32).
         start_step: the first batch to give, counted from 0 over all epochs.
         num_workers: worker processes; with 0, threads of this process read ahead, as they do by
             default for images in memory and for few images. The program that starts workers must
             guard its ``__main__``.
+        share: (this process's number from 0, the number of processes): it reads that part of every
+            batch. In the place of an image that could not be read stands another of the share.
 
     Returns:
         A generator; ``close()``, or dropping it, ends threads and workers.
 
     Raises:
-        ConfigError: when an argument is out of range, or ``batch_size`` exceeds the source.
+        ConfigError: when an argument is out of range, ``batch_size`` exceeds the source, or the
+            processes cannot share it equally.
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, start_step=start_step, num_workers=num_workers or 0, seed=seed)
+    rows = _rows(share, batch_size)
     if seed >= 2**32:
         raise ConfigError(f"seed is {seed}; expected less than 2**32")
     if batch_size > len(source):
@@ -120,11 +135,11 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .batch(batch_size, drop_remainder=True)
-        .random_map(ReadBatch(source, transform, batch_size))
+        .random_map(ReadBatch(source, transform, batch_size, rows))
         .repeat()
         .slice(slice(start_step, None))
     )
-    return _iterate(batches, source, num_workers)
+    return _ahead(batches, source, num_workers)
 
 
 def evaluation_batches(
@@ -133,22 +148,25 @@ def evaluation_batches(
     *,
     batch_size: int,
     num_workers: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """Every image once, in order; the last batch is padded to ``batch_size``.
 
     Arguments and result are as for ``training_batches``.
 
     Raises:
-        ConfigError: when an argument is out of range.
+        ConfigError: when an argument is out of range, or the processes cannot share
+            ``batch_size`` equally.
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, num_workers=num_workers or 0)
+    rows = _rows(share, batch_size)
     batches = (
         grain.MapDataset.range(len(source))
         .batch(batch_size, drop_remainder=False)
-        .random_map(ReadBatch(source, transform, batch_size), seed=0)
+        .random_map(ReadBatch(source, transform, batch_size, rows), seed=0)
     )
-    return _iterate(batches, source, num_workers)
+    return _ahead(batches, source, num_workers)
 
 
 def choose_num_workers(source: ImageSource) -> int:
@@ -167,108 +185,30 @@ def _is_bad(batch: Batch) -> Bool[np.ndarray, " b"]:
     return ~batch["valid"] & (batch["index"] >= 0)
 
 
-def _iterate(
+def _ahead(
     batches: "grain.MapDataset[Batch]", source: ImageSource, num_workers: int | None
 ) -> Generator[Batch, None, None]:
-    """Set up reading ahead in threads or workers; none starts before the first batch is asked."""
     if num_workers is None:
         num_workers = choose_num_workers(source)
     # Images in memory cost only Python: more threads would take turns at the same lock.
-    in_memory = source.native_size is not None
-    num_threads = 1 if in_memory or num_workers else min(os.cpu_count() or 1, _MAX_READER_THREADS)
-    dataset = batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 1)
-    )
-    if num_workers:
-        # grain's workers ask for its flags, which only absl programs have parsed.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    return read_ahead(batches, num_workers, one_thread=source.native_size is not None)
+
+
+def _rows(share: tuple[int, int], batch_size: int) -> slice:
+    """The rows of a batch that a process reads."""
+    process, processes = share
+    if not 0 <= process < processes:
+        raise ConfigError(
+            f"share is {share}; expected this process's number, counted from 0, and the number "
+            "of processes"
         )
-    generator = _deliver(dataset, num_workers)
-    _open_generators.add(generator)
-    return generator
-
-
-def _deliver(dataset: "grain.IterDataset[Batch]", num_workers: int) -> Generator[Batch, None, None]:
-    """The batches one after the other; tidies up at the end, however it comes."""
-    iterator = iter(dataset)
-    take = _take_copy if num_workers else _take
-    try:
-        # One batch of each worker: from then on all are started, and closing ends them all.
-        with _interrupts_blocked() if num_workers else contextlib.nullcontext():
-            ahead = deque(take(iterator) for _ in range(max(num_workers, 1)))
-        while (batch := ahead.popleft() if ahead else take(iterator)) is not None:
-            yield batch
-    finally:
-        iterator.close()
-        if num_workers:
-            # The batches it had read ahead are let go of with it, and parts of it refer to each
-            # other: without a collection now, their shared memory would last until the exit.
-            del iterator
-            gc.collect()
-            _finish_deletions()
-
-
-def _take(iterator: "grain.DatasetIterator[Batch]") -> Batch | None:
-    return next(iterator, None)
-
-
-def _take_copy(iterator: "grain.DatasetIterator[Batch]") -> Batch | None:
-    """The next batch in plain arrays: memory shared with a worker ends with the iterator."""
-    batch = next(iterator, None)
-    if batch is None:
-        return None
-    return Batch(
-        image=np.array(batch["image"]),
-        label=np.array(batch["label"]),
-        index=np.array(batch["index"]),
-        valid=np.array(batch["valid"]),
-    )
-
-
-# Runs before the exit handler of multiprocessing, which is registered earlier: a generator that
-# nobody closed must end its workers while they and their shared memory can still be reached.
-@atexit.register
-def _close_all() -> None:
-    for generator in list(_open_generators):
-        # In another thread it may be running; then it cannot be closed from here.
-        with contextlib.suppress(ValueError):
-            generator.close()
-
-
-def _finish_deletions() -> None:
-    """Wait until grain's background thread has unlinked the shared memory let go of so far.
-
-    A process that ends earlier prints warnings of leaked memory. grain has no public call for
-    it; where a later version keeps the thread elsewhere, there is nothing to wait for.
-    """
-    with contextlib.suppress(ImportError, AttributeError, ValueError):
-        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
-
-        if (pool := SharedMemoryArray._del_thread_pool) is not None:
-            pool.apply_async(int).wait(timeout=5)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Keep SIGINT from this thread, and so from the worker processes started meanwhile.
-
-    A Ctrl-C reaches every process of a terminal, and each worker would print a traceback. A
-    signal mask is inherited, so it covers a worker's start-up too, which no initialiser could;
-    this process is the one that answers the interrupt, as soon as the first batch is there.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Started with the first worker, the tracker would unblock the signal again.
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if batch_size % processes:
+        raise ConfigError(
+            f"batch_size is {batch_size}, which {processes} processes cannot share equally; "
+            f"choose a multiple of {processes}"
+        )
+    size = batch_size // processes
+    return slice(process * size, (process + 1) * size)
 
 
 def _check_at_least(lowest: int, **values: int) -> None:

@@ -15,13 +15,20 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from bottleneck_transformer_flax.data import fashion_mnist, imagenet
-from bottleneck_transformer_flax.data.decoding import decode_image
+from bottleneck_transformer_flax.data.decoding import (
+    DecodedImage,
+    EncodedImage,
+    OpenedImage,
+    open_image,
+)
 from bottleneck_transformer_flax.data.folders import (
     Listing,
     check_fraction,
     list_classes,
     list_splits,
 )
+from bottleneck_transformer_flax.data.formats import only_part, open_stored, split_stored
+from bottleneck_transformer_flax.data.stored import StoredSource
 from bottleneck_transformer_flax.errors import DataError
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
@@ -50,8 +57,16 @@ class ImageSource(Protocol):
         """The number of images."""
         ...
 
+    def open(self, index: int) -> OpenedImage:
+        """One image, decoded when its pixels are asked for.
+
+        Raises:
+            DataError: when the image cannot be read; the message names it.
+        """
+        ...
+
     def read(self, index: int) -> Image.Image:
-        """One image, mode RGB.
+        """One image, mode RGB: ``open(index).decode()``.
 
         Raises:
             DataError: when the image cannot be read; the message names it.
@@ -87,6 +102,10 @@ class ArraySource:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.images)
+
+    def open(self, index: int) -> DecodedImage:
+        """One image."""
+        return DecodedImage(self.read(index))
 
     def read(self, index: int) -> Image.Image:
         """One image, mode RGB."""
@@ -134,13 +153,21 @@ class FolderSource:
         """The number of images."""
         return len(self.names)
 
+    def open(self, index: int) -> EncodedImage:
+        """One image, decoded when its pixels are asked for.
+
+        Raises:
+            DataError: when the file cannot be read.
+        """
+        return open_image(self.describe(index))
+
     def read(self, index: int) -> Image.Image:
         """One image, mode RGB.
 
         Raises:
             DataError: when the file cannot be decoded.
         """
-        return decode_image(self.describe(index))
+        return self.open(index).decode()
 
     def describe(self, index: int) -> str:
         """The image's path."""
@@ -163,6 +190,10 @@ class RelabelledSource:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.source)
+
+    def open(self, index: int) -> OpenedImage:
+        """As the source underneath."""
+        return self.source.open(index)
 
     def read(self, index: int) -> Image.Image:
         """As the source underneath."""
@@ -211,7 +242,8 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
     Args:
         data: "embedded" (6,000 + 1,000 images of Fashion-MNIST, in this package),
             "fashion-mnist" (all 70,000, as Debian installs them), or the path of an image
-            folder; "./embedded" is a folder of that name.
+            folder or of one in another format (see ``formats``); "./embedded" is a folder of
+            that name.
         validation_fraction: of a folder without a val/ or test/ part, the share of every class
             held out; in (0, 1).
         split_seed: chooses the images held out.
@@ -229,7 +261,10 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
         train = _fashion_mnist_source(*fashion_mnist.read_split(folder, "train"), "training")
         test = _fashion_mnist_source(*fashion_mnist.read_split(folder, "t10k"), "test")
         return _describe(train, test, "Fashion-MNIST")
-    listed_train, listed_test = list_splits(Path(data), validation_fraction, split_seed)
+    folder = Path(data)
+    if parts := open_stored(folder):
+        return _describe(*split_stored(folder, parts, validation_fraction, split_seed), data)
+    listed_train, listed_test = list_splits(folder, validation_fraction, split_seed)
     passed_over = listed_train.passed_over + listed_test.passed_over
     return _describe(
         FolderSource.from_listing(listed_train),
@@ -242,18 +277,21 @@ def fingerprint(splits: Splits) -> str:
     """A hash of which images with which labels a data set has, whatever folder it is in."""
     digest = hashlib.sha256()
     for source in splits[:2]:
-        names = source.names if isinstance(source, FolderSource) else ()
+        names = source.names if isinstance(source, FolderSource | StoredSource) else ()
         record = (source.class_names, names, source.labels.tolist())
         digest.update(json.dumps(record).encode())
     return digest.hexdigest()
 
 
 def load_folder_all(folder: str | Path) -> ImageSource:
-    """All images of a folder that holds one folder per class, for evaluation.
+    """All images of a folder that does not come in two parts, for evaluation.
 
     Raises:
-        DataError: when the folder is missing, has no images, or has an empty class folder.
+        DataError: when the folder is missing, has no images, has an empty class folder, or is
+            stored in several parts.
     """
+    if parts := open_stored(Path(folder)):
+        return only_part(Path(folder), parts)
     return FolderSource.from_listing(list_classes(Path(folder)))
 
 

@@ -1,13 +1,17 @@
-"""One RGB image to one uint8 array of the model's size: the same each time, or augmented."""
+"""One image to one uint8 array of the model's size: the same each time, or augmented."""
 
 import math
+import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from bottleneck_transformer_flax.data.decoding import OpenedImage
+from bottleneck_transformer_flax.data.policies import Policy, PolicyName
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -15,6 +19,7 @@ Crop = Literal["none", "shift", "resized"]
 Box = tuple[int, int, int, int]
 
 _CROP_ATTEMPTS = 10
+_REDUCTIONS = (8, 4, 2)
 
 
 @runtime_checkable
@@ -26,8 +31,12 @@ class Transform(Protocol):
         """The record whose ``size`` all results have."""
         ...
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """An RGB image as an array of ``preprocessing.size``, values in [0, 255]."""
+    def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+        """An image as an array of ``preprocessing.size``, values in [0, 255].
+
+        Raises:
+            DataError: when the image cannot be decoded.
+        """
         ...
 
 
@@ -36,15 +45,24 @@ class EvaluationTransform:
     """Resize, proportions kept, until ``size / crop`` just fits inside; cut out the centre.
 
     With the target ``t = round(size / crop)`` the scale is ``max(t_h / h, t_w / w)``. An image
-    that already has that size is not resampled.
+    that already has that size is not resampled. Images are decoded whole, so that accuracies are
+    those that other programs find.
     """
 
     preprocessing: Preprocessing
 
     def __call__(
-        self, image: Image.Image, rng: np.random.Generator | None = None
+        self, image: OpenedImage, rng: np.random.Generator | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The centre of an RGB image; may be read-only. The generator is not used."""
+        """The centre of an image; may be read-only. The generator is not used.
+
+        Raises:
+            DataError: when the image cannot be decoded.
+        """
+        return np.asarray(self.centre(image.decode()))
+
+    def centre(self, image: Image.Image) -> Image.Image:
+        """The same of an RGB image, as one."""
         height, width = self.preprocessing.size
         target_height = round(height / self.preprocessing.crop)
         target_width = round(width / self.preprocessing.crop)
@@ -55,16 +73,16 @@ class EvaluationTransform:
         if (resized_height, resized_width) == (image.height, image.width):
             if (height, width) != (image.height, image.width):
                 image = image.crop((left, top, left + width, top + height))
-            return np.asarray(image)
+            return image
         # Only what the crop keeps is computed: the box is the crop in the image's own pixels.
         across, down = image.width / resized_width, image.height / resized_height
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        return np.asarray(image.resize((width, height), _filter(self.preprocessing), box))
+        return image.resize((width, height), _filter(self.preprocessing), box)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training images are changed at random on the host.
+    """How training images are changed at random, one by one and then in batches on the device.
 
     Attributes:
         crop: "none" keeps the evaluation geometry; "shift" then moves the image by up to
@@ -74,7 +92,15 @@ class Augmentation:
         min_scale: the smallest part of the image's area that "resized" takes, in (0, 1].
         aspect_ratio: (lowest, highest) width / height of that part, relative to the width /
             height of the model's input.
+        policy: what is then done to each image's colours and shape: "rand" is RandAugment,
+            "trivial" is TrivialAugment.
+        policy_layers: operations of "rand" an image.
+        policy_magnitude: how strong those of "rand" are, in [0, 30]; 10 is strong.
         flip: whether half of the images are mirrored left to right.
+        mixup_alpha: of mixup, which blends images with others; 0 for none.
+        cutmix_alpha: of cutmix, which pastes parts of other images; 0 for none. With mixup,
+            each batch has one of the two.
+        erasing_probability: of an image to have a random part erased.
 
     Raises:
         ConfigError: when a value is outside what is said above.
@@ -84,7 +110,13 @@ class Augmentation:
     shift_pixels: int = 2
     min_scale: float = 0.08
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    policy: PolicyName = "none"
+    policy_layers: int = 2
+    policy_magnitude: float = 10.0
     flip: bool = True
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    erasing_probability: float = 0.0
 
     def __post_init__(self) -> None:
         """Turn lists (JSON has no tuples) into tuples, then check every value."""
@@ -106,6 +138,19 @@ class Augmentation:
                 f"augmentation aspect_ratio is {self.aspect_ratio}; "
                 "expected (lowest, highest), both positive"
             )
+        for name, highest, allowed in (
+            ("mixup_alpha", sys.float_info.max, "a number of at least 0"),
+            ("cutmix_alpha", sys.float_info.max, "a number of at least 0"),
+            ("erasing_probability", 1.0, "a number in [0, 1]"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= highest:
+                raise ConfigError(f"augmentation {name} is {value!r}; expected {allowed}")
+        self.make_policy()
+
+    def make_policy(self) -> Policy:
+        """The policy with its options."""
+        return Policy(name=self.policy, layers=self.policy_layers, magnitude=self.policy_magnitude)
 
 
 @dataclass(frozen=True)
@@ -129,19 +174,40 @@ class TrainingTransform:
                 f"than the shorter side of the input size {self.preprocessing.size}"
             )
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """An RGB image, cropped or shifted and perhaps mirrored as the generator decides."""
+    def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+        """An image, cropped or shifted and changed as the generator decides; may be read-only.
+
+        Raises:
+            DataError: when the image cannot be decoded.
+        """
         if self.augmentation.crop == "resized":
-            height, width = self.preprocessing.size
-            box = random_box((image.height, image.width), width / height, self.augmentation, rng)
-            pixels = np.asarray(image.resize((width, height), _filter(self.preprocessing), box))
+            resized = self._random_part(image, rng)
         else:
-            pixels = EvaluationTransform(self.preprocessing)(image)
-            if self.augmentation.crop == "shift":
-                pixels = shift(pixels, self.augmentation.shift_pixels, rng)
-        if self.augmentation.flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
+            resized = EvaluationTransform(self.preprocessing).centre(image.decode())
+        pixels = np.asarray(self._policy(resized, rng))
+        if self.augmentation.crop == "shift":
+            pixels = shift(pixels, self.augmentation.shift_pixels, rng)
         return pixels
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return self.augmentation.make_policy()
+
+    def _random_part(self, image: OpenedImage, rng: np.random.Generator) -> Image.Image:
+        """A random box of an image in the model's size.
+
+        The image is decoded at the lowest resolution at which the box still has as many pixels
+        as the model's input.
+        """
+        height, width = self.preprocessing.size
+        left, top, right, bottom = random_box(image.size, width / height, self.augmentation, rng)
+        fitting = (
+            n for n in _REDUCTIONS if right - left >= n * width and bottom - top >= n * height
+        )
+        decoded = image.decode(next(fitting, 1))
+        down, across = decoded.height / image.size[0], decoded.width / image.size[1]
+        box = (left * across, top * down, right * across, bottom * down)
+        return decoded.resize((width, height), _filter(self.preprocessing), box)
 
 
 def shift(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.data.decoding import DecodedImage
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import classify
@@ -53,7 +54,7 @@ class Predictor:
         rankings: list[Ranking] = []
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
-            pixels = np.stack([self._transform(image) for image in part])
+            pixels = np.stack([self._transform(DecodedImage(image)) for image in part])
             padding = [(0, self._size_for(len(part)) - len(part)), *[(0, 0)] * 3]
             padded = np.pad(pixels, padding)
             probabilities = np.asarray(self._probabilities(self._variables, padded))[: len(part)]

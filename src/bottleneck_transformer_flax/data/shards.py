@@ -1,0 +1,189 @@
+"""The files of a packed data set: which there are, and each one written and read back."""
+
+import hashlib
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bottleneck_transformer_flax.data.decoding import EncodedImage
+from bottleneck_transformer_flax.data.records import Record, Shard, encode_record, open_records
+from bottleneck_transformer_flax.data.sources import FolderSource, ImageSource
+from bottleneck_transformer_flax.data.stored import StoredSource
+from bottleneck_transformer_flax.errors import ConfigError, DataError
+
+# Images are compressed already, and each has to be read without the others.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+UNFINISHED_SUFFIX = ".unfinished"
+USUAL_IMAGES = 4096
+# Every file that is read from is open, and a process may have a thousand open.
+MOST_SHARDS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """A file to write.
+
+    Attributes:
+        part: of the data set.
+        file: its POSIX path below the data set's folder.
+        indices: which of the part's images go into it.
+        known: what is recorded of it, if it has been written before.
+    """
+
+    part: str
+    file: str
+    indices: range
+    known: Shard | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPacker:
+    """What all jobs have in common.
+
+    Attributes:
+        folder: of the data set.
+        parts: what to pack.
+        skip_bad_images: leave out images that cannot be decoded instead of stopping.
+    """
+
+    folder: Path
+    parts: dict[str, ImageSource]
+    skip_bad_images: bool
+
+    def __call__(self, job: ShardJob, on_image: Callable[[], None]) -> Shard:
+        """Write a file, unless it is there and whole, and say what is in it.
+
+        One that images were left out of is written again: they may have been mended.
+
+        Raises:
+            DataError: when an image cannot be decoded and is not to be left out, or the file
+                cannot be written or is not read back as it was written.
+        """
+        if job.known is not None and _is_whole(self.folder / job.file, job.known):
+            for _ in job.indices:
+                on_image()
+            return job.known
+        path = self.folder / job.file
+        beside = path.with_name(f".{path.name}{UNFINISHED_SUFFIX}")
+        left_out: dict[str, str] = {}
+        try:
+            written = self._write(beside, job, left_out, on_image)
+            num_images = len(job.indices) - len(left_out)
+            if _digest_of_records(beside, num_images) != written:
+                raise DataError(f"{path}: is not read back as it was written; see to the disk")
+            with beside.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = beside.stat().st_size
+            beside.replace(path)
+        except RuntimeError as error:
+            # All that the writer and the reader raise; the reason is the first of several parts.
+            reason = (
+                str(error).partition("\n")[0].partition(";")[0].removeprefix("write() failed: ")
+            )
+            raise DataError(f"{path}: cannot be written: {reason}") from error
+        finally:
+            beside.unlink(missing_ok=True)
+        return Shard(file=job.file, images=num_images, bytes=size, sha256=digest, left_out=left_out)
+
+    def _write(
+        self, file: Path, job: ShardJob, left_out: dict[str, str], on_image: Callable[[], None]
+    ) -> str:
+        """Write the images that can be decoded; a digest of the records."""
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        source, digest = self.parts[job.part], hashlib.sha256()
+        names = names_of(source)
+        writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
+        for index in job.indices:
+            try:
+                content = _decodable(source, index)
+            except DataError as error:
+                if not self.skip_bad_images:
+                    raise DataError(
+                        f"{error}; mend or remove it, or leave such images out with "
+                        "--skip-bad-images"
+                    ) from error
+                left_out[names[index]] = str(error)
+            else:
+                record = encode_record(Record(names[index], int(source.labels[index]), content))
+                digest.update(record)
+                writer.write(record)
+            on_image()
+        writer.close()
+        return digest.hexdigest()
+
+
+def make_jobs(parts: dict[str, ImageSource], shards: int | None) -> list[ShardJob]:
+    """The files to write; images are spread evenly over those of a part.
+
+    Raises:
+        ConfigError: when ``shards`` is out of range.
+    """
+    largest = max(map(len, parts.values()))
+    most = min(largest, MOST_SHARDS)
+    if shards is None:
+        shards = min(math.ceil(largest / USUAL_IMAGES), most)
+    if not 1 <= shards <= most:
+        raise ConfigError(f"shards is {shards}; expected 1 to {most} for this data")
+    jobs = []
+    for part, source in parts.items():
+        count = max(1, round(shards * len(source) / largest))
+        for number in range(count):
+            start, stop = (len(source) * end // count for end in (number, number + 1))
+            file = f"{part}/part-{number:05}-of-{count:05}.arrayrecord"
+            jobs.append(ShardJob(part=part, file=file, indices=range(start, stop)))
+    return jobs
+
+
+def names_of(source: ImageSource) -> tuple[str, ...]:
+    """What the images of a source are called in a packed data set."""
+    if isinstance(source, FolderSource | StoredSource):
+        return source.names
+    return tuple(f"{index:06}.png" for index in range(len(source)))
+
+
+def _decodable(source: ImageSource, index: int) -> bytes:
+    """The bytes of an image that can be decoded.
+
+    Raises:
+        DataError: naming an image that cannot be.
+    """
+    name = source.describe(index)
+    if isinstance(source, StoredSource):
+        content = source.content(index)
+    elif isinstance(source, FolderSource):
+        try:
+            content = Path(name).read_bytes()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataError(f"{name}: cannot be read as an image: {reason}") from error
+    else:
+        png = io.BytesIO()
+        source.read(index).save(png, "PNG")
+        return png.getvalue()
+    EncodedImage(content, name).decode()
+    return content
+
+
+def _digest_of_records(file: Path, count: int) -> str:
+    """A digest of the first records of a file.
+
+    Raises:
+        RuntimeError: when there are fewer, or one is damaged.
+    """
+    digest, reader = hashlib.sha256(), open_records(str(file))
+    if reader.num_records() != count:
+        raise RuntimeError(f"{reader.num_records()} of {count} images are there")
+    for position in range(count):
+        digest.update(reader.read([position])[0])
+    return digest.hexdigest()
+
+
+def _is_whole(path: Path, known: Shard) -> bool:
+    """Whether the file is as it is recorded, and has all images."""
+    if known.left_out or not path.is_file() or path.stat().st_size != known.bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
