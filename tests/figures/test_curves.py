@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from bottleneck_transformer_flax.errors import DataError
@@ -105,6 +106,37 @@ def test_title_tells_the_last_test():
     history = make_history(5, test_every=2)
     history[3]["test_accuracy"] = 0.91234
     assert draw_training_curves(history).get_suptitle() == "Test accuracy 91.23% after epoch 4"
+
+
+def with_best(history, *epochs):
+    return [
+        row | {"best": row["epoch"] in epochs} if "test_accuracy" in row else row for row in history
+    ]
+
+
+@pytest.mark.parametrize("num_epochs", [4, 60])
+def test_the_best_epoch_has_a_ring_where_a_worse_one_came_after_it(num_epochs, assert_readable):
+    history = with_best(make_history(num_epochs), 1, 3)
+    figure = draw_training_curves(history)
+    loss, accuracy, _ = lines_of(figure)
+    np.testing.assert_allclose(accuracy["best"], [(3, 100 * history[2]["test_accuracy"])])
+    assert set(loss) == {"train", "test"}
+    last, best = (100 * history[epoch - 1]["test_accuracy"] for epoch in (num_epochs, 3))
+    assert figure.get_suptitle() == (
+        f"Test accuracy {last:.2f}% after epoch {num_epochs}, best {best:.2f}% after epoch 3"
+    )
+    assert assert_readable(figure).count("best") == 1
+    panel = figure.axes[1]
+    (title,) = (text for text in panel.findobj(Text) if text.get_text() == "Accuracy (%)")
+    assert title.get_window_extent().x1 < panel.get_legend().get_window_extent().x0
+
+
+@pytest.mark.parametrize("epochs", [(), (4,), (1, 4)])
+def test_without_a_worse_one_after_it_there_is_no_ring(epochs):
+    # The fifth epoch was not tested.
+    figure = draw_training_curves(with_best(make_history(5, test_every=2), *epochs))
+    assert set(lines_of(figure)[1]) == {"train", "test"}
+    assert figure.get_suptitle() == "Test accuracy 40.00% after epoch 4"
 
 
 def test_runs_without_a_test_have_no_test_curve(assert_readable):

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
-from bottleneck_transformer_flax.data.transforms import Augmentation, TrainingTransform
+from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.config import (
     InputOptions,
     ModelOptions,
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.loop import StopRequest, train
+from bottleneck_transformer_flax.training.loop import train
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
+from bottleneck_transformer_flax.training.outcome import StopRequest
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.run import RunDirectory
 from bottleneck_transformer_flax.training.state import create_state
@@ -27,7 +28,7 @@ from training.tiny import (
 )
 
 STEPS_PER_EPOCH = 3
-TIMINGS = ("seconds", "images_per_second")
+TIMINGS = ("seconds", "images_per_second", "input_wait", "fraction_of_peak")
 OPTIMIZATION = OptimizerOptions(
     optimizer="adamw", learning_rate=0.05, warmup_epochs=1.0, label_smoothing=0.1, ema_decay=0.9
 )
@@ -80,7 +81,6 @@ def plan_of(config=CONFIG):
         model_name="linear",
         pretrained=None,
         preprocessing=CROPPED,
-        transform=TrainingTransform(CROPPED, config.augmentation),
         parameters=15,
         batch_size=config.batch_size,
         steps_per_epoch=STEPS_PER_EPOCH,
@@ -103,7 +103,8 @@ def saved(path, config=CONFIG):
     folder = RunDirectory(path).checkpoints
     steps = sorted(int(name) for name in entries(folder) if name.isdigit())
     with TrainingCheckpoints(folder) as checkpoints:
-        return checkpoints.restore(like), checkpoints.latest_progress(), steps
+        found = checkpoints.restore(like)
+    return found.state, found.progress, steps
 
 
 def untimed(row):

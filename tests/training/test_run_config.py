@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+from typing import get_args
 
 import pytest
 
+from bottleneck_transformer_flax.cli.train import Recipe
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import (
@@ -16,8 +18,11 @@ from bottleneck_transformer_flax.training.config import (
     RunConfig,
 )
 from bottleneck_transformer_flax.training.recipes import (
+    EMBEDDED_QUICK,
     FINE_TUNING,
     IMAGE_FOLDER,
+    PAPER_LONGER,
+    RECIPES,
     SMALL_IMAGES,
     default_config,
 )
@@ -122,9 +127,40 @@ def test_the_record_of_something_else(values):
 
 
 def test_recipes_follow_the_data():
-    assert default_config("embedded").data == "embedded"
-    assert default_config("fashion-mnist").replace(data="embedded") == default_config("embedded")
-    assert default_config("some/folder").augmentation.crop == "resized"
+    assert default_config("embedded") == EMBEDDED_QUICK.replace(data="embedded")
+    assert default_config("fashion-mnist") == SMALL_IMAGES.replace(data="fashion-mnist")
+    assert default_config("some/folder") == IMAGE_FOLDER.replace(data="some/folder")
+    assert default_config("a", "b") == FINE_TUNING.replace(data="a", pretrained="b")
+    assert default_config("a", None, "paper-longer") == PAPER_LONGER.replace(data="a")
+    from_weights = default_config("a", "b", "paper-longer")
+    assert from_weights == PAPER_LONGER.replace(data="a", variant=None, pretrained="b")
+    with pytest.raises(ConfigError, match=r"unknown recipe 'paper-long'; did you mean 'paper-lon"):
+        default_config("a", None, "paper-long")
+
+
+def test_the_command_line_offers_every_recipe():
+    assert get_args(Recipe) == tuple(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_run_that_its_record_repeats(name):
+    assert RunConfig.from_json(json.loads(json.dumps(RECIPES[name].to_json()))) == RECIPES[name]
+
+
+def test_what_the_paper_says_of_its_recipes():
+    standard, longer, scaled = (
+        RECIPES[f"paper-{name}"] for name in ("standard", "longer", "scaled")
+    )
+    assert [(r.epochs, r.batch_size) for r in (standard, longer)] == [(100, 1024), (200, 4096)]
+    assert scaled.epochs == 350
+    assert standard.optimization.weight_decay == 1e-4
+    assert longer.optimization.weight_decay == 8e-5
+    assert scaled.optimization.weight_decay < longer.optimization.weight_decay
+    assert standard.augmentation.policy == "none"
+    policy = longer.augmentation
+    assert (policy.policy, policy.policy_layers, policy.policy_magnitude) == ("rand", 2, 10)
+    assert longer.optimization.label_smoothing == 0.1
+    assert not standard.optimization.nesterov
 
 
 @pytest.mark.usefixtures("as_users_have_it")

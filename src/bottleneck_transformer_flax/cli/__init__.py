@@ -21,7 +21,9 @@ from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 COMMANDS = {
     "train": "train a model on images, with no argument on a small data set that is included",
     "evaluate": "score a trained model on a data set",
+    "report": "write one page about a run",
     "predict": "classify images",
+    "data": "pack a data set into few large files, or look at how it is augmented",
     "variants": "list the models by name, with their size, cost and published weights",
     "import": "make a pretrained directory of another project's checkpoint",
     "export": "write a model as another project's checkpoint",

@@ -1,9 +1,11 @@
 """What a person sees while a model trains or images are scored."""
 
-import time
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -16,11 +18,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.training.plan import Plan
-from bottleneck_transformer_flax.training.reporter import RunProgress
+from bottleneck_transformer_flax.training.reporter import RunProgress, read_rows
 from bottleneck_transformer_flax.training.run import RunDirectory
+
+LARGEST_INPUT_WAIT = 0.2
+"""Of the time, without a remark."""
 
 
 class RateColumn(ProgressColumn):
@@ -45,6 +51,25 @@ def counting_progress(console: Console) -> Progress:
     )
 
 
+def plan_lines(plan: Plan) -> list[str]:
+    """What will be trained, and on what."""
+    height, width = plan.preprocessing.size
+    config = plan.config
+    lines = [
+        f"data    {plan.splits.description}",
+        f"model   {plan.model_name} at {height} × {width} pixels, {plan.parameters:,} parameters",
+        *_start_lines(plan),
+        f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
+        f"{plan.batch_size} images a step",
+    ]
+    if plan.batch_size < config.batch_size:
+        lines.append(
+            f"note    batch_size {config.batch_size} is more than there are training images; "
+            f"{plan.batch_size} is used"
+        )
+    return lines
+
+
 def _start_lines(plan: Plan) -> list[str]:
     """What is kept of a pretrained model; nothing for a random start."""
     if plan.pretrained is None:
@@ -62,7 +87,7 @@ def _start_lines(plan: Plan) -> list[str]:
 
 
 class TrainingDisplay:
-    """A live bar on a terminal; everywhere a line for each epoch."""
+    """On a terminal a live bar with the figures beneath it; everywhere a line for each epoch."""
 
     def __init__(self, console: Console) -> None:
         """Show on a console; use as a context."""
@@ -70,80 +95,64 @@ class TrainingDisplay:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[metrics]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            transient=True,
-            disable=not console.is_terminal,
+            expand=True,
         )
         self._task: TaskID | None = None
         self._plan: Plan | None = None
-        self._epoch_start: float | None = None
-        self._epoch_images = 0
+        self._latest: RunProgress | None = None
+        self._speed = _Speed()
+        self._best: dict[str, Any] | None = None
+        self._hint_given = False
+        # Last, because it asks for its picture at once.
+        self._live = Live(get_renderable=self._picture, console=console, transient=True)
 
     def __enter__(self) -> "TrainingDisplay":
         """Start the live part."""
-        self._progress.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take the live part away; the lines stay."""
-        self._progress.stop()
+        self._live.stop()
 
     def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
         """Say what will be trained, on what, and where it is written."""
         self._plan = plan
-        height, width = plan.preprocessing.size
-        config = plan.config
-        lines = [
-            f"data    {plan.splits.description}",
-            f"model   {plan.model_name} at {height} × {width} pixels, "
-            f"{plan.parameters:,} parameters",
-            *_start_lines(plan),
-            f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
-            f"{plan.batch_size} images a step",
-            f"run     {run.path}",
-        ]
-        if plan.batch_size < config.batch_size:
-            lines.append(
-                f"note    batch_size {config.batch_size} is more than there are training images; "
-                f"{plan.batch_size} is used"
-            )
+        lines = [*plan_lines(plan), f"run     {run.path}"]
         if start_step:
             lines.append(f"resume  after step {start_step} of {plan.total_steps}")
-        for line in lines:
-            self._console.print(escape(line), highlight=False, soft_wrap=True)
+            # Epochs after the checkpoint, if there were some, are made again.
+            for row in read_rows(run):
+                if row["step"] <= start_step:
+                    self._keep_best(row)
+        self._say(*lines)
         self._task = self._progress.add_task(
-            "compiling", total=plan.total_steps, completed=start_step, metrics=""
+            "compiling", total=plan.total_steps, completed=start_step
         )
 
     def stepped(self, progress: RunProgress) -> None:
         """Move the bar and show the epoch's metrics so far."""
-        now = time.perf_counter()
-        if self._epoch_start is None:
-            # The first step of a process holds the compilation, which is no measure of speed.
-            self._epoch_start, self._epoch_images = now, 0
-        else:
-            self._epoch_images += progress.images
-        metrics = f"loss {progress.loss:.3f}  accuracy {100 * progress.accuracy:.1f} %"
-        if self._epoch_images:
-            rate = self._epoch_images / (now - self._epoch_start)
-            metrics += f"  {rate:,.0f} images/s"
-        self._show(
-            f"epoch {progress.epoch}/{self._require_plan().config.epochs}",
-            metrics,
-            completed=progress.step,
-        )
+        # The first step of a process holds the compilation, which is no measure of speed.
+        if self._latest is not None:
+            if progress.epoch != self._latest.epoch:
+                self._speed = _Speed()
+            self._speed.add(progress)
+        self._latest = progress
+        epochs = self._require_plan().config.epochs
+        self._show(f"epoch {progress.epoch}/{epochs}", completed=progress.step)
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far the evaluation is."""
-        self._show("evaluating", f"{done}/{total} test images")
+        self._show(f"evaluating {done}/{total} test images")
 
     def finished_epoch(self, row: dict[str, Any]) -> None:
         """Leave a line that stays."""
-        self._epoch_start = None
+        self._keep_best(row)
         epochs = self._require_plan().config.epochs
         parts = [
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
@@ -156,15 +165,105 @@ class TrainingDisplay:
                 f"test accuracy {100 * row['test_accuracy']:.1f} %",
             ]
         parts.append(f"{row['images_per_second']:,.0f} images/s")
-        self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+        input_wait = row.get("input_wait") or 0.0
+        waits = input_wait > LARGEST_INPUT_WAIT
+        if waits:
+            parts.append(f"waited {100 * input_wait:.0f} % of the time for images")
+        self._say("  ".join(parts))
+        if waits and not self._hint_given:
+            self._hint_given = True
+            self._say(_input_hint(self._require_plan()))
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        accuracy = row.get("test_accuracy")
+        if accuracy is not None and (self._best is None or accuracy > self._best["test_accuracy"]):
+            self._best = row
 
     def _require_plan(self) -> Plan:
         if self._plan is None:
             raise RuntimeError("planned() comes before everything else")
         return self._plan
 
-    def _show(self, description: str, metrics: str, completed: int | None = None) -> None:
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+    def _show(self, description: str, completed: int | None = None) -> None:
         if self._task is not None:
-            self._progress.update(
-                self._task, description=description, metrics=metrics, completed=completed
-            )
+            self._progress.update(self._task, description=description, completed=completed)
+
+    def _picture(self) -> Group:
+        """The bar, and what is known of the epoch under way."""
+        # Drawn by a thread of its own, while the run goes on.
+        latest = self._latest
+        if latest is None:
+            return Group(self._progress)
+        columns = _figures(latest, self._speed, self._best)
+        table = _side_by_side(columns)
+        as_wide_as_it_likes = self._console.options.update(max_width=1000)
+        if self._console.measure(table, options=as_wide_as_it_likes).maximum > self._console.width:
+            table = _side_by_side([[figure for column in columns for figure in column]])
+        return Group(self._progress, table)
+
+
+@dataclass
+class _Speed:
+    """Sums over the steps of the epoch under way."""
+
+    images: int = 0
+    seconds: float = 0.0
+    input_seconds: float = 0.0
+
+    def add(self, progress: RunProgress) -> None:
+        """A step more."""
+        self.images += progress.images
+        self.seconds += progress.seconds
+        self.input_seconds += progress.input_seconds
+
+
+Figure = tuple[str, str]
+
+
+def _figures(latest: RunProgress, speed: _Speed, best: dict[str, Any] | None) -> list[list[Figure]]:
+    """Names and values in three columns: what is learnt, how, and how fast."""
+    best_text = "not yet"
+    if best is not None:
+        best_text = f"{100 * best['test_accuracy']:.1f} %, epoch {best['epoch']}"
+    learnt = [
+        ("loss", f"{latest.loss:.3f}"),
+        ("accuracy", f"{100 * latest.accuracy:.1f} %"),
+        ("best test", best_text),
+    ]
+    how = [
+        ("learning rate", f"{latest.learning_rate:.3g}"),
+        ("gradient norm", f"{latest.gradient_norm:.3g}"),
+        ("update norm", f"{latest.update_norm:.3g}"),
+    ]
+    how_fast = []
+    if speed.seconds > 0:
+        how_fast.append(("images/s", f"{speed.images / speed.seconds:,.0f}"))
+    if latest.fraction_of_peak is not None:
+        how_fast.append(("fraction of peak", f"{100 * latest.fraction_of_peak:.1f} %"))
+    if speed.seconds > 0:
+        waiting = 100 * speed.input_seconds / speed.seconds
+        how_fast.append(("waiting for images", f"{waiting:.0f} %"))
+    return [learnt, how, how_fast]
+
+
+def _side_by_side(columns: list[list[Figure]]) -> Table:
+    """A row of names and values for the first of every column, then for the second, and on."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in columns:
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+    for row in itertools.zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*(text for figure in row for text in figure))
+    return table
+
+
+def _input_hint(plan: Plan) -> str:
+    """What to do where the model waits for its images."""
+    more = "give more processes with --num-workers"
+    packed = ", or pack them with `botnet data pack`"
+    in_memory = plan.splits.train.native_size is not None
+    return f"hint    images come too slowly for the model: {more}{'' if in_memory else packed}"

@@ -41,8 +41,10 @@ def draw_training_curves(history: History) -> Figure:
     Args:
         history: one mapping per epoch with the numbers ``epoch``, ``train_loss``,
             ``train_accuracy``, ``learning_rate`` and, in the epochs that were tested,
-            ``test_loss`` and ``test_accuracy``. Accuracies are fractions in [0, 1]. Other keys
-            are ignored; a value that is infinite or NaN leaves a gap.
+            ``test_loss`` and ``test_accuracy``. Accuracies are fractions in [0, 1]. Where
+            ``best`` is true the test accuracy was the best so far; the last of these epochs gets
+            a ring, unless no test came later. Other keys are ignored; a value that is infinite or
+            NaN leaves a gap.
 
     Raises:
         DataError: when there is no epoch, or an epoch lacks a number other than a test value.
@@ -56,6 +58,8 @@ def draw_training_curves(history: History) -> Figure:
     _draw_curve(loss, history, "test_loss", TEST_COLOR, "s", "test")
     _draw_curve(accuracy, history, "train_accuracy", TRAIN_COLOR, "o", "train", scale=100.0)
     _draw_curve(accuracy, history, "test_accuracy", TEST_COLOR, "s", "test", scale=100.0)
+    if (best := _best_before_the_last(history)) is not None:
+        _draw_ring(accuracy, best["epoch"], 100.0 * float(best["test_accuracy"]))
     _draw_curve(learning_rate, history, "learning_rate", INK_COLOR, "o", "learning rate")
     learning_rate.set_ylim(bottom=0)
 
@@ -67,7 +71,9 @@ def draw_training_curves(history: History) -> Figure:
         axes.legend(
             loc="lower right",
             bbox_to_anchor=(1, 1),
-            ncols=2,
+            ncols=len(axes.get_lines()),
+            handlelength=1.4,
+            columnspacing=1.2,
             borderaxespad=0,
             frameon=False,
             labelcolor=INK_COLOR,
@@ -114,6 +120,20 @@ def _draw_curve(
     )
 
 
+def _draw_ring(axes: Axes, epoch: int, value: float) -> None:
+    axes.plot(
+        [epoch],
+        [value],
+        color=INK_COLOR,
+        marker="o",
+        markersize=9,
+        markerfacecolor="none",
+        linestyle="",
+        clip_on=False,
+        label="best",
+    )
+
+
 def _finish_panel(axes: Axes, history: History, title: str) -> None:
     style_axes(axes)
     axes.spines[["top", "right"]].set_visible(False)
@@ -130,8 +150,24 @@ def _finish_panel(axes: Axes, history: History, title: str) -> None:
 
 
 def _title(history: History) -> str:
-    tested = [row for row in history if row.get("test_accuracy") is not None]
+    tested = _tested(history)
     if not tested:
         return "Training curves"
-    last = tested[-1]
-    return f"Test accuracy {100 * float(last['test_accuracy']):.2f}% after epoch {last['epoch']}"
+    title = f"Test accuracy {_after(tested[-1])}"
+    best = _best_before_the_last(history)
+    return title if best is None else f"{title}, best {_after(best)}"
+
+
+def _after(row: Mapping[str, Any]) -> str:
+    return f"{100 * float(row['test_accuracy']):.2f}% after epoch {row['epoch']}"
+
+
+def _tested(history: History) -> list[Mapping[str, Any]]:
+    return [row for row in history if row.get("test_accuracy") is not None]
+
+
+def _best_before_the_last(history: History) -> Mapping[str, Any] | None:
+    """The epoch with the best test accuracy, where a worse one came after it."""
+    tested = _tested(history)
+    best = [row for row in tested if row.get("best")]
+    return best[-1] if best and best[-1] is not tested[-1] else None

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
@@ -10,9 +10,11 @@ from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.config_checks import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Interpolation, checked_image_size
-
-OptimizerName = Literal["sgd", "adamw"]
-ComputeDtype = Literal["float32", "bfloat16"]
+from bottleneck_transformer_flax.training.config_checks import (
+    ComputeDtype,
+    OptimizerName,
+    run_problems,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +34,15 @@ class OptimizerOptions:
     """How parameters follow gradients."""
 
     optimizer: OptimizerName = "sgd"
-    """sgd is with Nesterov momentum."""
+    """How gradients become updates."""
     learning_rate: float = 0.1
     """The peak, after warm-up, for the whole batch; a cosine leads from it to zero."""
     warmup_epochs: float = 1.0
     """Epochs in which the learning rate grows linearly from zero; at most half of the run."""
     momentum: float = 0.9
     """Of sgd."""
+    nesterov: bool = True
+    """Whether sgd's momentum looks ahead."""
     weight_decay: float = 1e-4
     """On all parameters but those of norms and biases."""
     label_smoothing: float = 0.0
@@ -52,6 +56,12 @@ class OptimizerOptions:
     a fifth more time."""
     ema_decay: float | None = None
     """Decay per step of the averaged variables, which are then the ones scored and saved."""
+    batch_norm_groups: int = 1
+    """Parts of each batch that batch norms take statistics of apart from each other. One for every
+    device spares their communication; the running statistics are the mean of the parts'."""
+    shard_parameters: bool = False
+    """Keep a part of the parameters, averages and moments on each device instead of all on every
+    one, for less memory and more communication; the result is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +97,11 @@ class InputOptions:
     """Processes that read images; by default one a core, at most one for every thousand files."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, count and list those met, instead of stopping."""
+    progressive_phases: int = 1
+    """Parts of the run, of equally many epochs, in which the images grow in equal steps to
+    image_size; 1 for one size throughout."""
+    progressive_start: float = 0.5
+    """Side of the images in the first of several phases, as a fraction of image_size's."""
 
     def __post_init__(self) -> None:
         """Turn a list (JSON has no tuples) into a tuple."""
@@ -128,12 +143,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check what the parts cannot check themselves, all at once."""
-        problems = [
-            f"{name} is {value!r}; expected {allowed}"
-            for name, value, allowed, fine in self._ranges()
-            if not fine
-        ]
-        if problems:
+        if problems := run_problems(self):
             raise ConfigError("; ".join(problems))
         self._check_start()
 
@@ -156,103 +166,13 @@ class RunConfig:
                 "model it is; leave out variant"
             )
 
-    def _ranges(self) -> list[tuple[str, Any, str, bool]]:
-        optimization, inputs = self.optimization, self.input
-        at_least_one = "an integer of at least 1"
-        rows: list[tuple[str, Any, str, bool]] = [
-            (name, value, at_least_one, isinstance(value, int) and value >= 1)
-            for name, value in (
-                ("epochs", self.epochs),
-                ("batch_size", self.batch_size),
-                ("evaluate_every_epochs", self.evaluate_every_epochs),
-                ("save_every_epochs", self.save_every_epochs),
-                ("accumulation_steps", optimization.accumulation_steps),
-            )
-        ]
-        rate, clip, ema = (
-            optimization.learning_rate,
-            optimization.clip_norm,
-            optimization.ema_decay,
-        )
-        warmup, smoothing = optimization.warmup_epochs, optimization.label_smoothing
-        return [
-            *rows,
-            ("data", self.data, "a name or a path", isinstance(self.data, str)),
-            (
-                "pretrained",
-                self.pretrained,
-                "a name or a path, or None",
-                self.pretrained is None or isinstance(self.pretrained, str),
-            ),
-            ("seed", self.seed, "an integer in [0, 2**32)", 0 <= self.seed < 2**32),
-            (
-                "optimizer",
-                optimization.optimizer,
-                f"one of {', '.join(get_args(OptimizerName))}",
-                optimization.optimizer in get_args(OptimizerName),
-            ),
-            ("learning_rate", rate, "a number above 0", 0 < rate < float("inf")),
-            ("warmup_epochs", warmup, "a number of at least 0", 0 <= warmup < float("inf")),
-            (
-                "momentum",
-                optimization.momentum,
-                "a number in [0, 1)",
-                0 <= optimization.momentum < 1,
-            ),
-            (
-                "weight_decay",
-                optimization.weight_decay,
-                "a number of at least 0",
-                0 <= optimization.weight_decay < float("inf"),
-            ),
-            ("label_smoothing", smoothing, "a number in [0, 1)", 0 <= smoothing < 1),
-            ("clip_norm", clip, "a number above 0, or None", clip is None or clip > 0),
-            ("ema_decay", ema, "a number in (0, 1), or None", ema is None or 0 < ema < 1),
-            (
-                "accumulation_steps",
-                optimization.accumulation_steps,
-                f"a divisor of batch_size = {self.batch_size}",
-                optimization.accumulation_steps >= 1
-                and self.batch_size % optimization.accumulation_steps == 0,
-            ),
-            (
-                "backbone_rate",
-                self.fine_tuning.backbone_rate,
-                "a number in [0, 1], 0 to train the head alone",
-                0 <= self.fine_tuning.backbone_rate <= 1,
-            ),
-            (
-                "frozen_through",
-                self.fine_tuning.frozen_through,
-                f"one of {', '.join(get_args(FrozenPart))}, or None",
-                self.fine_tuning.frozen_through in (None, *get_args(FrozenPart)),
-            ),
-            (
-                "eval_crop",
-                inputs.eval_crop,
-                "a number in (0, 1]",
-                inputs.eval_crop is None or 0 < inputs.eval_crop <= 1,
-            ),
-            (
-                "validation_fraction",
-                inputs.validation_fraction,
-                "a number in (0, 1), such as 0.1",
-                0 < inputs.validation_fraction < 1,
-            ),
-            (
-                "num_workers",
-                inputs.num_workers,
-                "an integer of at least 0",
-                inputs.num_workers is None or inputs.num_workers >= 0,
-            ),
-        ]
-
     def model_config(self, start: BoTNetConfig, num_classes: int) -> BoTNetConfig:
         """The config of the run's model for this many classes, from what it starts from."""
         return start.replace(
             num_classes=num_classes,
             frozen_through=None,
             frozen_batch_stats=False,
+            batch_norm_groups=1,
             remat=False,
             **dataclasses.asdict(self.model),
         )

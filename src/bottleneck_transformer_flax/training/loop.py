@@ -2,53 +2,30 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import Batch, training_batches
 from bottleneck_transformer_flax.data.sources import fingerprint
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
-from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
+from bottleneck_transformer_flax.models.cost import count_multiply_adds
+from bottleneck_transformer_flax.training.best import BestModel
 from bottleneck_transformer_flax.training.history import History
-from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
+from bottleneck_transformer_flax.training.in_flight import StepResult, StepsInFlight
+from bottleneck_transformer_flax.training.outcome import Outcome, StopRequest
+from bottleneck_transformer_flax.training.parts import make_parts
+from bottleneck_transformer_flax.training.peak import peak_operations
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.reporter import Reporter, RunProgress
 from bottleneck_transformer_flax.training.results import write_results
 from bottleneck_transformer_flax.training.run import RunDirectory
-from bottleneck_transformer_flax.training.start import initial_variables
 from bottleneck_transformer_flax.training.state import (
     DeviceBatch,
-    StepMetrics,
     all_finite,
-    create_state,
-    make_train_step,
 )
-
-# Metrics are read this many steps late, so that the device always has a next step to compute.
-_STEPS_IN_FLIGHT = 2
-_LARGEST_EVALUATION_BATCH = 250
-
-
-@dataclass
-class StopRequest:
-    """Set by a signal handler or a test; the loop looks at it after every step."""
-
-    requested: bool = False
-
-
-class Outcome(NamedTuple):
-    """How a run ended."""
-
-    run: RunDirectory
-    step: int
-    finished: bool
-    evaluation: dict[str, Any] | None
-    bad_images: BadImages
 
 
 class _StopDuringEvaluation(Exception):
@@ -89,122 +66,144 @@ class _Training:
         stop: StopRequest,
         checkpoints: TrainingCheckpoints,
     ) -> None:
-        config, optimization = plan.config, plan.config.optimization
         self.plan, self.run, self.reporter, self.stop = plan, run, reporter, stop
         self.checkpoints = checkpoints
-        self.schedule = learning_rate_schedule(
-            optimization, steps_per_epoch=plan.steps_per_epoch, epochs=config.epochs
-        )
-        optimizer = make_optimizer(optimization, self.schedule, plan.part_rates)
-        self.train_step = make_train_step(
-            plan.training_model,
-            optimizer,
-            plan.preprocessing,
-            seed=config.seed,
-            label_smoothing=optimization.label_smoothing,
-            accumulation_steps=optimization.accumulation_steps,
-            ema_decay=optimization.ema_decay,
-        )
-        self.evaluator = Evaluator(
-            plan.model,
-            plan.preprocessing,
-            batch_size=min(plan.batch_size * 4, _LARGEST_EVALUATION_BATCH),
-            num_workers=plan.config.input.num_workers,
-        )
-        self.bad_images = BadImages(skip=config.input.skip_bad_images)
+        parts = make_parts(plan)
+        self.devices, self.schedule, self.train_step, self.evaluator, self.state = parts
+        self.peak_operations = self.devices.count * peak_operations(plan.model.config.dtype)
+        self.best = BestModel(plan, run)
+        self.bad_images = BadImages(skip=plan.config.input.skip_bad_images)
         self.history = History()
-        average = optimization.ema_decay is not None
-        self.state = create_state(initial_variables(plan), optimizer, average=average)
         self.fingerprint = fingerprint(plan.splits)
-        if checkpoints.latest_step() is not None:
-            self._restore()
         # The state's own counter is on the device, and may be steps behind.
-        self.step = int(self.state.step)
-        self.in_flight: deque[tuple[int, StepMetrics]] = deque()
+        self.step = 0
+        self._restore()
+        self.in_flight = StepsInFlight()
+        self.stop_agreed = False
         self.sums: ClassificationSums | None = None
 
+    @property
+    def epoch(self) -> int:
+        """The one under way, from 1."""
+        return len(self.history.rows) + 1
+
     def _restore(self) -> None:
-        saved = self.checkpoints.latest_progress()
-        if saved.get("data", self.fingerprint) != self.fingerprint:
+        saved = self.checkpoints.restore(self.state)
+        if saved is None:
+            return
+        if saved.progress.get("data", self.fingerprint) != self.fingerprint:
             raise CheckpointError(
                 f"the images of {self.plan.config.data} are not those that the run began with: "
                 f"there are now {self.plan.splits.description}; bring the former back, or begin "
                 f"anew with --like {self.run.path}"
             )
-        if saved.get("start", self.plan.start) != self.plan.start:
+        if saved.progress.get("start", self.plan.start) != self.plan.start:
             raise CheckpointError(
                 f"{self.plan.config.pretrained} is not the model that the run began with: its "
                 "network or its preprocessing differs; bring the former back, or begin anew with "
                 f"--like {self.run.path}"
             )
-        self.state = self.checkpoints.restore(self.state)
-        self.history = History.from_json(saved)
+        self.step, self.state = saved.step, saved.state
+        self.history = History.from_json(saved.progress)
+        # Killed right after the checkpoint, a run may lack what it was writing beside it.
+        if self.history.rows and self.history.rows[-1]["step"] == self.step:
+            self._keep_if_best(self.history.rows[-1])
 
     def run_to_end(self) -> Outcome:
         """Step, finish epochs, and stop where asked to."""
+        if self.devices.writes:
+            self.reporter.planned(self.plan, self.run, self.step)
+        try:
+            while True:
+                outcome = self._run_phase(self.plan.image_size(self.epoch))
+                if outcome is not None:
+                    return outcome
+        finally:
+            self.best.close()
+
+    def _run_phase(self, image_size: tuple[int, int]) -> Outcome | None:
+        """Train while the images have this size; None where they get another."""
         plan = self.plan
-        self.reporter.planned(plan, self.run, self.step)
+        self.operations = 6.0 * count_multiply_adds(plan.model, image_size) * plan.batch_size
         batches = training_batches(
             plan.splits.train,
-            plan.transform,
+            plan.transform(self.epoch),
             batch_size=plan.batch_size,
             seed=plan.config.seed,
             start_step=self.step,
             num_workers=plan.config.input.num_workers,
+            share=self.devices.share,
         )
         try:
-            return self._loop(batches)
+            while True:
+                # A run stopped within an evaluation comes back to exactly here.
+                if self.step == self.epoch * plan.steps_per_epoch:
+                    try:
+                        self._finish_epoch()
+                    except _StopDuringEvaluation:
+                        return self._leave()
+                if self.step >= plan.total_steps:
+                    return self._finish()
+                if self._stops():
+                    return self._leave()
+                if plan.image_size(self.epoch) != image_size:
+                    return None
+                self._take_step(batches)
         finally:
             batches.close()
 
-    def _loop(self, batches: Generator[Batch, None, None]) -> Outcome:
-        plan = self.plan
-        while True:
-            epoch_end = (len(self.history.rows) + 1) * plan.steps_per_epoch
-            # A run stopped within an evaluation comes back to exactly here.
-            if self.step == epoch_end:
-                try:
-                    self._finish_epoch()
-                except _StopDuringEvaluation:
-                    return self._leave()
-            if self.step >= plan.total_steps:
-                return self._finish()
-            if self.stop.requested:
-                return self._leave()
-            self._take_step(next(batches))
+    def _stops(self) -> bool:
+        """Whether to leave now; several processes do so after the same step."""
+        return self.stop.requested if self.devices.in_one_process else self.stop_agreed
 
-    def _take_step(self, batch: Batch) -> None:
+    def _take_step(self, batches: Generator[Batch, None, None]) -> None:
         start = time.perf_counter()
+        batch = next(batches)
+        input_seconds = time.perf_counter() - start
         self.bad_images.check(batch, self.plan.splits.train)
-        self.state, metrics = self.train_step(
-            self.state, DeviceBatch(batch["image"], batch["label"], batch["valid"])
+        stop = self.devices.agree(self.stop.requested)
+        on_devices = self.devices.place_batch(
+            DeviceBatch(batch["image"], batch["label"], batch["valid"])
         )
+        self.state, metrics = self.train_step(self.state, on_devices)
         self.step += 1
-        self.in_flight.append((self.step, metrics))
-        self._read_metrics(leave=_STEPS_IN_FLIGHT)
-        self.history.current.seconds += time.perf_counter() - start
+        self._read_results()
+        self.in_flight.add(
+            self.step,
+            metrics,
+            stop=stop,
+            seconds=time.perf_counter() - start,
+            input_seconds=input_seconds,
+        )
 
-    def _read_metrics(self, *, leave: int) -> None:
-        """Wait for all but the last few steps, and add up what they say."""
+    def _read_results(self, *, all_of_them: bool = False) -> None:
+        """Add up what the steps say that are done."""
         current = self.history.current
-        while len(self.in_flight) > leave:
-            step, metrics = self.in_flight.popleft()
-            loss_sum, count = float(metrics.loss_sum), int(metrics.images)
-            if not (math.isfinite(loss_sum) and math.isfinite(float(metrics.gradient_norm))):
-                what = "gradient" if math.isfinite(loss_sum) else "loss"
-                raise TrainingError(self._not_finite(step, loss_sum / max(count, 1), what))
-            current.loss_sum += loss_sum
-            current.correct += int(metrics.correct)
-            current.count += count
-            self.reporter.stepped(
-                RunProgress(
-                    epoch=len(self.history.rows) + 1,
-                    step=step,
-                    loss=current.loss,
-                    accuracy=current.accuracy,
-                    images=count,
-                )
-            )
+        for result in self.in_flight.results(all_of_them=all_of_them):
+            if not (math.isfinite(result.loss_sum) and math.isfinite(result.gradient_norm)):
+                what = "gradient" if math.isfinite(result.loss_sum) else "loss"
+                mean = result.loss_sum / max(result.images, 1)
+                raise TrainingError(self._not_finite(result.step, mean, what))
+            current.add(result, self.operations)
+            self.stop_agreed |= result.stop
+            if self.devices.writes:
+                self.reporter.stepped(self._progress(result))
+
+    def _progress(self, result: StepResult) -> RunProgress:
+        current = self.history.current
+        return RunProgress(
+            epoch=self.epoch,
+            step=result.step,
+            loss=current.loss,
+            accuracy=current.accuracy,
+            images=result.images,
+            learning_rate=float(self.schedule(result.step - 1)),
+            gradient_norm=result.gradient_norm,
+            update_norm=result.update_norm,
+            seconds=result.seconds,
+            input_seconds=result.input_seconds,
+            fraction_of_peak=current.fraction_of(self.peak_operations),
+        )
 
     def _not_finite(self, step: int, loss: float, what: str) -> str:
         saved = self.checkpoints.latest_step()
@@ -214,45 +213,61 @@ class _Training:
             else f"the last good checkpoint is {self.checkpoints.path(saved)}"
         )
         return (
-            f"the {what} is not finite at step {step} (epoch {len(self.history.rows) + 1}, loss "
+            f"the {what} is not finite at step {step} (epoch {self.epoch}, loss "
             f"{loss:.4g}); {good}. Try a lower --learning-rate, or --clip-norm 1"
         )
 
     def _finish_epoch(self) -> None:
         """Evaluate where it is due, write the epoch down, and save."""
-        self._read_metrics(leave=0)
-        config, current = self.plan.config, self.history.current
-        if not current.count:
+        self._read_results(all_of_them=True)
+        config, epoch = self.plan.config, self.epoch
+        if not self.history.current.count:
             raise DataError(f"none of the training images of {config.data} can be read")
-        epoch = len(self.history.rows) + 1
         last = epoch == config.epochs
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "step": self.step,
-            "train_loss": current.loss,
-            "train_accuracy": current.accuracy,
-            "learning_rate": float(self.schedule(self.step - 1)),
-            "seconds": round(current.seconds, 3),
-            "images_per_second": round(current.count / max(current.seconds, 1e-9), 1),
-        }
+        row = self._row()
         if last or epoch % config.evaluate_every_epochs == 0:
             self.sums = self._evaluate()
             if not math.isfinite(self.sums.loss):
                 raise TrainingError(self._not_finite(self.step, self.sums.loss, "test loss"))
             row |= {"test_loss": self.sums.loss, "test_accuracy": self.sums.top1}
+            row["best"] = self.sums.top1 > self.history.best_accuracy
+            row["test_top5"] = self.sums.top5
+            self._keep_if_best(row)
         self.history = History([*self.history.rows, row])
-        self.run.write_metrics(self.history.rows)
+        if self.devices.writes:
+            self.run.write_metrics(self.history.rows)
         if last or epoch % config.save_every_epochs == 0:
             self._save()
-        self.reporter.finished_epoch(row)
+        if self.devices.writes:
+            self.reporter.finished_epoch(row)
+
+    def _row(self) -> dict[str, Any]:
+        """What is known of the epoch by its steps alone."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "image_size": list(self.plan.image_size(self.epoch)),
+            "learning_rate": float(self.schedule(self.step - 1)),
+            **self.history.current.to_row(self.peak_operations),
+        }
+
+    def _keep_if_best(self, row: dict[str, Any]) -> None:
+        if not row.get("best"):
+            return
+        variables = self.devices.whole(self.state.inference_variables)
+        if self.devices.writes:
+            count = len(self.plan.splits.test)
+            self.best.keep(variables, row, count=count)
 
     def _evaluate(self) -> ClassificationSums:
         test = self.plan.splits.test
 
         def on_batch(done: int) -> None:
-            if self.stop.requested and done < len(test):
+            # Of several processes none may leave the others waiting for its share.
+            if self.devices.in_one_process and self.stop.requested and done < len(test):
                 raise _StopDuringEvaluation
-            self.reporter.evaluating(done, len(test))
+            if self.devices.writes:
+                self.reporter.evaluating(done, len(test))
 
         return self.evaluator(
             self.state.inference_variables, test, bad_images=self.bad_images, on_batch=on_batch
@@ -267,7 +282,7 @@ class _Training:
         self.checkpoints.save(self.step, self.state, progress)
 
     def _leave(self) -> Outcome:
-        self._read_metrics(leave=0)
+        self._read_results(all_of_them=True)
         self._save()
         return Outcome(self.run, self.step, False, None, self.bad_images)
 
@@ -276,11 +291,10 @@ class _Training:
             sums = self.sums or self._evaluate()
         except _StopDuringEvaluation:
             return self._leave()
-        evaluation = write_results(
-            self.run,
-            self.plan,
-            variables=self.state.inference_variables,
-            rows=self.history.rows,
-            sums=sums,
-        )
+        evaluation = sums.to_json(self.plan.splits.train.class_names)
+        variables = self.devices.whole(self.state.inference_variables)
+        if self.devices.writes:
+            evaluation = write_results(
+                self.run, self.plan, variables=variables, rows=self.history.rows, sums=sums
+            )
         return Outcome(self.run, self.step, True, evaluation, self.bad_images)

@@ -43,7 +43,7 @@ def make_optimizer(
     schedule: optax.Schedule,
     part_rates: Mapping[str, float] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
-    """Clipping, weight decay, and SGD with Nesterov momentum or AdamW.
+    """Clipping, weight decay, and SGD with momentum or AdamW.
 
     SGD's decay is added to the gradient, as in the paper's recipes; AdamW's is decoupled.
 
@@ -77,5 +77,5 @@ def _whole_model_optimizer(
     return optax.chain(
         clip,
         optax.add_decayed_weights(options.weight_decay, mask=decay_mask),
-        optax.sgd(schedule, momentum=options.momentum, nesterov=True),
+        optax.sgd(schedule, momentum=options.momentum, nesterov=options.nesterov),
     )

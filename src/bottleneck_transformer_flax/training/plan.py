@@ -14,6 +14,7 @@ from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
 from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import find_variant, get_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.batch_augmentation import BatchAugmentation
 from bottleneck_transformer_flax.training.config import RunConfig
 
 DEFAULT_CROP = 0.875
@@ -29,7 +30,6 @@ class Plan(NamedTuple):
         model_name: the variant that it is; "custom" for none.
         pretrained: what it starts from, at the run's image size; None for a random start.
         preprocessing: how images become its input.
-        transform: how images become training input.
         parameters: how many it has.
         batch_size: images a step.
         steps_per_epoch: steps.
@@ -41,7 +41,6 @@ class Plan(NamedTuple):
     model_name: str
     pretrained: Pretrained | None
     preprocessing: Preprocessing
-    transform: TrainingTransform
     parameters: int
     batch_size: int
     steps_per_epoch: int
@@ -50,6 +49,36 @@ class Plan(NamedTuple):
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
+
+    def image_size(self, epoch: int) -> tuple[int, int]:
+        """(height, width) of the training images in an epoch, counted from 1."""
+        phases, start = self.config.input.progressive_phases, self.config.input.progressive_start
+        phase = (epoch - 1) * phases // self.config.epochs
+        if phase >= phases - 1:
+            return self.preprocessing.size
+        fraction = start + (1 - start) * phase / (phases - 1)
+        stride = self.model.config.total_stride
+        height, width = (
+            min(side, max(stride, stride * round(fraction * side / stride)))
+            for side in self.preprocessing.size
+        )
+        return height, width
+
+    def transform(self, epoch: int) -> TrainingTransform:
+        """How images become training input in an epoch, counted from 1."""
+        preprocessing = self.preprocessing.replace(size=self.image_size(epoch))
+        return TrainingTransform(preprocessing, self.config.augmentation)
+
+    @property
+    def batch_augmentation(self) -> BatchAugmentation:
+        """What is done to the images on the device."""
+        options = self.config.augmentation
+        return BatchAugmentation(
+            flip=options.flip,
+            mixup_alpha=options.mixup_alpha,
+            cutmix_alpha=options.cutmix_alpha,
+            erasing_probability=options.erasing_probability,
+        )
 
     @property
     def start(self) -> str:
@@ -71,6 +100,7 @@ class Plan(NamedTuple):
         config = self.model.config.replace(
             frozen_through=fine_tuning.frozen_through,
             frozen_batch_stats=fine_tuning.frozen_batch_stats,
+            batch_norm_groups=self.config.optimization.batch_norm_groups,
             remat=self.config.optimization.remat,
         )
         return self.model.clone(config=config)
@@ -102,24 +132,27 @@ def make_plan(config: RunConfig) -> Plan:
     model = BoTNet(config=config.model_config(start, num_classes=len(splits.train.class_names)))
     variant = find_variant(model.config)
     batch_size = min(config.batch_size, len(splits.train))
-    if batch_size % config.optimization.accumulation_steps:
+    optimization = config.optimization
+    if batch_size % (optimization.accumulation_steps * optimization.batch_norm_groups):
         raise ConfigError(
             f"batch_size is {config.batch_size} but there are only {batch_size} training images, "
-            f"which accumulation_steps = {config.optimization.accumulation_steps} does not divide; "
-            "choose a smaller batch_size"
+            f"which accumulation_steps = {optimization.accumulation_steps} times batch_norm_groups "
+            f"= {optimization.batch_norm_groups} does not divide; choose a smaller batch_size"
         )
-    return Plan(
+    plan = Plan(
         config=config,
         splits=splits,
         model=model,
         model_name="custom" if variant is None else variant.name,
         pretrained=pretrained,
         preprocessing=preprocessing,
-        transform=TrainingTransform(preprocessing, config.augmentation),
         parameters=count_parameters(abstract_variables(model, preprocessing.size)),
         batch_size=batch_size,
         steps_per_epoch=max(1, len(splits.train) // batch_size),
     )
+    # A shift that is too long for the smallest images is told before anything starts.
+    plan.transform(epoch=1)
+    return plan
 
 
 def _start(

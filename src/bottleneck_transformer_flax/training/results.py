@@ -46,14 +46,15 @@ def write_results(
 DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
 
 
-def model_card(plan: Plan, evaluation: dict[str, Any]) -> str:
-    """The card of a trained model, in Markdown.
+def model_card(plan: Plan, evaluation: dict[str, Any], *, epoch: int | None = None) -> str:
+    """The card of a trained model after an epoch, by default the last, in Markdown.
 
     It is to be shared: folders have their names in it, and not where they are.
     """
     config, splits = plan.config, plan.splits
     height, width = plan.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
+    when = f"after epoch {epoch}, the best on the test images" if epoch else "after the last step"
     data = DATA_SETS.get(config.data, _folder_name(config.data))
     on_hub = config.pretrained is not None and means_repository(config.pretrained)
     pretrained = config.pretrained
@@ -80,7 +81,7 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 | start | {pretrained or "random weights"} |
 | epochs | {config.epochs} |
 | seed | {config.seed} |
-| variables | the {averaged} ones, after the last step |
+| variables | the {averaged} ones, {when} |
 | test images | {evaluation["count"]} |
 | top-1 | {evaluation["top1"]:.4f} |
 | top-5 | {evaluation["top5"]:.4f} |

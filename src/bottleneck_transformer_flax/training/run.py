@@ -32,8 +32,18 @@ class RunDirectory:
 
     @property
     def pretrained(self) -> Path:
-        """The model for inference."""
+        """The model for inference, after the last step."""
         return self.path / "pretrained"
+
+    @property
+    def best(self) -> Path:
+        """The model for inference, after the epoch with the best test accuracy."""
+        return self.path / "best"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Events for TensorBoard."""
+        return self.path / "tensorboard"
 
     @property
     def metrics(self) -> Path:

@@ -10,10 +10,17 @@ import numpy as np
 import optax
 
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
+from bottleneck_transformer_flax.devices import Devices
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.surgery import resized_tables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.batch_augmentation import (
+    BatchAugmentation,
+    augment_batch,
+)
 
 Variables = dict[str, Any]
+NOTHING = BatchAugmentation(flip=False)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -40,9 +47,9 @@ class TrainState(flax.struct.PyTreeNode):
 class DeviceBatch(NamedTuple):
     """What a step reads of a batch; images are RGB in [0, 255]."""
 
-    image: UInt8[Array | np.ndarray, "b h w c"]
-    label: Int[Array | np.ndarray, " b"]
-    valid: Bool[Array | np.ndarray, " b"]
+    image: UInt8[Array, "b h w c"] | UInt8[np.ndarray, "b h w c"]
+    label: Int[Array, " b"] | Int[np.ndarray, " b"]
+    valid: Bool[Array, " b"] | Bool[np.ndarray, " b"]
 
 
 class StepMetrics(NamedTuple):
@@ -52,9 +59,20 @@ class StepMetrics(NamedTuple):
     correct: Int[Array, ""]
     images: Int[Array, ""]
     gradient_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
 
 
-TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, StepMetrics]]
+class _Examples(NamedTuple):
+    """What the loss is of: normalised and augmented images with their targets."""
+
+    image: Float[Array, "b h w c"]
+    target: Float[Array, "b classes"]
+    label: Int[Array, " b"]
+    valid: Bool[Array, " b"]
+
+
+TrainStep = Any
+"""A jitted function from (TrainState, DeviceBatch) to (TrainState, StepMetrics)."""
 
 
 def create_state(
@@ -79,36 +97,88 @@ def make_train_step(
     label_smoothing: float = 0.0,
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
+    augmentation: BatchAugmentation = NOTHING,
+    devices: Devices | None = None,
 ) -> TrainStep:
     """The jitted step; the state given to it is used up.
 
     The loss is the mean cross-entropy over the valid images of the batch. All randomness comes
-    from ``seed`` and ``state.step``, so a step is a pure function of its arguments.
+    from ``seed`` and ``state.step``, so a step is a pure function of its arguments. Images of
+    another size than the preprocessing's are of a phase of progressive resizing: relative tables
+    are interpolated to their grid, so that the parameters keep their shapes.
     """
 
+    def examples(batch: DeviceBatch, key: Array) -> _Examples:
+        image, label, valid = map(jnp.asarray, batch)
+        images = preprocessing.normalize(image)
+        targets = jax.nn.one_hot(label, model.config.num_classes)
+        targets = optax.smooth_labels(targets, label_smoothing)
+        # Before the batch is taken apart: its parts are then those of the whole.
+        images, targets = augment_batch(images, targets, valid, key, augmentation)
+        return _Examples(images, targets, label, valid)
+
     def loss_sum(
-        params: Variables, batch_stats: Variables, batch: DeviceBatch, key: Array
+        params: Variables, batch_stats: Variables, batch: _Examples, key: Array
     ) -> tuple[Array, tuple[Variables, Array]]:
+        height, width = batch.image.shape[1:3]
+        if (height, width) != preprocessing.size:
+            params = resized_tables(model, params, (height, width))
         logits, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            preprocessing.normalize(batch.image),
+            batch.image,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        targets = jax.nn.one_hot(batch.label, model.config.num_classes)
-        losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+        losses = optax.softmax_cross_entropy(logits, batch.target)
         correct = jnp.sum((jnp.argmax(logits, axis=-1) == batch.label) & batch.valid)
         return jnp.sum(losses * batch.valid), (updates["batch_stats"], correct)
 
-    differentiate = jax.value_and_grad(loss_sum, has_aux=True)
+    gradients = _accumulated(jax.value_and_grad(loss_sum, has_aux=True), accumulation_steps)
+
+    def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        of_images, of_model = jax.random.split(key)
+        gradient, batch_stats, loss, correct = gradients(
+            state.variables, examples(batch, of_images), of_model
+        )
+        count = jnp.sum(batch.valid)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1), gradient)
+        params = state.variables["params"]
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
+        variables = {
+            "params": optax.apply_updates(params, updates),
+            "batch_stats": batch_stats,
+        }
+        norms = optax.tree.norm(gradient), optax.tree.norm(updates)
+        metrics = StepMetrics(loss, correct, count, *norms)
+        new_state = TrainState(
+            step=state.step + 1,
+            variables=variables,
+            average=_moved_average(state, variables, ema_decay),
+            optimizer_state=optimizer_state,
+        )
+        if devices is None:
+            return new_state, metrics
+        return devices.constrain_state(new_state), devices.constrain_replicated(metrics)
+
+    return jax.jit(train_step, donate_argnums=0, compiler_options=step_compiler_options())
+
+
+def _accumulated(
+    differentiate: Callable[..., Any], steps: int
+) -> Callable[[Variables, _Examples, Array], tuple[Variables, Variables, Array, Array]]:
+    """Gradient of the loss's sum, new statistics, the sum, and the number correct, of a batch.
+
+    It is computed in so many parts, one after the other, of which each has every so-manieth image:
+    images that lie on one device are then in all parts.
+    """
 
     def whole_batch(
-        variables: Variables, batch: DeviceBatch, key: Array
+        variables: Variables, batch: _Examples, key: Array
     ) -> tuple[Variables, Variables, Array, Array]:
-        """Gradient of the loss's sum, new statistics, the sum, and the number correct."""
         params, batch_stats = variables["params"], variables["batch_stats"]
-        if accumulation_steps == 1:
+        if steps == 1:
             (loss, (stats, correct)), gradient = differentiate(params, batch_stats, batch, key)
             return gradient, stats, loss, correct
 
@@ -121,33 +191,13 @@ def make_train_step(
             gradient = jax.tree.map(jnp.add, gradient, more)
             return (gradient, stats, loss + more_loss, correct + more_correct), None
 
-        parts = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), batch)
+        parts = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]).swapaxes(0, 1), batch)
         nothing = jax.tree.map(jnp.zeros_like, params)
         start = (nothing, batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
-        total, _ = jax.lax.scan(part, start, (parts, jax.random.split(key, accumulation_steps)))
+        total, _ = jax.lax.scan(part, start, (parts, jax.random.split(key, steps)))
         return total
 
-    def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient, batch_stats, loss, correct = whole_batch(state.variables, batch, key)
-        count = jnp.sum(batch.valid)
-        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1), gradient)
-        params = state.variables["params"]
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
-        variables = {
-            "params": optax.apply_updates(params, updates),
-            "batch_stats": batch_stats,
-        }
-        metrics = StepMetrics(loss, correct, count, optax.tree.norm(gradient))
-        new_state = TrainState(
-            step=state.step + 1,
-            variables=variables,
-            average=_moved_average(state, variables, ema_decay),
-            optimizer_state=optimizer_state,
-        )
-        return new_state, metrics
-
-    return jax.jit(train_step, donate_argnums=0, compiler_options=step_compiler_options())
+    return whole_batch
 
 
 def step_compiler_options() -> dict[str, str]:

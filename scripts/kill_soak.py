@@ -1,0 +1,121 @@
+"""Kill a training run at random moments, go on with it each time, and compare it with one that was
+left alone: the parameters must be the same to the last bit.
+
+    python scripts/kill_soak.py --kills 20 --seed 0
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bottleneck_transformer_flax.cli import main as botnet
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
+
+CONFIG = BoTNetConfig(
+    stage_sizes=(1, 1, 1, 1),
+    num_classes=10,
+    initial_filters=8,
+    num_heads=2,
+    head_dim=16,
+    stem="3x3",
+    stem_pool=False,
+)
+VARIANTS["soak"] = Variant(
+    name="soak", config=CONFIG, size=28, source="this script", parameters=0, multiply_adds=0
+)
+TIMINGS = ("seconds", "images_per_second", "input_wait", "fraction_of_peak")
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """``botnet train`` in a process of its own, which knows the small variant."""
+    command = [sys.executable, __file__, "--botnet", "train", *map(str, arguments)]
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that must do well, and return what it said."""
+    said, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"it ended with {process.returncode}:\n{said}")
+    return said
+
+
+def kill_soon(process: subprocess.Popen[str], moment: float) -> str | None:
+    """Kill a process after so many seconds; None where it has ended before."""
+    try:
+        said, _ = process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        return process.communicate()[0]
+    if process.returncode:
+        raise SystemExit(f"it ended with {process.returncode}:\n{said}")
+    return None
+
+
+def results(run: Path) -> tuple[bytes, list[dict[str, object]]]:
+    """The parameters' file, and the rows of the epochs without their timings."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    untimed = [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
+    return (run / "pretrained" / "model.safetensors").read_bytes(), untimed
+
+
+def soak(kills: int, epochs: int, seed: int, folder: Path) -> None:
+    """Do it; raises SystemExit where the runs differ."""
+    options = ("--variant", "soak", "--epochs", epochs, "--save-every-epochs", 1)
+    began = time.perf_counter()
+    finish(start(*options, "--run-directory", folder / "alone"))
+    seconds = time.perf_counter() - began
+    expected = results(folder / "alone")
+    print(
+        f"left alone: {epochs} epochs in {seconds:.0f} s, {len(expected[0]):,} bytes of parameters"
+    )
+    moments = random.Random(seed)
+    killed, run_number = 0, 0
+    while killed < kills:
+        run_number += 1
+        run, said = folder / f"killed-{run_number}", ""
+        while said is not None:
+            resumes = any((run / "checkpoints").glob("[0-9]*"))
+            if not resumes:
+                subprocess.run(["rm", "-rf", run], check=True)
+            arguments = ("--resume", "--run-directory", run)
+            process = start(*(arguments if resumes else (*options, *arguments[1:])))
+            if killed == kills:
+                finish(process)
+                break
+            moment = moments.uniform(0.2, 0.6 * seconds)
+            said = kill_soon(process, moment)
+            if said is not None:
+                killed += 1
+                went_on = [line for line in said.splitlines() if line.startswith("resume")]
+                print(f"kill {killed:2} after {moment:5.1f} s; {went_on or ['from the start']}")
+        if results(run) != expected:
+            raise SystemExit(f"{run} is not what {folder / 'alone'} is")
+        print(f"run {run_number}: the same parameters to the last bit, the same epochs")
+
+
+def main() -> None:
+    """Read the options."""
+    if sys.argv[1:2] == ["--botnet"]:
+        raise SystemExit(botnet(sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        soak(options.kills, options.epochs, options.seed, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

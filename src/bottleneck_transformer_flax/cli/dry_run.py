@@ -1,0 +1,45 @@
+"""What a run would take, in words: ``botnet train --dry-run``."""
+
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.markup import escape
+
+from bottleneck_transformer_flax.cli.progress import plan_lines
+from bottleneck_transformer_flax.training.dry_run import estimate
+from bottleneck_transformer_flax.training.plan import Plan
+
+
+def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
+    """Print it, or one JSON line with all of it, and return the exit code."""
+    for line in plan_lines(plan):
+        _say(console, line)
+    found = estimate(plan)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
+        return 0
+    temporaries = found.temporaries_bytes
+    memory = f"{found.state_bytes / 1e6:,.0f} MB for the state"
+    if temporaries is not None:
+        memory += f" and {temporaries / 1e6:,.0f} MB during a step"
+    _say(console, f"steps   {found.steps:,}, {found.images:,} images")
+    _say(console, f"memory  {memory}, on each of {found.devices} devices")
+    _say(
+        console,
+        f"time    {_duration(found.seconds)}: {1e3 * found.step_seconds:,.0f} ms a step "
+        f"({1e3 * found.input_seconds:,.0f} of them waiting for images), "
+        f"{found.evaluations} evaluations of {found.evaluation_seconds:,.1f} s",
+    )
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{minutes:,.1f} minutes"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(escape(text), highlight=False, soft_wrap=True)

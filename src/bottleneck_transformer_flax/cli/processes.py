@@ -1,0 +1,89 @@
+"""Many processes as one run: joining them, and ending when one of them has gone."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from bottleneck_transformer_flax.errors import ConfigError, TrainingError
+
+_HEARTBEAT_SECONDS = 30
+_START_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """Training in several processes, one or more a machine; each runs the same command."""
+
+    distributed: bool = False
+    """Join the processes that SLURM, Open MPI, Kubernetes or a TPU pod has started; JAX finds out
+    which. Elsewhere say it with the next three."""
+    coordinator: str | None = None
+    """HOST:PORT on which the process with number 0 listens, the same for all."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """The number of this one, from 0."""
+
+    @property
+    def given(self) -> bool:
+        """Whether this process is one of several."""
+        return self.distributed or self._by_hand != (None, None, None)
+
+    @property
+    def _by_hand(self) -> tuple[str | None, int | None, int | None]:
+        return self.coordinator, self.num_processes, self.process_id
+
+    def __post_init__(self) -> None:
+        """See that all is said or nothing."""
+        given = [value is not None for value in self._by_hand]
+        if any(given) and not all(given):
+            raise ConfigError(
+                f"coordinator is {self.coordinator}, num_processes {self.num_processes} and "
+                f"process_id {self.process_id}; expected all three of them, or none"
+            )
+        if all(given) and not 0 <= int(self.process_id or 0) < int(self.num_processes or 0):
+            raise ConfigError(
+                f"process_id is {self.process_id}; expected 0 to num_processes - 1 = "
+                f"{int(self.num_processes or 0) - 1}"
+            )
+
+
+def join(options: ProcessOptions) -> None:
+    """Connect this process with the others; before anything is computed.
+
+    Raises:
+        ConfigError: when there is nothing to be found out of a cluster.
+        TrainingError: when the others do not come.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"--distributed found no SLURM, Open MPI, Kubernetes or TPU job around this process "
+            f"({error}); name --coordinator, --num-processes and --process-id"
+        ) from error
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise TrainingError(
+            f"the {options.num_processes or ''} processes did not find each other ({reason}); see "
+            "that all were started with the same --coordinator, which all can reach"
+        ) from error
+
+
+def leave_others(message: str) -> NoReturn:
+    """End this process at once with exit code 1, which ends the others within a minute.
+
+    An ordinary exit would wait for them, as they would for this one.
+    """
+    sys.stdout.flush()
+    print(f"botnet: error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -1,0 +1,260 @@
+"""What is changed at random in a whole batch, on the device, inside the jitted step.
+
+Images are flipped, then erased, then mixed. Flips come first, so that the two images of a mixture
+are flipped apart from each other. Erasing comes before mixing, because targets count how much of
+each image a mixture shows, and what is erased afterwards would be counted still.
+
+Every function is pure: ``draw_…`` draws parameters of static shapes from a key, and the others
+apply them through masks, so a step is compiled once. An image's partner is the one at the same
+place from the other end of the batch. Random numbers are drawn for the whole batch, and JAX gives
+the same ones however the batch is spread over devices.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bottleneck_transformer_flax.axes import Array, Bool, Float, Int
+from bottleneck_transformer_flax.errors import ConfigError
+
+ERASED_AREA = (0.02, 1 / 3)
+"""Least and greatest share of the image that is erased."""
+ERASED_ASPECT_RATIO = (0.3, 1 / 0.3)
+"""Least and greatest height / width of what is erased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchAugmentation:
+    """How a batch is changed at random; with both mixup and cutmix, each batch takes one of them.
+
+    Attributes:
+        flip: whether each image is mirrored left to right half of the time.
+        mixup_alpha: mixup (Zhang et al. 2017, arXiv 1710.09412) with shares from Beta(alpha,
+            alpha); 0 for none.
+        cutmix_alpha: CutMix (Yun et al. 2019, arXiv 1905.04899) with areas from Beta(alpha, alpha);
+            0 for none.
+        erasing_probability: chance that a part of an image is erased (Zhong et al. 2017, arXiv
+            1708.04896).
+
+    Raises:
+        ConfigError: when an alpha is not a finite number of at least 0, or the probability is
+            outside [0, 1].
+    """
+
+    flip: bool = True
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    erasing_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < math.inf:
+                raise ConfigError(
+                    f"augmentation {name} is {value!r}; expected a finite number of at least 0, "
+                    "and 0 for none"
+                )
+        chance = self.erasing_probability
+        if not _is_number(chance) or not 0 <= chance <= 1:
+            raise ConfigError(
+                f"augmentation erasing_probability is {chance!r}; expected a number in [0, 1]"
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with each other."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def cutmix_probability(self) -> float:
+        """Chance that a batch that is mixed takes CutMix."""
+        if self.cutmix_alpha == 0:
+            return 0.0
+        return 0.5 if self.mixup_alpha > 0 else 1.0
+
+
+class Boxes(NamedTuple):
+    """A part of each image: rows in [top, bottom) and columns in [left, right), perhaps none."""
+
+    top: Int[Array, " b"]
+    left: Int[Array, " b"]
+    bottom: Int[Array, " b"]
+    right: Int[Array, " b"]
+
+
+class Mixture(NamedTuple):
+    """How all images of a batch are mixed with their partners.
+
+    Attributes:
+        own: weight of an image itself, at each pixel.
+        share: weight of its target, the mean of ``own``.
+    """
+
+    own: Float[Array, "h w"]
+    share: Float[Array, ""]
+
+
+def augment_batch(
+    images: Float[Array, "b h w c"],
+    targets: Float[Array, "b classes"],
+    valid: Bool[Array, " b"],
+    key: Array,
+    options: BatchAugmentation,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b classes"]]:
+    """Flip, erase and mix, as the options say; without any of them, what came in.
+
+    Args:
+        images: normalised model input.
+        targets: one-hot rows, perhaps smoothed.
+        valid: which rows are images; no other row is ever mixed into one.
+        key: the only source of randomness. Each of the three has its own part of it, so switching
+            one on or off leaves the others as they are.
+        options: what to do.
+    """
+    count, height, width, _ = images.shape
+    of_flips, of_boxes, of_noise, of_mixture = jax.random.split(key, 4)
+    if options.flip:
+        images = flip(images, draw_flips(of_flips, count))
+    if options.erasing_probability > 0:
+        boxes = draw_erased_boxes(of_boxes, count, (height, width), options.erasing_probability)
+        images = erase(images, boxes, jax.random.normal(of_noise, images.shape, images.dtype))
+    if options.mixes:
+        mixture = draw_mixture(of_mixture, (height, width), options)
+        images, targets = mix(images, targets, valid, mixture)
+    return images, targets
+
+
+def draw_flips(key: Array, count: int) -> Bool[Array, " b"]:
+    """Which images are mirrored: each with probability 1/2."""
+    return jax.random.bernoulli(key, 0.5, (count,))
+
+
+def flip(images: Float[Array, "b h w c"], flipped: Bool[Array, " b"]) -> Float[Array, "b h w c"]:
+    """Mirror the images that are marked left to right."""
+    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+
+
+def draw_erased_boxes(key: Array, count: int, size: tuple[int, int], probability: float) -> Boxes:
+    """The part of each image that is erased, empty where none is.
+
+    The share of the area is uniform in ``ERASED_AREA``, the logarithm of the aspect ratio uniform
+    in ``ERASED_ASPECT_RATIO``, and the position uniform among those inside the image; sides are
+    rounded to whole pixels. The areas and the logarithm are those of ImageNet trainers; the paper
+    has areas up to 0.4. A box too high or too wide for the image gets the nearest ratio that fits,
+    where the paper draws again until one fits.
+    """
+    height, width = size
+    choice, area, ratio, down, right = jax.random.uniform(key, (5, count))
+    area = _between(ERASED_AREA, area)
+    lowest, highest = map(math.log, ERASED_ASPECT_RATIO)
+    ratio = jnp.exp(_between((lowest, highest), ratio))
+    ratio = jnp.clip(ratio, area * height / width, height / (area * width))
+    box_height = jnp.round(jnp.sqrt(area * ratio * height * width)).astype(jnp.int32)
+    box_width = jnp.round(jnp.sqrt(area / ratio * height * width)).astype(jnp.int32)
+    box_height = jnp.where(choice < probability, box_height, 0)
+    top = _below(height - box_height + 1, down)
+    left = _below(width - box_width + 1, right)
+    return Boxes(top, left, top + box_height, left + box_width)
+
+
+def erase(
+    images: Float[Array, "b h w c"], boxes: Boxes, noise: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """Put noise into each image's box.
+
+    Standard normal noise for each pixel and channel, as ``augment_batch`` draws it, has the mean
+    and spread of normalised images; ImageNet trainers use it, the paper values uniform in [0, 255].
+    """
+    inside = contains(boxes, (images.shape[1], images.shape[2]))
+    return jnp.where(inside[..., None], noise, images)
+
+
+def contains(boxes: Boxes, size: tuple[int, int]) -> Bool[Array, "b h w"]:
+    """Whether each pixel of images of this (height, width) is in the image's box."""
+    rows, columns = jnp.arange(size[0]), jnp.arange(size[1])
+    in_rows = (boxes.top[:, None] <= rows) & (rows < boxes.bottom[:, None])
+    in_columns = (boxes.left[:, None] <= columns) & (columns < boxes.right[:, None])
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def draw_mixture(key: Array, size: tuple[int, int], options: BatchAugmentation) -> Mixture:
+    """One mixture for the batch, mixup's or CutMix's, of λ ~ Beta(alpha, alpha)."""
+    of_choice, of_share, of_box = jax.random.split(key, 3)
+    cuts = jax.random.bernoulli(of_choice, options.cutmix_probability)
+    alpha = jnp.where(cuts, options.cutmix_alpha, options.mixup_alpha)
+    share = jax.random.beta(of_share, alpha, alpha)
+    cut = cutmix(draw_cut_box(of_box, share, size), size)
+    blend = mixup(share, size)
+    return Mixture(
+        own=jnp.where(cuts, cut.own, blend.own), share=jnp.where(cuts, cut.share, blend.share)
+    )
+
+
+def draw_cut_box(key: Array, share: Float[Array, ""], size: tuple[int, int]) -> Boxes:
+    """The one box that CutMix takes from the partner: 1 − λ of the area, cut off at the borders.
+
+    Its sides are √(1 − λ) of the image's, rounded down, and its centre is uniform in the image.
+    """
+    height, width = size
+    row, column = jax.random.uniform(key, (2, 1))
+    side = jnp.sqrt(1 - share)
+    box_height, box_width = (jnp.floor(side * length).astype(jnp.int32) for length in size)
+    top = _below(height, row) - box_height // 2
+    left = _below(width, column) - box_width // 2
+    return Boxes(
+        jnp.maximum(top, 0),
+        jnp.maximum(left, 0),
+        jnp.minimum(top + box_height, height),
+        jnp.minimum(left + box_width, width),
+    )
+
+
+def mixup(share: Float[Array, ""], size: tuple[int, int]) -> Mixture:
+    """λ of the image itself at every pixel."""
+    return Mixture(jnp.broadcast_to(share, size), share)
+
+
+def cutmix(box: Boxes, size: tuple[int, int]) -> Mixture:
+    """The partner inside the box; λ is the share of pixels outside, whatever was drawn."""
+    inside = contains(box, size)[0]
+    return Mixture(1 - inside.astype(jnp.float32), 1 - jnp.mean(inside, dtype=jnp.float32))
+
+
+def mix(
+    images: Float[Array, "b h w c"],
+    targets: Float[Array, "b classes"],
+    valid: Bool[Array, " b"],
+    mixture: Mixture,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b classes"]]:
+    """Mix each image and target with its partner's, where both are valid.
+
+    x = own · x + (1 − own) · x_partner and y = λ · y + (1 − λ) · y_partner, where the partner of
+    row i is row b − 1 − i. In an odd batch the middle one is its own partner and stays.
+    """
+    own, share = mixture.own[..., None].astype(images.dtype), mixture.share.astype(targets.dtype)
+    both = valid & valid[::-1]
+    mixed_images = own * images + (1 - own) * images[::-1]
+    mixed_targets = share * targets + (1 - share) * targets[::-1]
+    # Selected, not weighted by zero: an invalid row may hold NaNs.
+    return (
+        jnp.where(both[:, None, None, None], mixed_images, images),
+        jnp.where(both[:, None], mixed_targets, targets),
+    )
+
+
+def _between(ends: tuple[float, float], numbers: Float[Array, " b"]) -> Float[Array, " b"]:
+    """Numbers uniform in [0, 1) as ones uniform between the two ends."""
+    return ends[0] + (ends[1] - ends[0]) * numbers
+
+
+def _below(count: int | Int[Array, " b"], numbers: Float[Array, " b"]) -> Int[Array, " b"]:
+    """Numbers uniform in [0, 1) as integers uniform in [0, count)."""
+    return jnp.floor(numbers * count).astype(jnp.int32)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,75 @@
+"""What a run computes with: built from its plan, before the first step."""
+
+from typing import NamedTuple
+
+import optax
+
+from bottleneck_transformer_flax.devices import Devices, find_devices
+from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
+from bottleneck_transformer_flax.training.plan import Plan
+from bottleneck_transformer_flax.training.start import initial_variables
+from bottleneck_transformer_flax.training.state import (
+    TrainState,
+    TrainStep,
+    create_state,
+    make_train_step,
+)
+
+_LARGEST_EVALUATION_BATCH = 250
+
+
+class TrainingParts(NamedTuple):
+    """The parts of a run that compute.
+
+    Attributes:
+        devices: where.
+        schedule: the learning rate by step.
+        train_step: from a state and a batch to the next state.
+        evaluator: scores the model.
+        state: before the first step, on the devices.
+    """
+
+    devices: Devices
+    schedule: optax.Schedule
+    train_step: TrainStep
+    evaluator: Evaluator
+    state: TrainState
+
+
+def make_parts(plan: Plan) -> TrainingParts:
+    """Build them; nothing is compiled but the drawing of the first variables.
+
+    Raises:
+        ConfigError: when the devices of several processes do not divide the batch.
+    """
+    config, optimization = plan.config, plan.config.optimization
+    schedule = learning_rate_schedule(
+        optimization, steps_per_epoch=plan.steps_per_epoch, epochs=config.epochs
+    )
+    devices = find_devices(
+        plan.batch_size // optimization.accumulation_steps,
+        shard_parameters=optimization.shard_parameters,
+    )
+    optimizer = make_optimizer(optimization, schedule, plan.part_rates)
+    train_step = make_train_step(
+        plan.training_model,
+        optimizer,
+        plan.preprocessing,
+        seed=config.seed,
+        label_smoothing=optimization.label_smoothing,
+        accumulation_steps=optimization.accumulation_steps,
+        ema_decay=optimization.ema_decay,
+        augmentation=plan.batch_augmentation,
+        devices=devices,
+    )
+    evaluator = Evaluator(
+        plan.model,
+        plan.preprocessing,
+        batch_size=min(plan.batch_size * 4, _LARGEST_EVALUATION_BATCH),
+        num_workers=config.input.num_workers,
+        devices=devices,
+    )
+    average = optimization.ema_decay is not None
+    state = create_state(initial_variables(plan), optimizer, average=average)
+    return TrainingParts(devices, schedule, train_step, evaluator, devices.place_state(state))

@@ -1,0 +1,135 @@
+"""The page about a run: everything on it is what was given, and nothing is outside it."""
+
+import base64
+import subprocess
+import sys
+
+import pytest
+
+from bottleneck_transformer_flax.figures.report import (
+    ClassAccuracy,
+    ConfusedPair,
+    RunPage,
+    ShownMistake,
+    report_page,
+)
+from reference.html_pages import assert_self_contained
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n a picture", b"\xff\xd8\xff a photograph"
+ODD = "<b>\"dogs\" & 'cats'</b><script>"
+FULL = RunPage(
+    title=f"botnet_tiny on {ODD}",
+    run=f"runs/{ODD}",
+    notes=(f"a note on {ODD}",),
+    headline=(("test accuracy", "73.50 %"), (f"name {ODD}", f"value {ODD}")),
+    facts=(("data", ODD), ("epochs", "2 of 2")),
+    curves=PNG + b" of curves",
+    classes=(
+        ClassAccuracy("ant", 0.75, 1200),
+        ClassAccuracy(ODD, 0.25, 8),
+        ClassAccuracy("none", None, 0),
+        ClassAccuracy("bee", 0.5, 4),
+    ),
+    mistakes=(
+        ShownMistake(JPEG, f"data/{ODD}/1.jpg", ODD, "ant", 0.987),
+        ShownMistake(PNG, "data/bee/2.png", "bee", ODD, 0.5),
+    ),
+    pairs=(ConfusedPair(ODD, "ant", 1234, 0.125),),
+    confusion=PNG + b" of confusion",
+    options=(("input.image_size", "[28, 28]"), ("data", ODD)),
+)
+
+
+def address(kind, picture):
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
+    page = assert_self_contained(report_page(FULL))
+    assert page.texts_in("title") == page.texts_in("h1") == [f"botnet_tiny on {ODD}"]
+    assert [image["src"] for image in page.of("img")] == [
+        address("png", PNG + b" of curves"),
+        address("jpeg", JPEG),
+        address("png", PNG),
+        address("png", PNG + b" of confusion"),
+    ]
+    paragraphs = page.texts_in("p")
+    assert f"runs/{ODD}" in paragraphs
+    assert f"a note on {ODD}" in paragraphs
+    assert page.texts_in("dt") == ["test accuracy", f"name {ODD}"]
+    assert page.texts_in("dd") == ["73.50 %", f"value {ODD}"]
+    assert page.texts_in("strong") == [ODD, "ant", "bee", ODD]
+    assert page.texts_in("small") == [f"data/{ODD}/1.jpg", "data/bee/2.png"]
+    assert "taken for , 98.7 %" in "".join(page.texts_in("figcaption"))
+    for row in (
+        ["data", ODD],
+        ["epochs", "2 of 2"],
+        [ODD, "ant", "1,234", "12.5 %", ""],
+        ["input.image_size", "[28, 28]"],
+    ):
+        assert row in page.rows
+
+
+def class_rows(classes):
+    page = assert_self_contained(report_page(RunPage(title="t", run="r", classes=tuple(classes))))
+    start = page.rows.index(["class", "images", "accuracy", ""])
+    return page, page.rows[start + 1 :]
+
+
+def test_classes_are_worst_first_each_with_its_bar():
+    page, rows = class_rows(FULL.classes)
+    assert rows == [
+        [ODD, "8", "25.0 %", ""],
+        ["bee", "4", "50.0 %", ""],
+        ["ant", "1,200", "75.0 %", ""],
+        ["none", "0", "", ""],
+    ]
+    bars = [span["style"] for span in page.of("span") if "style" in span]
+    assert bars == ["width: 25.0%", "width: 50.0%", "width: 75.0%"]
+
+
+@pytest.mark.parametrize(("scored", "empty"), [(1, 0), (100, 0), (99, 1), (60, 41), (100, 1)])
+def test_up_to_a_hundred_scored_classes_are_all_shown(scored, empty):
+    classes = [ClassAccuracy(f"c{i}", i / scored, 2) for i in range(scored)]
+    classes += [ClassAccuracy(f"e{i}", None, 0) for i in range(empty)]
+    _, rows = class_rows(classes)
+    shown = [f"c{i}" for i in range(scored)]
+    if scored + empty <= 100:
+        shown += [f"e{i}" for i in range(empty)]
+    assert [row[0] for row in rows] == shown
+
+
+@pytest.mark.parametrize(("count", "between"), [(101, "41"), (1100, "1,040")])
+def test_of_more_classes_the_worst_and_the_best_are_shown(count, between):
+    classes = [ClassAccuracy(f"c{i}", 1 - i / count, 2) for i in range(count)]
+    _, rows = class_rows([*classes, ClassAccuracy("empty", None, 0)])
+    worst = [f"c{count - 1 - i}" for i in range(50)]
+    best = [f"c{9 - i}" for i in range(10)]
+    assert [row[0] for row in rows] == [*worst, f"… {between} more classes …", *best]
+
+
+def test_what_is_not_known_has_no_section():
+    page = assert_self_contained(report_page(RunPage(title="t", run="r")))
+    assert page.texts_in("h2") == page.of("img") == page.of("details") == []
+    assert assert_self_contained(report_page(FULL)).texts_in("h2") == [
+        "Course of the training",
+        "The surest mistakes",
+        "Most confused classes",
+        "Accuracy of every class, worst first",
+        "Confusion matrix",
+    ]
+
+
+def test_a_name_that_is_no_text_is_on_the_page_as_far_as_it_goes():
+    mistake = ShownMistake(PNG, "od\udcffd.png", "ant", "bee", 0.5)
+    text = report_page(RunPage(title="t", run="r", mistakes=(mistake,)))
+    assert assert_self_contained(text.encode().decode()).texts_in("small") == ["od?d.png"]
+
+
+def test_the_page_needs_no_jax():
+    program = (
+        "import sys, bottleneck_transformer_flax.figures.report\n"
+        "print(*({'jax', 'matplotlib', 'numpy'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr

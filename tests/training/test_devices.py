@@ -1,0 +1,82 @@
+"""Training on several devices is training on one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bottleneck_transformer_flax.devices import find_devices
+from training.device_runs import STEPS, devices_of, first_steps
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def on_one():
+    return first_steps(devices_of(1))
+
+
+def assert_same_losses(losses, expected):
+    assert len(losses) == STEPS
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=TOLERANCE)
+    assert np.ptp(expected) > 0.1
+
+
+def test_two_devices_have_the_losses_of_one(on_one):
+    losses, state = first_steps(devices_of(2))
+    assert_same_losses(losses, on_one[0])
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.is_fully_replicated
+
+
+@pytest.mark.slow
+def test_sharded_parameters_are_the_same_in_less_memory(on_one):
+    losses, state = first_steps(devices_of(2, shard_parameters=True))
+    assert_same_losses(losses, on_one[0])
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    on_first = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert on_first < 0.55 * whole
+
+
+def test_statistics_of_each_device_are_those_of_groups():
+    grouped, _ = first_steps(devices_of(1), batch_norm_groups=2, steps=3)
+    on_two, _ = first_steps(devices_of(2), batch_norm_groups=2, steps=3)
+    whole, _ = first_steps(devices_of(1), steps=3)
+    np.testing.assert_allclose(on_two, grouped, rtol=0, atol=TOLERANCE)
+    assert np.abs(np.subtract(on_two, whole)).max() > 20 * TOLERANCE
+
+
+def test_as_many_devices_as_divide_the_batch(caplog):
+    assert find_devices(6).count == 2
+    assert not caplog.messages
+    assert find_devices(7).count == 1
+    assert "1 of 2 devices are used" in caplog.text
+
+
+EIGHT = """
+import json, jax
+from training.device_runs import devices_of, first_steps
+assert len(jax.devices()) == 8
+runs = {f"{n}": first_steps(devices_of(n))[0] for n in (1, 4, 8)}
+runs["8 sharded"] = first_steps(devices_of(8, shard_parameters=True))[0]
+print(json.dumps(runs))
+"""
+
+
+@pytest.mark.slow
+def test_up_to_eight_devices_have_the_losses_of_one():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": "tests",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, check=True
+    )
+    runs = json.loads(done.stdout.splitlines()[-1])
+    for name in ("4", "8", "8 sharded"):
+        assert_same_losses(runs[name], runs["1"])
+    print({name: np.abs(np.subtract(run, runs["1"])).max() for name, run in runs.items()})
