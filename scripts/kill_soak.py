@@ -83,7 +83,8 @@ def soak(kills: int, epochs: int, seed: int, folder: Path) -> None:
     killed, run_number = 0, 0
     while killed < kills:
         run_number += 1
-        run, said = folder / f"killed-{run_number}", ""
+        run = folder / f"killed-{run_number}"
+        said: str | None = ""
         while said is not None:
             resumes = any((run / "checkpoints").glob("[0-9]*"))
             if not resumes:

@@ -178,7 +178,7 @@ def test_images_are_prepared_as_the_record_says(tmp_path):
     model, variables = model_of()
     source = load_folder_all(tmp_path)
     transform = EvaluationTransform(preprocessing)
-    images = np.stack([transform(source.read(index)) for index in range(6)])
+    images = np.stack([transform(source.open(index)) for index in range(6)])
     normal = (images / 255 - [0.2, 0.3, 0.4]) / [0.5, 0.6, 0.7]
     logits = np.asarray(model.apply(variables, normal.astype(np.float32)), np.float64)
     evaluator = Evaluator(model, preprocessing, batch_size=4)

@@ -11,7 +11,11 @@ from typing import Any
 from bottleneck_transformer_flax.checkpoints.atomic import remove_unfinished
 
 _CLEAR_LINE = b"\r\x1b[2K"
+_CLEAR_LINE_ABOVE = b"\x1b[1A\x1b[2K"
 _SHOW_CURSOR = b"\x1b[?25h"
+
+live_lines = 1
+"""Of the live display that is on the terminal; the cursor is in the last of them."""
 
 
 @contextlib.contextmanager
@@ -40,7 +44,7 @@ def end_at_once(*_: Any) -> None:
             worker.terminate()
     remove_unfinished()
     # A live display has hidden the cursor, and nothing that would show it again runs any more.
-    _write_on_terminal(_CLEAR_LINE + _SHOW_CURSOR)
+    _write_on_terminal(_CLEAR_LINE + _CLEAR_LINE_ABOVE * (live_lines - 1) + _SHOW_CURSOR)
     os.write(2, b"botnet: error: interrupted\n")
     os._exit(1)
 
@@ -48,10 +52,13 @@ def end_at_once(*_: Any) -> None:
 def say_in_handler(line: str) -> None:
     """Write a line from a signal handler, which may have fallen into any other writing.
 
-    On a terminal it takes the place of the line of a live display, which shows again below it.
+    On a terminal it takes the place of a live display, which shows again below it.
     """
-    _write_on_terminal(_CLEAR_LINE)
+    above = live_lines - 1
+    _write_on_terminal(_CLEAR_LINE + _CLEAR_LINE_ABOVE * above)
     os.write(2, f"{line}\n".encode())
+    # Before it shows again, the display clears as many lines as it had, from the cursor upwards.
+    _write_on_terminal(b"\n" * above)
 
 
 def _write_on_terminal(codes: bytes) -> None:

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.reporter import RunProgress, read_rows
 from bottleneck_transformer_flax.training.run import RunDirectory
@@ -119,6 +120,7 @@ class TrainingDisplay:
     def __exit__(self, *_: object) -> None:
         """Take the live part away; the lines stay."""
         self._live.stop()
+        interrupts.live_lines = 1
 
     def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
         """Say what will be trained, on what, and where it is written."""
@@ -203,6 +205,8 @@ class TrainingDisplay:
         as_wide_as_it_likes = self._console.options.update(max_width=1000)
         if self._console.measure(table, options=as_wide_as_it_likes).maximum > self._console.width:
             table = _side_by_side([[figure for column in columns for figure in column]])
+        if self._console.is_terminal:
+            interrupts.live_lines = min(1 + table.row_count, self._console.height)
         return Group(self._progress, table)
 
 

@@ -70,4 +70,4 @@ def _of_each(value: Float[Array, "*groups c"], images: int) -> Float[Array, "b 1
     """What each image has of its group, or all of the whole."""
     groups = value.reshape(-1, 1, value.shape[-1])
     shape = (groups.shape[0], images // groups.shape[0], value.shape[-1])
-    return jnp.broadcast_to(groups, shape).reshape(images, 1, 1, -1)
+    return jnp.broadcast_to(groups, shape).reshape(images, 1, 1, value.shape[-1])
