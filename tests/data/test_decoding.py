@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from bottleneck_transformer_flax.data.decoding import IMAGE_SUFFIXES, decode_image
+from bottleneck_transformer_flax.data.decoding import (
+    IMAGE_SUFFIXES,
+    DecodedImage,
+    EncodedImage,
+    OpenedImage,
+    decode_image,
+    open_image,
+)
 from bottleneck_transformer_flax.errors import DataError
 
 COLOURS = np.array(
@@ -300,3 +307,96 @@ def test_suffixes():
     assert {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".ppm"} <= IMAGE_SUFFIXES
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
     assert not {".eps", ".h5", ".mpg", ".pdf", ".txt"} & IMAGE_SUFFIXES
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    """An image of which a fraction of the pixels tells nearly everything; no two corners alike."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [rows / height, columns / width, np.sin(rows / 9) * np.cos(columns / 13) / 2 + 0.5]
+    return Image.fromarray((20 + 200 * np.stack(waves, axis=-1)).astype(np.uint8))
+
+
+def encoded(image: Image.Image, image_format: str = "JPEG", **options) -> EncodedImage:
+    stream = io.BytesIO()
+    image.save(stream, image_format, **options)
+    return EncodedImage(stream.getvalue(), "a file")
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode"),
+    [
+        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+        *(("PNG", mode) for mode in ("RGB", "L", "RGBA", "P")),
+        ("TIFF", "CMYK"),
+        ("WEBP", "RGBA"),
+        ("BMP", "RGB"),
+        ("MPO", "RGB"),
+    ],
+)
+def test_an_encoded_image_is_what_decode_image_gives(image_format, mode):
+    stream = io.BytesIO()
+    smooth(37, 50).convert(mode).save(stream, image_format)
+    image = EncodedImage(stream.getvalue(), "a file")
+    assert isinstance(image, OpenedImage)
+    assert image.size == (37, 50)
+    for _ in range(2):
+        np.testing.assert_array_equal(image.decode(), decode_image(stream))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_encoded_images_are_upright_in_every_size(orientation, image_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = encoded(smooth(40, 72), image_format, exif=exif)
+    expected = UPRIGHT[orientation](np.asarray(smooth(40, 72)).astype(int))
+    assert image.size == expected.shape[:2]
+    assert np.abs(np.asarray(image.decode()) - expected).mean() < 2
+    reduced = np.asarray(image.decode(4)).astype(int)
+    if image_format == "JPEG":
+        expected = expected.reshape(reduced.shape[0], 4, reduced.shape[1], 4, 3).mean((1, 3))
+    assert reduced.shape == expected.shape
+    assert np.abs(reduced - expected).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(96, 160), (101, 67), (8, 9)])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_reduced_to_the_means_of_blocks(size, reduction, mode):
+    image = encoded(smooth(*size).convert(mode), quality=95)
+    whole = np.asarray(image.decode()).astype(float)
+    reduced = np.asarray(image.decode(reduction)).astype(float)
+    assert reduced.shape == (*(-(-side // reduction) for side in size), 3)
+    rows, columns = size[0] // reduction, size[1] // reduction
+    blocks = whole[: rows * reduction, : columns * reduction]
+    means = blocks.reshape(rows, reduction, columns, reduction, 3).mean((1, 3))
+    assert np.abs(reduced[:rows, :columns] - means).mean() < 2
+
+
+def test_an_image_that_is_smaller_than_the_reduction():
+    assert encoded(smooth(3, 100)).decode(8).height >= 1
+    assert encoded(smooth(1, 1)).decode(8).size == (1, 1)
+
+
+def test_a_damaged_encoded_image_is_told_of_by_its_name(tmp_path):
+    with pytest.raises(DataError, match=r"^x: .* no image format"):
+        EncodedImage(b"these are only words", "x")
+    truncated = EncodedImage(jpeg_bytes()[:-2000], "x")
+    assert truncated.size == (64, 64)
+    for reduction in (1, 2):
+        with pytest.raises(DataError, match=r"^x: .* truncated"):
+            truncated.decode(reduction)
+    with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
+        open_image(tmp_path / "nowhere.png")
+
+
+def test_an_opened_file(tmp_path):
+    rgb().save(tmp_path / "a.png")
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png").decode(), COLOURS)
+
+
+def test_a_decoded_image_is_itself():
+    image = DecodedImage(rgb())
+    assert isinstance(image, OpenedImage)
+    assert image.size == (2, 3)
+    assert image.decode(8) is image.decode()

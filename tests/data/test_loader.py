@@ -33,6 +33,11 @@ COUNT = 23
 SIZE = (6, 5)
 EVALUATION = EvaluationTransform(Preprocessing(size=SIZE, crop=1.0))
 TRAINING = TrainingTransform(Preprocessing(size=SIZE, crop=1.0), Augmentation(crop="shift"))
+# Draws as many random numbers as it takes until a part fits, and more for its policy.
+AUGMENTED = TrainingTransform(
+    Preprocessing(size=SIZE, crop=1.0),
+    Augmentation(crop="resized", aspect_ratio=(0.3, 3.0), policy="rand"),
+)
 
 
 def array_source(count: int = COUNT) -> ArraySource:
@@ -144,6 +149,50 @@ def test_workers_change_nothing():
     assert_same(train(9, num_workers=2, start_step=7), whole[7:])
 
 
+def joined(shares: list[list[Batch]]) -> list[Batch]:
+    """The parts that several processes read of the same batches, as one."""
+    return [
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("transform", [TRAINING, AUGMENTED])
+def test_the_shares_of_all_processes_are_the_whole_batch(processes, transform):
+    options = {"transform": transform, "batch_size": 8}
+    whole = train(7, **options)
+    shares = [train(7, share=(number, processes), **options) for number in range(processes)]
+    assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
+    assert_same(joined(shares), whole)
+    resumed = [
+        train(4, share=(number, processes), start_step=3, **options) for number in range(processes)
+    ]
+    assert_same(joined(resumed), whole[3:])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_shares_of_an_evaluation_are_the_whole(processes):
+    """In the last batch 7 of 8 are images, or in the one of three all are padding for a process."""
+    for count in (COUNT, 17):
+        source = array_source(count)
+        shares = [evaluate(source, 8, share=(number, processes)) for number in range(processes)]
+        assert_same(joined(shares), evaluate(source, 8))
+
+
+def test_a_bad_image_is_replaced_by_one_of_its_share(tmp_path):
+    source = folder_source(tmp_path, bad=(0, 1, 6))
+    shares = [evaluate(source, 8, share=(number, 4)) for number in range(4)]
+    whole = joined(shares)
+    assert [bad_images(batch) for batch in whole] == [[0, 1, 6], [], []]
+    assert [batch["valid"].tolist() for batch in whole] == [
+        batch["valid"].tolist() for batch in evaluate(source, 8)
+    ]
+    # Nothing in the first share can be read; in the last 7 stands in for 6.
+    assert not whole[0]["image"][:2].any()
+    np.testing.assert_array_equal(whole[0]["image"][6], whole[0]["image"][7])
+
+
 def evaluate(source, batch_size: int, **options) -> list[Batch]:
     return list(evaluation_batches(source, EVALUATION, batch_size=batch_size, **options))
 
@@ -213,6 +262,9 @@ def test_a_worker_has_a_thousand_files_to_read(monkeypatch, files, expected):
         ({"num_workers": -1}, "num_workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "less than"),
+        ({"share": (0, 2)}, "batch_size is 5, which 2 processes cannot share equally; .* of 2"),
+        ({"share": (2, 2)}, r"share is \(2, 2\); expected this process's number"),
+        ({"share": (-1, 1)}, r"share is \(-1, 1\)"),
     ],
 )
 def test_arguments_are_checked_before_the_first_batch(options, message):

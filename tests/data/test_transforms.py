@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bottleneck_transformer_flax.data.decoding import DecodedImage, EncodedImage, decode_image
+from bottleneck_transformer_flax.data.decoding import (
+    DecodedImage,
+    EncodedImage,
+    OpenedImage,
+    decode_image,
+)
+from bottleneck_transformer_flax.data.policies import Policy
 from bottleneck_transformer_flax.data.transforms import (
     Augmentation,
     EvaluationTransform,
@@ -212,6 +218,44 @@ def test_resized_takes_the_part_that_random_box_draws():
     np.testing.assert_array_equal(found, expected)
 
 
+class Blank:
+    """An image of which only the size is known, and what was asked of it."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.reduction = 0
+
+    def decode(self, reduction: int = 1) -> Image.Image:
+        self.reduction = reduction
+        return Image.new("RGB", tuple(-(-side // reduction) for side in self.size[::-1]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    target=st.tuples(SIDES, SIDES),
+    seed=st.integers(0, 1000),
+)
+def test_an_image_is_decoded_no_larger_than_its_box_needs(size, target, seed):
+    transform, image = training("resized", target, shift_pixels=0), Blank(size)
+    assert isinstance(image, OpenedImage)
+    rng = np.random.default_rng(seed)
+    left, top, right, bottom = random_box(size, target[1] / target[0], transform.augmentation, rng)
+    assert transform(image, np.random.default_rng(seed)).shape == (*target, 3)
+    enough = [
+        n
+        for n in (1, 2, 4, 8)
+        if (bottom - top) / n >= target[0] and (right - left) / n >= target[1]
+    ]
+    assert image.reduction == max(enough, default=1)
+
+
+def test_evaluation_decodes_whole():
+    image = Blank((400, 400))
+    EvaluationTransform(Preprocessing(size=(20, 20)))(image)
+    assert image.reduction == 1
+
+
 def test_large_parts_are_decoded_at_a_fraction_and_look_the_same():
     rows, columns = np.mgrid[:400, :640]
     waves = [127 + 90 * np.sin(rows / period + columns / 70) for period in (30, 50, 90)]
@@ -234,6 +278,25 @@ def test_large_parts_are_decoded_at_a_fraction_and_look_the_same():
     assert set(asked) == {1, 2, 4, 8}
 
 
+@pytest.mark.parametrize("crop", ["none", "shift", "resized"])
+def test_a_policy_changes_what_was_resized(crop):
+    options = {"policy": "rand", "policy_layers": 3, "policy_magnitude": 7.0}
+    transform, image = training(crop, **options), noise(50, 60)
+    rng = np.random.default_rng(4)
+    if crop == "resized":
+        box = random_box((50, 60), 20 / 16, transform.augmentation, rng)
+        resized = image.resize((20, 16), Image.Resampling.BICUBIC, box)
+    else:
+        resized = EvaluationTransform(transform.preprocessing).centre(image)
+    expected = np.asarray(Policy(name="rand", layers=3, magnitude=7.0)(resized, rng))
+    if crop == "shift":
+        expected = shift(expected, 2, rng)
+    found = transform(DecodedImage(image), np.random.default_rng(4))
+    np.testing.assert_array_equal(found, expected)
+    plain = training(crop)(DecodedImage(image), np.random.default_rng(4))
+    assert not np.array_equal(found, plain)
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -242,6 +305,12 @@ def test_large_parts_are_decoded_at_a_fraction_and_look_the_same():
         ({"min_scale": 1.5}, "min_scale"),
         ({"aspect_ratio": (2.0, 1.0)}, "aspect_ratio"),
         ({"aspect_ratio": (0.0, 1.0)}, "aspect_ratio"),
+        ({"policy_layers": 0}, "policy layers is 0"),
+        ({"policy_magnitude": 31.0}, "policy magnitude is 31"),
+        ({"mixup_alpha": -0.1}, r"mixup_alpha is -0\.1; expected a number of at least 0"),
+        ({"cutmix_alpha": float("inf")}, "cutmix_alpha is inf"),
+        ({"erasing_probability": 1.5}, r"erasing_probability is 1\.5; .* in \[0, 1\]"),
+        ({"erasing_probability": float("nan")}, "erasing_probability is nan"),
     ],
 )
 def test_augmentation_checks_itself(options, name):
@@ -262,6 +331,13 @@ def test_augmentation_checks_values_of_wrong_types():
         unchecked(crop="zoom")
     with pytest.raises(ConfigError, match=r"shift_pixels is 1\.5"):
         unchecked(shift_pixels=1.5)
+    with pytest.raises(ConfigError, match="mixup_alpha is '1'"):
+        unchecked(mixup_alpha="1")
+
+
+def test_augmentation_checks_its_policy(as_users_have_it):
+    with pytest.raises(ConfigError, match="policy name is 'auto'; expected one of none, rand"):
+        Augmentation(policy="auto")
 
 
 def test_augmentation_takes_lists_from_json():

@@ -20,6 +20,10 @@ _LAYOUT = (
     "expected either train/ and val/ (or validation/, valid/, test/), each with a folder per "
     "class, or one folder per class directly"
 )
+_OTHER_FORMATS = (
+    "or what botnet data pack wrote, Parquet files as the Hugging Face hub has them, or what "
+    "TensorFlow Datasets prepared as array_record"
+)
 
 
 class Listing(NamedTuple):
@@ -58,7 +62,7 @@ def list_classes(folder: Path) -> Listing:
     if not any(names.values()):
         raise DataError(
             f"{folder}: no images found in class folders; looked for .jpg, .png, .webp and "
-            f"{len(IMAGE_SUFFIXES) - 3} other suffixes; {_LAYOUT}"
+            f"{len(IMAGE_SUFFIXES) - 3} other suffixes; {_LAYOUT}, {_OTHER_FORMATS}"
         )
     empty = [name for name, images in names.items() if not images]
     if empty:

@@ -1,0 +1,271 @@
+"""``botnet data``: pack a data set into few large files, or look at how it is augmented."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+from jaxtyping import Float, UInt8
+from rich.console import Console
+
+from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.figures.paths import check_png_path
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.recipes import default_config
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.data.packing import Packed
+    from bottleneck_transformer_flax.training.plan import Plan
+
+ACTIONS = {
+    "pack": "put the images of a data set into few large files, which train faster from slow disks",
+    "show": "draw images as they are evaluated and as training sees them",
+}
+MOST_ROWS, MOST_VERSIONS = 100, 20
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """Put the images of a data set into few large files, as they are.
+
+    `botnet train --data OUT` then trains on the same images as with the data set itself, the same
+    ones held out. Every image is decoded once, and every file read back. After an interruption the
+    same command goes on; what is finished is not done again.
+    """
+
+    data: Annotated[str, tyro.conf.Positional]
+    """An image folder, a folder of Parquet files as the Hugging Face hub has them, or any other
+    data set that `botnet train` takes."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder to write."""
+    shards: int | None = None
+    """Files to write the training images to; by default one for every 4,096. Test images are
+    written to files of about as many images."""
+    num_workers: int | None = None
+    """Processes that pack; by default one a core, and at most one for every file."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, and list them, instead of stopping."""
+    json: bool = False
+    """Print what was written as one JSON line."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Draw some training images, each as it is evaluated and in several versions that training
+    could see.
+
+    The defaults of how images are changed are those that `botnet train --data DATA` has.
+    """
+
+    data: Annotated[str, tyro.conf.Positional] = "embedded"
+    """What to draw from, as for `botnet train`."""
+    out: Path = Path("sheet.png")
+    """The .png file to write."""
+    count: int = 8
+    """Images, drawn at random from those for training."""
+    versions: int = 6
+    """Of each image, as training sees it."""
+    seed: int = 0
+    """Decides which images are drawn, and how they are changed."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the model's input; by default the data's own, or the model's that
+    `botnet train` would take."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    json: bool = False
+    """Print one JSON line."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command."""
+    parser = _parser()
+    if not arguments:
+        # As for `botnet` alone.
+        parser.print_help(sys.stderr)
+        return 2
+    parsed = parser.parse_args(arguments)
+    return _pack(parsed.arguments) if parsed.action == "pack" else _show(parsed.arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="botnet data",
+        description="Pack a data set, or look at it.",
+        epilog="`botnet data ACTION --help` describes an action's options; both take --json.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, summary in ACTIONS.items():
+        action = actions.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
+        action.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _pack(arguments: Sequence[str]) -> int:
+    parsed = options.parse(PackOptions, "data pack", arguments)
+    _check_apart(parsed.data, parsed.out)
+
+    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.data.packing import load_parts, pack
+
+    parts = load_parts(parsed.data)
+    with counting_progress(Console(stderr=True, emoji=False)) as progress:
+        task = progress.add_task("packing", total=sum(map(len, parts.values())))
+        packed = pack(
+            parts,
+            parsed.out,
+            shards=parsed.shards,
+            num_workers=parsed.num_workers,
+            skip_bad_images=parsed.skip_bad_images,
+            on_image=lambda: progress.advance(task),
+        )
+    described = {"data": parsed.data, "out": str(parsed.out)} | dataclasses.asdict(packed)
+    if parsed.json:
+        print(json.dumps(described))
+    else:
+        _print_packed(parsed, packed)
+    return 0
+
+
+def _check_apart(data: str, out: Path) -> None:
+    """See that neither folder is in the other: a data set must not have itself in it.
+
+    Raises:
+        ConfigError: when one is.
+    """
+    folder, written = Path(data).resolve(), out.resolve()
+    if Path(data).is_dir() and (folder == written or folder in written.parents):
+        raise ConfigError(f"{out} is in {data}, which is to be packed; name a folder elsewhere")
+
+
+def _print_packed(parsed: PackOptions, packed: "Packed") -> None:
+    images = " and ".join(
+        f"{count:,} images" if part == "all" else f"{count:,} {part} images"
+        for part, count in packed.images.items()
+    )
+    print(f"packed   {parsed.data}: {images}")
+    if packed.left_out:
+        print(f"left out {len(packed.left_out):,} that cannot be read:")
+        for reason in packed.left_out:
+            print(f"  {reason}")
+    files = "1 file" if packed.files == 1 else f"{packed.files:,} files"
+    print(f"written  {parsed.out}: {files}, {packed.bytes / 1e6:,.1f} MB")
+    print(f"next: {options.command_line('train', '--data', parsed.out)}")
+
+
+def _show(arguments: Sequence[str]) -> int:
+    parsed = _parse_show(arguments)
+    check_png_path(parsed.out)
+    for name, value, most in (
+        ("count", parsed.count, MOST_ROWS),
+        ("versions", parsed.versions, MOST_VERSIONS),
+    ):
+        if not 1 <= value <= most:
+            raise ConfigError(f"{name} is {value}; expected 1 to {most}")
+
+    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
+    from bottleneck_transformer_flax.training.plan import make_plan
+
+    config = default_config(parsed.data)
+    plan = make_plan(
+        config.replace(
+            augmentation=parsed.augmentation,
+            input=dataclasses.replace(config.input, image_size=parsed.image_size),
+        )
+    )
+    source = plan.splits.train
+    rng = np.random.default_rng(parsed.seed)
+    indices = rng.choice(len(source), size=min(parsed.count, len(source)), replace=False)
+    chosen = sorted(indices.tolist())
+    evaluated, trained = _images(plan, chosen, parsed.versions, parsed.seed)
+    names = [source.class_names[source.labels[index]] for index in chosen]
+    changes = describe_augmentation(parsed.augmentation)
+    plot_contact_sheet(names, evaluated, trained, parsed.out, title=f"{parsed.data}: {changes}")
+    if parsed.json:
+        images = [source.describe(index) for index in chosen]
+        print(json.dumps({"out": str(parsed.out), "data": parsed.data, "images": images}))
+    else:
+        print(f"data     {plan.splits.description}")
+        print(f"changes  {changes}")
+        print(f"written  {parsed.out}")
+    return 0
+
+
+def _parse_show(arguments: Sequence[str]) -> ShowOptions:
+    """The options, on top of the augmentation that training takes for the data, which is named."""
+
+    def parse(data: str) -> ShowOptions:
+        default = ShowOptions(data=data, augmentation=default_config(data).augmentation)
+        return options.parse(ShowOptions, "data show", arguments, default=default)
+
+    return parse(parse(ShowOptions.data).data)
+
+
+def _images(
+    plan: "Plan", chosen: list[int], versions: int, seed: int
+) -> tuple[UInt8[np.ndarray, "rows h w 3"], UInt8[np.ndarray, "rows versions h w 3"]]:
+    """The images as they are evaluated, and as training sees them after all that changes them."""
+    import jax
+    import jax.numpy as jnp
+
+    from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+    from bottleneck_transformer_flax.training.batch_augmentation import augment_batch
+
+    source, preprocessing = plan.splits.train, plan.preprocessing
+    evaluate, transform = (
+        EvaluationTransform(preprocessing),
+        plan.transform(epoch=plan.config.epochs),
+    )
+    evaluated = np.stack([evaluate(source.open(index)) for index in chosen])
+    targets, valid = jnp.zeros((len(chosen), 1)), jnp.ones(len(chosen), bool)
+    augment = jax.jit(augment_batch, static_argnums=4)
+    trained = []
+    for version in range(versions):
+        rng = np.random.default_rng([seed, version])
+        pixels = np.stack([transform(source.open(index), rng) for index in chosen])
+        images = jnp.asarray(preprocessing.normalize(pixels))
+        key = jax.random.fold_in(jax.random.key(seed), version)
+        images, _ = augment(images, targets, valid, key, plan.batch_augmentation)
+        trained.append(_pixels(np.asarray(images), preprocessing))
+    return evaluated, np.stack(trained, axis=1)
+
+
+def _pixels(
+    images: Float[np.ndarray, "rows h w 3"], preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "rows h w 3"]:
+    """What model input looks like: RGB in [0, 255]."""
+    values = 255 * (images * np.array(preprocessing.std) + np.array(preprocessing.mean))
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def describe_augmentation(augmentation: Augmentation) -> str:
+    """What is done to training images, in words."""
+    crops = {
+        "none": "no random crop",
+        "shift": f"moved by up to {augmentation.shift_pixels} pixels",
+        "resized": f"crops of {100 * augmentation.min_scale:g} to 100 % of the area",
+    }
+    policies = {
+        "none": "",
+        "rand": f"RandAugment, {augmentation.policy_layers} operations of magnitude "
+        f"{augmentation.policy_magnitude:g}",
+        "trivial": "TrivialAugment",
+    }
+    parts = [
+        crops[augmentation.crop],
+        policies[augmentation.policy],
+        "half of them mirrored" if augmentation.flip else "",
+        f"{100 * augmentation.erasing_probability:g} % of them erased in part"
+        if augmentation.erasing_probability
+        else "",
+        f"mixup {augmentation.mixup_alpha:g}" if augmentation.mixup_alpha else "",
+        f"CutMix {augmentation.cutmix_alpha:g}" if augmentation.cutmix_alpha else "",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,130 @@
+"""Jobs in several processes, each of which does its share one after the other."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.resource_tracker
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar
+
+from bottleneck_transformer_flax.errors import BoTNetError, DataError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Step = Callable[[], None]
+
+_STEP, _RESULT, _FAILED, _DONE = range(4)
+
+
+def run_jobs(
+    work: Callable[[Job, Step], Result],
+    jobs: Sequence[Job],
+    *,
+    num_workers: int,
+    on_step: Step,
+    on_result: Callable[[Result], None],
+) -> None:
+    """Do all jobs, in this process or in others, and hand over the results as they come.
+
+    Args:
+        work: does one job and calls what it is given after every step; picklable, as are jobs
+            and results.
+        jobs: what to do.
+        num_workers: processes; with 0 or 1 none is started. The program that starts some must
+            guard its ``__main__``.
+        on_step: called in this process after every step of any job.
+        on_result: called in this process with the result of every job.
+
+    Raises:
+        BoTNetError: the first that a job raises; the other processes are then ended.
+        OSError: likewise.
+        DataError: when a process ends before its work is done.
+    """
+    num_workers = min(num_workers, len(jobs))
+    if num_workers <= 1:
+        for job in jobs:
+            on_result(work(job, on_step))
+        return
+    with interrupts_blocked():
+        started = [_start(work, jobs[first::num_workers]) for first in range(num_workers)]
+    processes = {connection: process for process, connection in started}
+    try:
+        while processes:
+            for connection in wait(list(processes)):
+                assert isinstance(connection, Connection)
+                _receive(connection, processes, on_step, on_result)
+    finally:
+        for process, _ in started:
+            process.terminate()
+            process.join()
+
+
+def _receive(
+    connection: Connection,
+    processes: dict[Any, SpawnProcess],
+    on_step: Step,
+    on_result: Callable[[Any], None],
+) -> None:
+    """Take one message of a process; when it is done, take the process out."""
+    try:
+        kind, value = connection.recv()
+    except EOFError as error:
+        process = processes[connection]
+        process.join()
+        raise DataError(
+            f"a process that packs images ended with code {process.exitcode}; run the same again "
+            "to go on, with fewer --num-workers where memory may have run out"
+        ) from error
+    if kind == _STEP:
+        on_step()
+    elif kind == _RESULT:
+        on_result(value)
+    elif kind == _FAILED:
+        raise value
+    else:
+        del processes[connection]
+
+
+def _start(
+    work: Callable[[Job, Step], Result], jobs: Sequence[Job]
+) -> tuple[SpawnProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(work, jobs, theirs), daemon=True)
+    process.start()
+    # Held open here too, the end of the process would not be the end of the pipe.
+    theirs.close()
+    return process, ours
+
+
+def _serve(
+    work: Callable[[Job, Step], Result], jobs: Sequence[Job], connection: Connection
+) -> None:
+    """Run in a process of its own."""
+    # A pipe that is broken is one whose reader, the program, is gone.
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            for job in jobs:
+                connection.send((_RESULT, work(job, lambda: connection.send((_STEP, None)))))
+            connection.send((_DONE, None))
+        except BrokenPipeError:
+            raise
+        except (BoTNetError, OSError) as error:
+            connection.send((_FAILED, error))
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from the processes started meanwhile: this one answers it, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Started with the first process, the tracker would unblock the signal again.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,193 @@
+"""A contact sheet: some images of a data set, each as it is evaluated and as it is trained on."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.figures.style import (
+    DOTS_PER_INCH,
+    INK_COLOR,
+    TITLE_FONT_SIZE,
+    new_figure,
+    save_png,
+)
+
+# All in pixels of the picture.
+LONGEST_SIDE = 256
+LEAST_PITCH = 110
+GAP = 6
+GAP_AFTER_EVALUATED = 26
+MARGIN = 24
+LINE_HEIGHT = 32
+HEADING_HEIGHT, HEADING_SPACE = 27, 16
+
+NAME_COLUMNS, NAME_LINES = 20, 3
+NAME_FONT_SIZE = 9
+HEADING_FONT_SIZE = 8
+HEADING_COLOR = "0.45"
+EDGE_COLOR = "0.85"
+HEADINGS = ("evaluated", "in training")
+
+
+def plot_contact_sheet(
+    names: Sequence[str],
+    evaluated: UInt8[np.ndarray, "rows h w 3"],
+    trained: UInt8[np.ndarray, "rows versions h w 3"],
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+) -> None:
+    """Write ``draw_contact_sheet(…)`` to ``path`` as a PNG.
+
+    Raises:
+        DataError: as ``draw_contact_sheet``.
+        ConfigError: when ``path`` is not a PNG in an existing folder that can be written.
+    """
+    save_png(draw_contact_sheet(names, evaluated, trained, title=title), path)
+
+
+def draw_contact_sheet(
+    names: Sequence[str],
+    evaluated: UInt8[np.ndarray, "rows h w 3"],
+    trained: UInt8[np.ndarray, "rows versions h w 3"],
+    *,
+    title: str,
+) -> Figure:
+    """Draw a row for each image: its name, how it is evaluated, and how training sees it.
+
+    An image takes up to 256 pixels of the picture along its longer side. Small ones are enlarged
+    by a whole number, so that their pixels stay what they are.
+
+    Args:
+        names: of every row, usually the image's class; long ones are shortened.
+        evaluated: RGB in [0, 255].
+        trained: several versions of each, likewise.
+        title: stands above all.
+
+    Raises:
+        DataError: when there is no image, or not as many of one kind as of the others.
+    """
+    if not len(names) == len(evaluated) == len(trained) or not trained.size:
+        raise DataError(
+            f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
+            f"{len(trained)} rows of {trained.shape[1]} versions; expected as many of each, and "
+            "at least one"
+        )
+    height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
+    pitch = max(width, LEAST_PITCH) + GAP
+    labels = [_label(name) for name in names]
+    left = MARGIN + _widest(labels)
+    lefts = [
+        left,
+        *(left + pitch + GAP_AFTER_EVALUATED + pitch * v for v in range(len(trained[0]))),
+    ]
+    total_width = lefts[-1] + pitch + MARGIN
+    title_lines = _title_lines(title, total_width)
+    top = MARGIN + LINE_HEIGHT * len(title_lines) + HEADING_SPACE + HEADING_HEIGHT
+    row_height = max(height, _tallest(labels)) + GAP
+    total_height = top + row_height * len(names) + MARGIN
+
+    sheet = _Sheet(total_width, total_height)
+    for number, line in enumerate(title_lines):
+        sheet.write(MARGIN, MARGIN + LINE_HEIGHT * number, line, TITLE_FONT_SIZE)
+    for heading, heading_left in zip(HEADINGS, lefts, strict=False):
+        sheet.write(heading_left, top - HEADING_HEIGHT, heading, HEADING_FONT_SIZE, HEADING_COLOR)
+    for row, label in enumerate(labels):
+        row_top = top + row_height * row
+        middle = row_top + (row_height - GAP) // 2
+        sheet.write(MARGIN, middle, label, NAME_FONT_SIZE, vertical="center")
+        for image_left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
+            sheet.show(image_left, middle - height // 2, width, height, image)
+    return sheet.figure
+
+
+class _Sheet:
+    """A figure that is measured in its pixels, from the top left."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
+        self._width, self._height = width, height
+
+    def write(
+        self,
+        left: int,
+        top: int,
+        text: str,
+        size: int,
+        color: str = INK_COLOR,
+        vertical: str = "top",
+    ) -> None:
+        # Class names are no formulas: a dollar sign is a dollar sign.
+        self.figure.text(
+            left / self._width,
+            1 - top / self._height,
+            text,
+            fontsize=size,
+            color=color,
+            va=vertical,
+            parse_math=False,
+        )
+
+    def show(
+        self, left: int, top: int, width: int, height: int, image: UInt8[np.ndarray, "h w 3"]
+    ) -> None:
+        bottom = self._height - top - height
+        axes = self.figure.add_axes(
+            (
+                left / self._width,
+                bottom / self._height,
+                width / self._width,
+                height / self._height,
+            )
+        )
+        axes.set(xticks=[], yticks=[])
+        # Where an image is as white as the paper, one still sees how far it goes.
+        for spine in axes.spines.values():
+            spine.set(color=EDGE_COLOR, linewidth=0.5)
+        enlarged = height >= image.shape[0]
+        axes.imshow(image, aspect="auto", interpolation="nearest" if enlarged else "antialiased")
+
+
+def _shown_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) on the sheet."""
+    scale = LONGEST_SIDE / max(height, width)
+    if scale >= 1:
+        return height * int(scale), width * int(scale)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _label(name: str) -> str:
+    """A name in a few short lines."""
+    return "\n".join(
+        textwrap.wrap(name, NAME_COLUMNS, max_lines=NAME_LINES, placeholder=" …") or [""]
+    )
+
+
+def _widest(labels: Sequence[str]) -> int:
+    """Room for the names, in pixels, with a gap beside them."""
+    width, _ = _extent("\n".join(labels))
+    return width + 2 * GAP + GAP if width else 0
+
+
+def _tallest(labels: Sequence[str]) -> int:
+    return max(_extent(label)[1] for label in labels)
+
+
+def _extent(text: str) -> tuple[int, int]:
+    """(width, height) of a name in pixels."""
+    if not text.strip():
+        return 0, 0
+    drawn = new_figure(1.0, 1.0).text(0, 0, text, fontsize=NAME_FONT_SIZE, parse_math=False)
+    box = drawn.get_window_extent()
+    return round(box.width), round(box.height)
+
+
+def _title_lines(title: str, width: int) -> list[str]:
+    """The title in lines that fit beside the margins; a letter is about half as wide as high."""
+    letter = 0.55 * TITLE_FONT_SIZE * DOTS_PER_INCH / 72
+    return textwrap.wrap(title, max(10, int((width - 2 * MARGIN) / letter)))

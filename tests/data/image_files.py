@@ -1,0 +1,27 @@
+"""Small images as files, for the tests of formats that hold many of them."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def image_bytes(number, kind="PNG"):
+    """An image of 5 × 4 pixels or so, of which each is another."""
+    pixels = np.random.default_rng(number).integers(0, 256, (4 + number % 3, 5, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def write_images(root, counts):
+    """A folder per class; each file is another image. Returns what is in the files by name."""
+    contents = {}
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            kind = ("PNG", "JPEG")[index % 2]
+            file = f"{name}/{index:02}.{kind.lower()}"
+            contents[file] = image_bytes(len(contents) + len(root.name), kind)
+            (root / file).write_bytes(contents[file])
+    return contents

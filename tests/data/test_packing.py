@@ -1,0 +1,364 @@
+"""Packing: the same images, labels and split as before, whatever it is interrupted by."""
+
+import hashlib
+import json
+import os
+
+import array_record.python.array_record_module as array_record
+import msgpack
+import numpy as np
+import pytest
+
+from bottleneck_transformer_flax.data import packing, shards, stored
+from bottleneck_transformer_flax.data.packing import load_parts, pack
+from bottleneck_transformer_flax.data.sources import fingerprint, load_folder_all, load_splits
+from bottleneck_transformer_flax.errors import ConfigError, DataError
+from data.image_files import image_bytes, write_images
+from data.test_parquet import write as write_parquet
+
+COUNTS = {"ant": 5, "bee": 4, "cat": 8}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of classes, and what is in its files."""
+    return tmp_path / "images", write_images(tmp_path / "images", COUNTS)
+
+
+def pack_folder(root, out, **options):
+    return pack(load_parts(str(root)), out, num_workers=0, **options)
+
+
+def files_below(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def contents_below(folder):
+    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+
+
+def test_what_is_written_is_what_is_documented(folder, tmp_path):
+    root, contents = folder
+    out = tmp_path / "out"
+    packed = pack_folder(root, out, shards=3)
+    names = [f"all/part-{number:05}-of-00003.arrayrecord" for number in range(3)]
+    assert files_below(out) == sorted(["all/labels.npy", "all/names.json", "dataset.json", *names])
+    records = []
+    for name in names:
+        reader = array_record.ArrayRecordReader(str(out / name))
+        records += [msgpack.unpackb(content) for content in reader.read_all()]
+    assert {record["name"]: record["image"] for record in records} == contents
+    assert [list(COUNTS)[record["label"]] for record in records] == [
+        record["name"].split("/")[0] for record in records
+    ]
+    assert json.loads((out / "all/names.json").read_text()) == [r["name"] for r in records]
+    labels = np.load(out / "all/labels.npy")
+    assert (labels.dtype, labels.tolist()) == (np.int32, [r["label"] for r in records])
+    described = json.loads((out / "dataset.json").read_text())
+    assert described["class_names"] == list(COUNTS)
+    for shard, name in zip(described["parts"]["all"], names, strict=True):
+        content = (out / name).read_bytes()
+        assert shard["file"] == name
+        assert shard["images"] in (5, 6)
+        assert shard["bytes"] == len(content)
+        assert shard["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (packed.images, packed.files, packed.left_out) == ({"all": 17}, 3, ())
+    assert packed.bytes == sum(shard["bytes"] for shard in described["parts"]["all"])
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5])
+def test_the_same_images_are_held_out_as_of_the_folder(folder, tmp_path, fraction):
+    root, _ = folder
+    pack_folder(root, tmp_path / "out", shards=2)
+    for seed in range(3):
+        options = {"validation_fraction": fraction, "split_seed": seed}
+        ours, packed = (load_splits(str(data), **options) for data in (root, tmp_path / "out"))
+        assert fingerprint(packed) == fingerprint(ours)
+        for mine, theirs in zip(ours[:2], packed[:2], strict=True):
+            for index in range(len(mine)):
+                assert theirs.read(index).tobytes() == mine.read(index).tobytes()
+
+
+def test_train_and_val_stay_what_they_are(tmp_path):
+    write_images(tmp_path / "images/train", COUNTS)
+    write_images(tmp_path / "images/test", {"ant": 2, "bee": 1, "cat": 1})
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", shards=4)
+    assert (packed.images, packed.files) == ({"train": 17, "val": 4}, 5)
+    splits = load_splits(str(tmp_path / "out"))
+    assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path / "images")))
+    file = tmp_path / "images/test" / splits.test.names[3]
+    assert splits.test.content(3) == file.read_bytes()
+
+
+def test_several_processes_write_the_same_bytes(folder, tmp_path):
+    root, _ = folder
+    pack_folder(root, tmp_path / "one", shards=5)
+    done = []
+    parts = load_parts(str(root))
+    pack(parts, tmp_path / "two", shards=5, num_workers=2, on_image=lambda: done.append(None))
+    assert contents_below(tmp_path / "two") == contents_below(tmp_path / "one")
+    assert len(done) == 17
+
+
+def test_packed_again_it_is_the_same(folder, tmp_path):
+    root, _ = folder
+    pack_folder(root, tmp_path / "one", shards=3)
+    pack_folder(tmp_path / "one", tmp_path / "two", shards=3)
+    assert contents_below(tmp_path / "two") == contents_below(tmp_path / "one")
+
+
+def test_parquet_files_are_packed(tmp_path):
+    write_parquet(tmp_path / "hub/train-00000-of-00001.parquet", range(7))
+    write_parquet(tmp_path / "hub/validation-00000-of-00001.parquet", range(7, 11))
+    pack_folder(tmp_path / "hub", tmp_path / "out")
+    splits = load_splits(str(tmp_path / "out"))
+    assert splits.test.content(3) == image_bytes(10)
+    assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path / "hub")))
+    write_parquet(tmp_path / "alone/train.parquet", range(9))
+    assert pack_folder(tmp_path / "alone", tmp_path / "out2").images == {"all": 9}
+
+
+def test_images_in_memory_are_packed_without_loss(tmp_path):
+    parts = load_parts("embedded")
+    few = {name: source_of_few(source) for name, source in parts.items()}
+    pack(few, tmp_path / "out", num_workers=0)
+    splits = load_splits(str(tmp_path / "out"))
+    for name, source in (("train", splits.train), ("val", splits.test)):
+        assert source.labels.tolist() == few[name].labels.tolist()
+        for index in range(len(source)):
+            assert source.read(index).tobytes() == few[name].read(index).tobytes()
+
+
+def source_of_few(source):
+    return type(source)(source.images[:5], source.labels[:5], source.class_names, source.name)
+
+
+def inodes(out):
+    return {file.name: file.stat().st_ino for file in out.glob("*/*.arrayrecord")}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(count):
+    done = []
+
+    def on_image():
+        done.append(None)
+        if len(done) == count:
+            raise Interrupted
+
+    return on_image
+
+
+def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
+    root, _ = folder
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        pack_folder(root, out, shards=4, on_image=interrupt_after(11))
+    assert files_below(out) == [
+        "all/part-00000-of-00004.arrayrecord",
+        "all/part-00001-of-00004.arrayrecord",
+        "packing.json",
+    ]
+    # What a process leaves that is ended from outside.
+    for number in (0, 2):
+        left = out / f"all/.part-{number:05}-of-00004.arrayrecord.unfinished"
+        left.write_bytes(b"half")
+    finished = inodes(out)
+    done = []
+    pack_folder(root, out, shards=4, on_image=lambda: done.append(None))
+    assert finished.items() <= inodes(out).items()
+    assert len(done) == 17
+    pack_folder(root, tmp_path / "whole", shards=4)
+    assert contents_below(out) == contents_below(tmp_path / "whole")
+
+
+def test_interrupted_at_the_first_image_it_can_be_begun_again(folder, tmp_path):
+    root, _ = folder
+    with pytest.raises(Interrupted):
+        pack_folder(root, tmp_path / "out", on_image=interrupt_after(1))
+    assert files_below(tmp_path / "out") == ["packing.json"]
+    assert pack_folder(root, tmp_path / "out").images == {"all": 17}
+
+
+def test_what_is_finished_is_checked_and_only_what_is_damaged_written_again(folder, tmp_path):
+    root, _ = folder
+    out = tmp_path / "out"
+    packed = pack_folder(root, out, shards=4)
+    whole, before = contents_below(out), inodes(out)
+    damaged, missing, short = sorted(before)[:3]
+    content = bytearray((out / "all" / damaged).read_bytes())
+    content[len(content) // 2] ^= 1
+    (out / "all" / damaged).write_bytes(content)
+    (out / "all" / missing).unlink()
+    (out / "all" / short).write_bytes(b"")
+    assert pack_folder(root, out, shards=4) == packed
+    assert contents_below(out) == whole
+    (last,) = set(before) - {damaged, missing, short}
+    assert inodes(out)[last] == before[last]
+
+
+def test_other_images_options_or_files_are_not_mixed_in(folder, tmp_path):
+    root, _ = folder
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        pack_folder(root, out, shards=4, on_image=interrupt_after(11))
+    before = contents_below(out)
+
+    def refused(message, **options):
+        with pytest.raises(ConfigError, match=message):
+            pack_folder(root, out, **options)
+        assert contents_below(out) == before
+
+    refused("holds other images packed", shards=5)
+    (root / "cat/more.png").write_bytes(image_bytes(99))
+    refused("holds other images packed", shards=4)
+    (out / "packing.json").unlink()
+    del before["packing.json"]
+    refused("is not empty; name a new folder", shards=4)
+
+
+def test_a_bad_image_stops_or_is_left_out(folder, tmp_path):
+    root, contents = folder
+    out = tmp_path / "out"
+    bad, worse = root / "bee/01.jpeg", root / "cat/00.png"
+    bad.write_bytes(contents["bee/01.jpeg"][:-50])
+    worse.unlink()
+    worse.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=rf"{bad}: cannot be read.*--skip-bad-images"):
+        pack_folder(root, out, shards=4)
+    packed = pack_folder(root, out, shards=4, skip_bad_images=True)
+    assert packed.images == {"all": 15}
+    first, second = packed.left_out
+    assert first.startswith(f"{bad}: cannot be read as an image")
+    assert second.startswith(f"{worse}: cannot be read as an image: no such file")
+    source = load_folder_all(out)
+    assert len(source) == 15
+    for index, name in enumerate(source.names):
+        assert source.content(index) == contents[name]
+        assert source.class_names[source.labels[index]] == name.split("/")[0]
+    # Asked for all of them again, it does not take the ones left out for done.
+    with pytest.raises(DataError, match=str(bad)):
+        pack_folder(root, out, shards=4)
+    bad.write_bytes(contents["bee/01.jpeg"])
+    packed = pack_folder(root, out, shards=4, skip_bad_images=True)
+    assert (packed.images, len(packed.left_out)) == ({"all": 16}, 1)
+
+
+def test_a_part_of_bad_images_alone(tmp_path):
+    write_images(tmp_path / "images/train", COUNTS)
+    for file in write_images(tmp_path / "images/val", COUNTS):
+        (tmp_path / "images/val" / file).write_bytes(b"no image")
+    with pytest.raises(DataError, match="out/val: none of the images of this part can be read"):
+        pack_folder(tmp_path / "images", tmp_path / "out", skip_bad_images=True)
+    assert not (tmp_path / "out/dataset.json").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_stops_one_process_ends_all(folder, tmp_path, workers):
+    root, contents = folder
+    (root / "ant/04.png").write_bytes(contents["ant/04.png"][:-50])
+    if workers:
+        # The other process would wait here for ever: nobody writes to the pipe.
+        os.mkfifo(tmp_path / "pipe")
+        (root / "cat/07.jpeg").unlink()
+        (root / "cat/07.jpeg").symlink_to(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"ant/04.png: cannot be read as an image"):
+        pack(load_parts(str(root)), tmp_path / "out", shards=2, num_workers=workers)
+    assert not [name for name in files_below(tmp_path / "out") if name.endswith("unfinished")]
+
+
+class DyingSource:
+    """Ends the process that reads from it."""
+
+    class_names, native_size = ("a", "b"), None
+    labels = np.zeros(4, np.int32)
+
+    def __len__(self):
+        return 4
+
+    def open(self, index):
+        raise NotImplementedError
+
+    def read(self, index):
+        os._exit(7)
+
+    def describe(self, index):
+        return "image"
+
+
+def test_a_process_that_is_ended_from_outside_is_told(tmp_path):
+    with pytest.raises(DataError, match="ended with code 7; run the same again to go on"):
+        pack({"all": DyingSource()}, tmp_path / "out", shards=2, num_workers=2)
+
+
+def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
+    class FullDisk(array_record.ArrayRecordWriter):
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device; writing x; at byte 0")
+
+    monkeypatch.setattr(array_record, "ArrayRecordWriter", FullDisk)
+    with pytest.raises(DataError, match=r"cannot be written: No space left on device$"):
+        pack_folder(folder[0], tmp_path / "out")
+
+
+@pytest.mark.parametrize("lost", ["a record", "a byte"])
+def test_what_is_not_read_back_as_it_was_written_is_told(folder, tmp_path, monkeypatch, lost):
+    class Losing(array_record.ArrayRecordWriter):
+        first = True
+
+        def write(self, record):
+            if self.first and lost == "a byte":
+                super().write(record[:-1] + b"?")
+            elif not self.first:
+                super().write(record)
+            self.first = False
+
+    monkeypatch.setattr(array_record, "ArrayRecordWriter", Losing)
+    with pytest.raises(DataError, match=r"16 of 17 images|is not read back as it was written"):
+        pack_folder(folder[0], tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{"shards": 0}, {"shards": 18}, {"num_workers": -1}])
+def test_options_out_of_range(folder, tmp_path, options):
+    with pytest.raises(ConfigError, match=rf"{next(iter(options))} is .*; expected"):
+        pack(load_parts(str(folder[0])), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_are_spread_evenly_and_not_over_too_many_files(folder, monkeypatch):
+    parts = load_parts(str(folder[0]))
+    for count in range(1, 18):
+        sizes = [len(job.indices) for job in shards.make_jobs(parts, count)]
+        assert (len(sizes), sum(sizes)) == (count, 17)
+        assert max(sizes) - min(sizes) <= 1
+    assert len(shards.make_jobs(parts, None)) == 1
+    monkeypatch.setattr(shards, "USUAL_IMAGES", 4)
+    assert len(shards.make_jobs(parts, None)) == 5
+    monkeypatch.setattr(shards, "MOST_SHARDS", 3)
+    assert len(shards.make_jobs(parts, None)) == 3
+
+
+def test_two_programs_do_not_pack_into_one_folder(folder, tmp_path):
+    parts = load_parts(str(folder[0]))
+
+    def meanwhile():
+        with pytest.raises(DataError, match="another process is packing into"):
+            pack(parts, tmp_path / "out", num_workers=0)
+
+    pack(parts, tmp_path / "out", num_workers=0, on_image=meanwhile)
+
+
+def test_a_file_in_the_way(folder, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(ConfigError, match="out is a file; name a new folder"):
+        pack_folder(folder[0], tmp_path / "out")
+
+
+def test_without_the_library(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match="packing needs array_record; install it with"):
+        pack_folder(folder[0], tmp_path / "out")
+    assert packing.PROGRESS_FILE not in files_below(tmp_path)
