@@ -245,9 +245,13 @@ def test_bad_images_in_training_and_in_workers(tmp_path):
     assert 3 in [index for batch in train(8, source) for index in bad_images(batch)]
 
 
-@pytest.mark.parametrize(("files", "expected"), [(1, 0), (999, 0), (1000, 1), (3999, 3), (9999, 4)])
-def test_a_worker_has_a_thousand_files_to_read(monkeypatch, files, expected):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+@pytest.mark.parametrize(
+    ("cores", "files", "expected"),
+    [(8, 1, 0), (8, 999, 0), (8, 1000, 1), (8, 3999, 3), (8, 9999, 8), (5, 9999, 5), (4, 9999, 0)],
+)
+def test_a_worker_has_a_thousand_files_to_read(monkeypatch, cores, files, expected):
+    """Where the cores are too many for threads."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     names, labels = ("x.png",) * files, np.zeros(files, np.int32)
     assert choose_num_workers(FolderSource(Path("folder"), names, labels, ("x",))) == expected
     assert choose_num_workers(array_source()) == 0

@@ -99,6 +99,7 @@ def _source(
     parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
 ) -> "tuple[ImageSource, str]":
     """The images to score on, and what they are."""
+    from bottleneck_transformer_flax.data.formats import has_two_parts
     from bottleneck_transformer_flax.data.sources import load_folder_all, load_splits
 
     if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
@@ -109,7 +110,7 @@ def _source(
     config = default_config("embedded") if trained is None else trained.read_config()
     data = parsed.data or config.data
     folder = Path(data)
-    plain_folder = folder.is_dir() and not (folder / "train").is_dir()
+    plain_folder = folder.is_dir() and not has_two_parts(folder)
     split = parsed.split
     if split is None:
         foreign = trained is None or folder.resolve() != Path(config.data).resolve()

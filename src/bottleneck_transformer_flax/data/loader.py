@@ -17,6 +17,8 @@ from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 # A worker process takes seconds to start: as long as it takes threads to read this many.
 _FILES_WORTH_A_WORKER = 1000
+# A tenth of the time that an image takes is Python's, and only one thread at a time runs Python.
+_CORES_FOR_THREADS = 4
 
 
 class Batch(TypedDict):
@@ -24,7 +26,8 @@ class Batch(TypedDict):
 
     Keys:
         image: RGB in [0, 255]; zeros for padding. In the place of an image that could not be
-            read stands another of the batch, so that batch statistics are those of images.
+            read stands another that this process read for the batch, so that batch statistics are
+            those of images.
         label: index into the source's class names; 0 for padding.
         index: position in the source; -1 for padding.
         valid: False for padding and for images that could not be read.
@@ -98,8 +101,7 @@ def training_batches(
     The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts
     at ``start_step`` goes on exactly as one that was never interrupted, with any number of
     workers. The shares of several processes, one after the other, are the batch of one process. An
-    epoch is ``len(source) // batch_size`` batches; the images left over differ from
-    epoch to epoch.
+    epoch is ``len(source) // batch_size`` batches; the images left over differ from epoch to epoch.
 
     Args:
         source: the images.
@@ -108,8 +110,8 @@ def training_batches(
         seed: of the order and of the augmentations, in [0, 2**32).
         start_step: the first batch to give, counted from 0 over all epochs.
         num_workers: worker processes; with 0, threads of this process read ahead, as they do by
-            default for images in memory and for few images. The program that starts workers must
-            guard its ``__main__``.
+            default for images in memory, for few images and on few cores. The program that starts
+            workers must guard its ``__main__``.
         share: (this process's number from 0, the number of processes): it reads that part of every
             batch. In the place of an image that could not be read stands another of the share.
 
@@ -170,10 +172,14 @@ def evaluation_batches(
 
 
 def choose_num_workers(source: ImageSource) -> int:
-    """One a core, but none for images in memory, and none without a thousand files to read."""
-    if source.native_size is not None:
+    """One a core, but none where threads do as well: for images in memory, and on few cores.
+
+    Every worker has a thousand files to read.
+    """
+    cores = os.cpu_count() or 1
+    if source.native_size is not None or cores <= _CORES_FOR_THREADS:
         return 0
-    return min(os.cpu_count() or 1, len(source) // _FILES_WORTH_A_WORKER)
+    return min(cores, len(source) // _FILES_WORTH_A_WORKER)
 
 
 def bad_images(batch: Batch) -> list[int]:
