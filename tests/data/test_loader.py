@@ -1,6 +1,7 @@
 """Batches are a pure function of their number, complete, and survive bad images and interrupts."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bottleneck_transformer_flax.data.batches import Batch, bad_images
 from bottleneck_transformer_flax.data.loader import (
-    Batch,
-    bad_images,
     choose_num_workers,
     evaluation_batches,
     training_batches,
@@ -193,6 +193,49 @@ def test_a_bad_image_is_replaced_by_one_of_its_share(tmp_path):
     np.testing.assert_array_equal(whole[0]["image"][6], whole[0]["image"][7])
 
 
+class Breaks(EvaluationTransform):
+    """Fails as no image can, or ends its process."""
+
+    def __call__(self, image, rng):
+        if os.environ.get("BREAKS") == "exit":
+            os._exit(7)
+        raise RuntimeError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("raise", RuntimeError, "no such thing"),
+        ("exit", DataError, r"ended with exit code 7; .* --num-workers"),
+    ],
+)
+def test_what_goes_wrong_in_a_worker_is_told_here(monkeypatch, how, error, message):
+    monkeypatch.setenv("BREAKS", how)
+    with pytest.raises(error, match=message):
+        train(1, transform=Breaks(EVALUATION.preprocessing), num_workers=2)
+    assert not multiprocessing.active_children()
+
+
+def test_what_a_worker_read_is_not_written_over():
+    batches = train(12, num_workers=1)
+    assert_same(batches, train(12))
+    assert len({id(batch["image"]) for batch in batches}) == 12
+    for batch in batches:
+        assert batch["image"].base is None
+
+
+@pytest.mark.parametrize("leave", ["close", "drop"])
+def test_workers_end_with_the_generator(leave):
+    batches = training_batches(array_source(), TRAINING, batch_size=5, seed=0, num_workers=2)
+    assert not multiprocessing.active_children()
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    if leave == "close":
+        batches.close()
+    del batches
+    assert not multiprocessing.active_children()
+
+
 def evaluate(source, batch_size: int, **options) -> list[Batch]:
     return list(evaluation_batches(source, EVALUATION, batch_size=batch_size, **options))
 
@@ -245,13 +288,9 @@ def test_bad_images_in_training_and_in_workers(tmp_path):
     assert 3 in [index for batch in train(8, source) for index in bad_images(batch)]
 
 
-@pytest.mark.parametrize(
-    ("cores", "files", "expected"),
-    [(8, 1, 0), (8, 999, 0), (8, 1000, 1), (8, 3999, 3), (8, 9999, 8), (5, 9999, 5), (4, 9999, 0)],
-)
-def test_a_worker_has_a_thousand_files_to_read(monkeypatch, cores, files, expected):
-    """Where the cores are too many for threads."""
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+@pytest.mark.parametrize(("files", "expected"), [(1, 0), (999, 0), (1000, 1), (3999, 3), (9999, 4)])
+def test_a_worker_has_a_thousand_files_to_read(monkeypatch, files, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     names, labels = ("x.png",) * files, np.zeros(files, np.int32)
     assert choose_num_workers(FolderSource(Path("folder"), names, labels, ("x",))) == expected
     assert choose_num_workers(array_source()) == 0
@@ -277,7 +316,7 @@ def test_arguments_are_checked_before_the_first_batch(options, message):
 
 
 def readers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "grain-prefetch" in thread.name]
+    return [thread.name for thread in threading.enumerate() if "read-ahead" in thread.name]
 
 
 @pytest.mark.parametrize("leave", ["close", "drop"])

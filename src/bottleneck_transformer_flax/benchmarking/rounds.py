@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ LARGEST_DIFFERENCE = 1e-4
 _SECONDS_A_TURN = 0.3
 # Threads that wait actively for more work stop doing so within milliseconds.
 _PAUSE_SECONDS = 0.05
+Turned = TypeVar("Turned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +182,13 @@ def _take_turns(
     seconds: dict[str, list[list[float]]] = {worker.name: [] for worker in workers}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        for worker in _rotated(workers, number):
+        for worker in rotated(workers, number):
             time.sleep(_PAUSE_SECONDS)
             seconds[worker.name].append(worker.time(calls[worker.name]))
     return seconds
 
 
-def _rotated(workers: Sequence[Worker], number: int) -> Iterator[Worker]:
+def rotated(workers: Sequence[Turned], number: int) -> Iterator[Turned]:
     """Each round begins with another, so that none always follows the same one."""
     start = number % len(workers)
     yield from workers[start:]

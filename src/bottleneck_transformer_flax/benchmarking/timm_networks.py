@@ -78,6 +78,11 @@ def load_network(
     return network
 
 
+def timm_data() -> Any:
+    """timm's module for reading images."""
+    return timm.data
+
+
 def named_network(name: str, num_classes: int) -> torch.nn.Module:
     """A network that timm has a name for, untrained."""
     network: torch.nn.Module = timm.create_model(name, num_classes=num_classes)

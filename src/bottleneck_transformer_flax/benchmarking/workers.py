@@ -60,7 +60,7 @@ class Worker:
         self._connection, theirs = spawn.Pipe()
         arguments = (theirs, name, case, folder, freed_memory)
         self._process = spawn.Process(target=_serve, args=arguments, daemon=True)
-        with _interrupts_ignored():
+        with interrupts_ignored():
             self._process.start()
         theirs.close()
 
@@ -120,7 +120,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Ctrl-C reaches every process of the terminal, of which this one ends the others.
 
     They inherit it, so that none of them ends on its own with a traceback while it begins.

@@ -1,4 +1,4 @@
-"""``botnet benchmark``: this library beside its peers, in one run."""
+"""``botnet benchmark``: this library beside its peers, in one run (``data``: another module)."""
 
 import dataclasses
 import json
@@ -34,6 +34,8 @@ class BenchmarkOptions:
     are compared before anything is timed. Peers are timm on PyTorch, eager and compiled, and its
     ONNX export in onnxruntime and OpenVINO; "reference" is this library's plain path, "ours-remat"
     its training step in less memory (`botnet train --remat`).
+
+    `botnet benchmark data` measures how fast training images are read.
     """
 
     workloads: Annotated[tuple[Workload, ...], tyro.conf.Positional] = ("inference", "training")
@@ -62,6 +64,10 @@ class BenchmarkOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
+    if arguments[:1] == ["data"]:
+        from bottleneck_transformer_flax.cli import benchmark_data
+
+        return benchmark_data.run(arguments[1:])
     parsed = options.parse(BenchmarkOptions, "benchmark", arguments)
     # The peers compute on the CPU. Every process inherits this.
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -138,16 +144,24 @@ def _check(parsed: BenchmarkOptions) -> None:
             raise ConfigError(f"{name} is {values}; expected integers of at least 1")
     if parsed.implementations == ():
         raise ConfigError("implementations is empty; name some, or leave it out for all")
-    place = next(path for path in (parsed.out, *parsed.out.absolute().parents) if path.exists())
+    suffixes = ("csv", "png")
+    files = [f"{workload}.{suffix}" for workload in parsed.workloads for suffix in suffixes]
+    check_out(parsed.out, files)
+
+
+def check_out(out: Path, names: Sequence[str]) -> None:
+    """See that files of these names can be written into a folder, before anything is measured.
+
+    Raises:
+        ConfigError: when they cannot.
+    """
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         what = "cannot be written to" if place.is_dir() else "is a file"
-        raise ConfigError(
-            f"out is {parsed.out}, but {place} {what}; name a folder that can be made"
-        )
-    for workload in parsed.workloads:
-        for path in (parsed.out / f"{workload}.csv", parsed.out / f"{workload}.png"):
-            if path.is_dir():
-                raise ConfigError(f"{path} is to be written, but is a folder; name another out")
+        raise ConfigError(f"out is {out}, but {place} {what}; name a folder that can be made")
+    for name in names:
+        if (out / name).is_dir():
+            raise ConfigError(f"{out / name} is to be written, but is a folder; name another out")
 
 
 def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":

@@ -1,89 +1,21 @@
-"""Batches of images for training and evaluation, read ahead by threads or worker processes."""
+"""Batches of images for training and evaluation, in an order that depends on nothing but a seed."""
 
-import contextlib
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TypedDict
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int32, Integer, UInt8
+from jaxtyping import Integer
 
+from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
 from bottleneck_transformer_flax.data.reading_ahead import read_ahead
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.transforms import Transform
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError
 
-# A worker process takes seconds to start: as long as it takes threads to read this many.
+_MAX_READER_THREADS = 8
+# Workers read a tenth faster than threads, but start only while threads read hundreds of files.
 _FILES_WORTH_A_WORKER = 1000
-# A tenth of the time that an image takes is Python's, and only one thread at a time runs Python.
-_CORES_FOR_THREADS = 4
-
-
-class Batch(TypedDict):
-    """Images of one size with their labels.
-
-    Keys:
-        image: RGB in [0, 255]; zeros for padding. In the place of an image that could not be
-            read stands another that this process read for the batch, so that batch statistics are
-            those of images.
-        label: index into the source's class names; 0 for padding.
-        index: position in the source; -1 for padding.
-        valid: False for padding and for images that could not be read.
-    """
-
-    image: UInt8[np.ndarray, "b h w 3"]
-    label: Int32[np.ndarray, " b"]
-    index: Int32[np.ndarray, " b"]
-    valid: Bool[np.ndarray, " b"]
-
-
-@dataclass(frozen=True)
-class ReadBatch:
-    """From positions in a source to a batch: one stage, because stages per image cost more.
-
-    Attributes:
-        source: the images.
-        transform: applied to each.
-        batch_size: images a batch of all processes together.
-        rows: those of the batch that this process reads.
-    """
-
-    source: ImageSource
-    transform: Transform
-    batch_size: int
-    rows: slice
-
-    def __call__(self, indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Batch:
-        """Read this process's share of the images at the given positions, and pad it.
-
-        Every row has random numbers of its own, which are the same whoever reads it.
-        """
-        height, width = self.transform.preprocessing.size
-        count = self.rows.stop - self.rows.start
-        batch = Batch(
-            image=np.zeros((count, height, width, 3), np.uint8),
-            label=np.zeros(count, np.int32),
-            index=np.full(count, -1, np.int32),
-            valid=np.zeros(count, np.bool_),
-        )
-        numbers = np.random.Philox(int(rng.integers(2**63)))
-        rng_of_row, first = np.random.Generator(numbers), numbers.state
-        for row, index in enumerate(indices[self.rows].tolist()):
-            batch["label"][row] = self.source.labels[index]
-            batch["index"][row] = index
-            # A tenth of the time that a new generator takes.
-            numbers.state = first
-            numbers.advance((self.rows.start + row) << 64)
-            # An error would end the worker, and with it the run: the consumer decides instead.
-            with contextlib.suppress(DataError):
-                batch["image"][row] = self.transform(self.source.open(index), rng_of_row)
-                batch["valid"][row] = True
-        readable, bad = np.flatnonzero(batch["valid"]), np.flatnonzero(_is_bad(batch))
-        if readable.size:
-            batch["image"][bad] = batch["image"][np.resize(readable, bad.size)]
-        return batch
 
 
 def training_batches(
@@ -110,8 +42,8 @@ def training_batches(
         seed: of the order and of the augmentations, in [0, 2**32).
         start_step: the first batch to give, counted from 0 over all epochs.
         num_workers: worker processes; with 0, threads of this process read ahead, as they do by
-            default for images in memory, for few images and on few cores. The program that starts
-            workers must guard its ``__main__``.
+            default for images in memory and for few images. The program that starts workers must
+            guard its ``__main__``.
         share: (this process's number from 0, the number of processes): it reads that part of every
             batch. In the place of an image that could not be read stands another of the share.
 
@@ -132,16 +64,16 @@ def training_batches(
             f"batch_size is {batch_size} but there are only {len(source)} training images; "
             f"choose a batch_size of at most {len(source)}"
         )
-    batches = (
+    draws = (
         grain.MapDataset.range(len(source))
         .seed(seed)
         .shuffle()
         .batch(batch_size, drop_remainder=True)
-        .random_map(ReadBatch(source, transform, batch_size, rows))
+        .random_map(_draw)
         .repeat()
         .slice(slice(start_step, None))
     )
-    return _ahead(batches, source, num_workers)
+    return _read(draws, ReadBatch(source, transform, rows), num_workers)
 
 
 def evaluation_batches(
@@ -163,41 +95,36 @@ def evaluation_batches(
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, num_workers=num_workers or 0)
     rows = _rows(share, batch_size)
-    batches = (
+    draws = (
         grain.MapDataset.range(len(source))
         .batch(batch_size, drop_remainder=False)
-        .random_map(ReadBatch(source, transform, batch_size, rows), seed=0)
+        .random_map(_draw, seed=0)
     )
-    return _ahead(batches, source, num_workers)
+    return _read(draws, ReadBatch(source, transform, rows), num_workers)
 
 
 def choose_num_workers(source: ImageSource) -> int:
-    """One a core, but none where threads do as well: for images in memory, and on few cores.
-
-    Every worker has a thousand files to read.
-    """
-    cores = os.cpu_count() or 1
-    if source.native_size is not None or cores <= _CORES_FOR_THREADS:
+    """One a core, but none for images in memory, and none without a thousand files to read."""
+    if source.native_size is not None:
         return 0
-    return min(cores, len(source) // _FILES_WORTH_A_WORKER)
+    return min(os.cpu_count() or 1, len(source) // _FILES_WORTH_A_WORKER)
 
 
-def bad_images(batch: Batch) -> list[int]:
-    """The source positions of images that could not be read; ``source.read`` says why."""
-    return [int(index) for index in batch["index"][_is_bad(batch)]]
+def _draw(indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Draw:
+    return Draw(indices, int(rng.integers(2**63)))
 
 
-def _is_bad(batch: Batch) -> Bool[np.ndarray, " b"]:
-    return ~batch["valid"] & (batch["index"] >= 0)
-
-
-def _ahead(
-    batches: "grain.MapDataset[Batch]", source: ImageSource, num_workers: int | None
+def _read(
+    draws: "grain.MapDataset[Draw]", read: ReadBatch, num_workers: int | None
 ) -> Generator[Batch, None, None]:
-    if num_workers is None:
-        num_workers = choose_num_workers(source)
     # Images in memory cost only Python: more threads would take turns at the same lock.
-    return read_ahead(batches, num_workers, one_thread=source.native_size is not None)
+    in_memory = read.source.native_size is not None
+    return read_ahead(
+        draws,
+        read,
+        num_workers=choose_num_workers(read.source) if num_workers is None else num_workers,
+        num_threads=1 if in_memory else min(os.cpu_count() or 1, _MAX_READER_THREADS),
+    )
 
 
 def _rows(share: tuple[int, int], batch_size: int) -> slice:

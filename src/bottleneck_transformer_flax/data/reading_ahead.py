@@ -1,121 +1,167 @@
-"""Items of a grain data set, read ahead by threads or worker processes that end with it."""
+"""Batches read ahead by threads or by worker processes, which end with whoever takes them."""
 
 import atexit
 import contextlib
-import gc
-import multiprocessing.resource_tracker
-import os
-import signal
+import ctypes
+import itertools
+import math
+import multiprocessing
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
-from absl import flags
 
-_MAX_READER_THREADS = 8
-_open_generators: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
+from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
+from bottleneck_transformer_flax.data.workers import interrupts_blocked
+from bottleneck_transformer_flax.errors import DataError
+
+if TYPE_CHECKING:
+    import grain
+
+_BATCHES_A_WORKER = 2
+_open_generators: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
 def read_ahead(
-    items: "grain.MapDataset[Any]", num_workers: int, *, one_thread: bool
-) -> Generator[Any, None, None]:
-    """Give the items, which are dictionaries of arrays, in their order.
+    draws: "grain.MapDataset[Draw]", read: ReadBatch, *, num_workers: int, num_threads: int
+) -> Generator[Batch, None, None]:
+    """Give the batches that are drawn, in their order.
 
     Nothing is started before the first is asked for. ``close()``, or dropping the generator, ends
     all that was started.
 
     Args:
-        items: the data set.
-        num_workers: processes that read; with 0, threads of this one do.
-        one_thread: whether several threads would only wait for each other.
+        draws: of all batches; it may go on for ever.
+        read: makes batches of them.
+        num_workers: processes that read.
+        num_threads: of this process that read where ``num_workers`` is 0.
     """
-    num_threads = 1 if one_thread or num_workers else min(os.cpu_count() or 1, _MAX_READER_THREADS)
-    dataset = items.to_iter_dataset(
-        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 1)
-    )
     if num_workers:
-        # grain's workers ask for its flags, which only absl programs have parsed.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-        )
-    generator = _deliver(dataset, num_workers)
+        generator = _read_in_workers(draws, read, num_workers)
+    else:
+        generator = _read_in_threads(draws, read, num_threads)
     _open_generators.add(generator)
     return generator
 
 
-def _deliver(dataset: "grain.IterDataset[Any]", num_workers: int) -> Generator[Any, None, None]:
-    """The items one after the other; tidies up at the end, however it comes."""
-    iterator = iter(dataset)
-    take = _take_copy if num_workers else _take
+def _read_in_threads(
+    draws: "grain.MapDataset[Draw]", read: ReadBatch, num_threads: int
+) -> Generator[Batch, None, None]:
+    """One batch a thread, and one that is ready."""
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
+    ahead: deque[Future[Batch]] = deque()
     try:
-        # One item of each worker: from then on all are started, and closing ends them all.
-        with _interrupts_blocked() if num_workers else contextlib.nullcontext():
-            ahead = deque(take(iterator) for _ in range(max(num_workers, 1)))
-        while (item := ahead.popleft() if ahead else take(iterator)) is not None:
-            yield item
+        for step in range(len(draws)):
+            ahead.append(executor.submit(_read_step, draws, read, step))
+            if len(ahead) > num_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     finally:
-        iterator.close()
-        if num_workers:
-            # The items it had read ahead are let go of with it, and parts of it refer to each
-            # other: without a collection now, their shared memory would last until the exit.
-            del iterator
-            gc.collect()
-            _finish_deletions()
+        executor.shutdown(cancel_futures=True)
 
 
-def _take(iterator: "grain.DatasetIterator[Any]") -> Any | None:
-    return next(iterator, None)
+def _read_step(draws: "grain.MapDataset[Draw]", read: ReadBatch, step: int) -> Batch:
+    return read(draws[step])
 
 
-def _take_copy(iterator: "grain.DatasetIterator[Any]") -> Any | None:
-    """The next item in plain arrays: memory shared with a worker ends with the iterator."""
-    item = next(iterator, None)
-    return None if item is None else {name: np.array(array) for name, array in item.items()}
+class _Worker:
+    """A process that reads every so many-th batch into memory that it shares with this one."""
+
+    def __init__(self, read: ReadBatch) -> None:
+        """Start it."""
+        context = multiprocessing.get_context("spawn")
+        shape = (_BATCHES_A_WORKER, *read.shape)
+        # Without a name: it goes with the processes, however they end.
+        shared = context.RawArray(ctypes.c_uint8, math.prod(shape))
+        self._images = np.ctypeslib.as_array(shared).reshape(shape)
+        self._slots = itertools.cycle(range(_BATCHES_A_WORKER))
+        self._asked: deque[int] = deque()
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, read, shared), daemon=True)
+        self._process.start()
+        # Held open here too, the end of the process would not be the end of the pipe.
+        theirs.close()
+
+    def ask(self, draw: Draw) -> None:
+        """Have it read a batch, at most ``_BATCHES_A_WORKER`` at a time."""
+        slot = next(self._slots)
+        self._asked.append(slot)
+        with contextlib.suppress(OSError):
+            self._connection.send((slot, draw))
+
+    def answer(self) -> Batch:
+        """Wait for the batch that was asked for first.
+
+        Raises:
+            DataError: when the process has ended.
+        """
+        try:
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise DataError(
+                f"a process that reads images ended with exit code {self._process.exitcode}; "
+                "where memory may have run out, choose fewer with --num-workers"
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        label, index, valid = answer
+        # A copy, for the next batch will be written over this one.
+        image = self._images[self._asked.popleft()].copy()
+        return Batch(image=image, label=label, index=index, valid=valid)
+
+    def end(self) -> None:
+        """Whatever it is doing."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
 
 
-# Runs before the exit handler of multiprocessing, which is registered earlier: a generator that
-# nobody closed must end its workers while they and their shared memory can still be reached.
+def _read_in_workers(
+    draws: "grain.MapDataset[Draw]", read: ReadBatch, num_workers: int
+) -> Generator[Batch, None, None]:
+    """The batches are dealt out in turns, so their order is that of one process."""
+    with contextlib.ExitStack() as stack:
+        workers = []
+        with interrupts_blocked():
+            for _ in range(num_workers):
+                workers.append(_Worker(read))
+                stack.callback(workers[-1].end)
+        ahead = num_workers * _BATCHES_A_WORKER
+        for step in range(min(ahead, len(draws))):
+            workers[step % num_workers].ask(draws[step])
+        for step in range(len(draws)):
+            worker = workers[step % num_workers]
+            batch = worker.answer()
+            if step + ahead < len(draws):
+                worker.ask(draws[step + ahead])
+            yield batch
+
+
+def _serve(connection: Connection, read: ReadBatch, shared: "ctypes.Array[ctypes.c_uint8]") -> None:
+    """The worker: read what is asked for, until nobody listens any more."""
+    images = np.ctypeslib.as_array(shared).reshape(_BATCHES_A_WORKER, *read.shape)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            slot, draw = connection.recv()
+            try:
+                batch = read(draw, images[slot])
+            except Exception as error:
+                connection.send(error)
+                return
+            connection.send((batch["label"], batch["index"], batch["valid"]))
+
+
+# Runs before the exit handler of multiprocessing, which is registered earlier, so that workers are
+# ended by their generators even where nobody closed these.
 @atexit.register
 def _close_all() -> None:
     for generator in list(_open_generators):
         # In another thread it may be running; then it cannot be closed from here.
         with contextlib.suppress(ValueError):
             generator.close()
-
-
-def _finish_deletions() -> None:
-    """Wait until grain's background thread has unlinked the shared memory let go of so far.
-
-    A process that ends earlier prints warnings of leaked memory. grain has no public call for
-    it; where a later version keeps the thread elsewhere, there is nothing to wait for.
-    """
-    with contextlib.suppress(ImportError, AttributeError, ValueError):
-        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
-
-        if (pool := SharedMemoryArray._del_thread_pool) is not None:
-            pool.apply_async(int).wait(timeout=5)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Keep SIGINT from this thread, and so from the worker processes started meanwhile.
-
-    A Ctrl-C reaches every process of a terminal, and each worker would print a traceback. A
-    signal mask is inherited, so it covers a worker's start-up too, which no initialiser could;
-    this process is the one that answers the interrupt, as soon as the first item is there.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Started with the first worker, the tracker would unblock the signal again.
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -9,7 +9,8 @@ import optax
 
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import Batch, evaluation_batches
+from bottleneck_transformer_flax.data.batches import Batch
+from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
 from bottleneck_transformer_flax.devices import Devices

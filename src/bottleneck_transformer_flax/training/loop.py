@@ -7,7 +7,8 @@ from typing import Any
 
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import Batch, training_batches
+from bottleneck_transformer_flax.data.batches import Batch
+from bottleneck_transformer_flax.data.loader import training_batches
 from bottleneck_transformer_flax.data.sources import fingerprint
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums

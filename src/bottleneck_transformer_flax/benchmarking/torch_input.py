@@ -1,0 +1,78 @@
+"""timm's loader on PyTorch, as its training script has it on a CPU."""
+
+import multiprocessing
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bottleneck_transformer_flax.benchmarking.input_readers import BuiltReader, InputCase
+from bottleneck_transformer_flax.benchmarking.timm_networks import timm_data
+from bottleneck_transformer_flax.data.transforms import Box
+
+_AUTO_AUGMENT = {"none": None, "rand": "rand-m10-n2"}
+# So many that no epoch ends while it is measured: between two, its workers would wait.
+_IMAGES_AN_EPOCH = 10**7
+
+
+class _Files:
+    """What timm asks of a reader: files with their classes."""
+
+    def __init__(self, case: InputCase) -> None:
+        self._case = case
+
+    def __len__(self) -> int:
+        return _IMAGES_AN_EPOCH
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        return open(self._case.path(index), "rb"), 0  # noqa: PTH123
+
+
+def build(case: InputCase) -> BuiltReader:
+    """Workers that collate uint8 batches, which the loader normalises afterwards ("prefetcher").
+
+    timm's training script has it so unless it is told otherwise.
+    """
+    if "fork" in multiprocessing.get_all_start_methods():
+        # As a program of its own has it on Linux; this process was spawned, and so would others be.
+        multiprocessing.set_start_method("fork", force=True)
+    data = timm_data()
+    dataset = data.ImageDataset(str(case.root), reader=_Files(case))
+    loader = data.create_loader(
+        dataset,
+        (3, *case.size),
+        case.batch_size,
+        is_training=True,
+        use_prefetcher=True,
+        scale=(case.augmentation.min_scale, 1.0),
+        ratio=case.augmentation.aspect_ratio,
+        hflip=0.5,
+        color_jitter=None,
+        auto_augment=_AUTO_AUGMENT[case.policy],
+        interpolation="bicubic",
+        num_workers=case.num_workers,
+        pin_memory=False,
+        device=torch.device("cpu"),
+    )
+    batches = iter(loader)
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            next(batches)
+
+    examples = [part_of_image(path, box, case.size) for path, box in case.example_parts()]
+    return BuiltReader(take, lambda: None, np.stack(examples))
+
+
+def part_of_image(path: str, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """By the function that timm's random crop calls."""
+    from torchvision.transforms.functional import InterpolationMode, resized_crop
+
+    left, top, right, bottom = box
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    part = resized_crop(
+        image, top, left, bottom - top, right - left, list(size), InterpolationMode.BICUBIC
+    )
+    return np.asarray(part)

@@ -1,0 +1,103 @@
+"""What a batch of images is, and how one is read.
+
+Importing this needs neither jax nor grain, so that worker processes start quickly.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Int32, Integer, UInt8
+
+from bottleneck_transformer_flax.data.sources import ImageSource
+from bottleneck_transformer_flax.data.transforms import Transform
+from bottleneck_transformer_flax.errors import DataError
+
+
+class Batch(TypedDict):
+    """Images of one size with their labels.
+
+    Keys:
+        image: RGB in [0, 255]; zeros for padding. In the place of an image that could not be
+            read stands another that this process read for the batch, so that batch statistics are
+            those of images.
+        label: index into the source's class names; 0 for padding.
+        index: position in the source; -1 for padding.
+        valid: False for padding and for images that could not be read.
+    """
+
+    image: UInt8[np.ndarray, "b h w 3"]
+    label: Int32[np.ndarray, " b"]
+    index: Int32[np.ndarray, " b"]
+    valid: Bool[np.ndarray, " b"]
+
+
+class Draw(NamedTuple):
+    """What is drawn for a batch of all processes: positions in the source, and a seed."""
+
+    indices: Integer[np.ndarray, " m"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """Reads a process's share of a batch; picklable, for worker processes.
+
+    Attributes:
+        source: the images.
+        transform: applied to each.
+        rows: those of the batch that this process reads.
+    """
+
+    source: ImageSource
+    transform: Transform
+    rows: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the images together."""
+        return (self.rows.stop - self.rows.start, *self.transform.preprocessing.size, 3)
+
+    def __call__(self, draw: Draw, image: UInt8[np.ndarray, "b h w 3"] | None = None) -> Batch:
+        """Read the images drawn, and pad the batch where they are too few.
+
+        Every row has random numbers of its own, which are the same whoever reads it.
+
+        Args:
+            draw: what to read.
+            image: zeros or anything else, overwritten by the images and part of the result.
+        """
+        image = np.empty(self.shape, np.uint8) if image is None else image
+        indices = draw.indices[self.rows]
+        batch = Batch(
+            image=image,
+            label=np.zeros(len(image), np.int32),
+            index=np.full(len(image), -1, np.int32),
+            valid=np.zeros(len(image), np.bool_),
+        )
+        numbers = np.random.Philox(draw.seed)
+        rng, first = np.random.Generator(numbers), numbers.state
+        for row, index in enumerate(indices.tolist()):
+            batch["label"][row] = self.source.labels[index]
+            batch["index"][row] = index
+            # A tenth of the time that a new generator takes.
+            numbers.state = first
+            numbers.advance((self.rows.start + row) << 64)
+            # An error would end the worker, and with it the run: the consumer decides instead.
+            with contextlib.suppress(DataError):
+                image[row] = self.transform(self.source.open(index), rng)
+                batch["valid"][row] = True
+        readable, bad = np.flatnonzero(batch["valid"]), np.flatnonzero(_is_bad(batch))
+        image[bad] = image[np.resize(readable, bad.size)] if readable.size else 0
+        image[len(indices) :] = 0
+        return batch
+
+
+def bad_images(batch: Batch) -> list[int]:
+    """The source positions of images that could not be read; ``source.read`` says why."""
+    return [int(index) for index in batch["index"][_is_bad(batch)]]
+
+
+def _is_bad(batch: Batch) -> Bool[np.ndarray, " b"]:
+    return ~batch["valid"] & (batch["index"] >= 0)
