@@ -5,6 +5,9 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
@@ -20,13 +23,10 @@ from bottleneck_transformer_flax.training.outcome import Outcome, StopRequest
 from bottleneck_transformer_flax.training.parts import make_parts
 from bottleneck_transformer_flax.training.peak import peak_operations
 from bottleneck_transformer_flax.training.plan import Plan
-from bottleneck_transformer_flax.training.reporter import Reporter, RunProgress
+from bottleneck_transformer_flax.training.reporter import Reporter, Reporters, RunProgress
 from bottleneck_transformer_flax.training.results import write_results
 from bottleneck_transformer_flax.training.run import RunDirectory
-from bottleneck_transformer_flax.training.state import (
-    DeviceBatch,
-    all_finite,
-)
+from bottleneck_transformer_flax.training.state import DeviceBatch, all_finite
 
 
 class _StopDuringEvaluation(Exception):
@@ -67,11 +67,15 @@ class _Training:
         stop: StopRequest,
         checkpoints: TrainingCheckpoints,
     ) -> None:
-        self.plan, self.run, self.reporter, self.stop = plan, run, reporter, stop
+        self.plan, self.run, self.stop = plan, run, stop
         self.checkpoints = checkpoints
         parts = make_parts(plan)
-        self.devices, self.schedule, self.train_step, self.evaluator, self.state = parts
+        self.devices, schedule, self.train_step, self.evaluator, self.state = parts
+        # All at once: a computation of its own would wait for the steps that are in flight.
+        self.learning_rates = np.asarray(schedule(jnp.arange(plan.total_steps)))
         self.peak_operations = self.devices.count * peak_operations(plan.model.config.dtype)
+        # Of several processes only one has something to say.
+        self.reporter = reporter if self.devices.writes else Reporters()
         self.best = BestModel(plan, run)
         self.bad_images = BadImages(skip=plan.config.input.skip_bad_images)
         self.history = History()
@@ -112,8 +116,7 @@ class _Training:
 
     def run_to_end(self) -> Outcome:
         """Step, finish epochs, and stop where asked to."""
-        if self.devices.writes:
-            self.reporter.planned(self.plan, self.run, self.step)
+        self.reporter.planned(self.plan, self.run, self.step)
         try:
             while True:
                 outcome = self._run_phase(self.plan.image_size(self.epoch))
@@ -187,8 +190,7 @@ class _Training:
                 raise TrainingError(self._not_finite(result.step, mean, what))
             current.add(result, self.operations)
             self.stop_agreed |= result.stop
-            if self.devices.writes:
-                self.reporter.stepped(self._progress(result))
+            self.reporter.stepped(self._progress(result))
 
     def _progress(self, result: StepResult) -> RunProgress:
         current = self.history.current
@@ -198,7 +200,7 @@ class _Training:
             loss=current.loss,
             accuracy=current.accuracy,
             images=result.images,
-            learning_rate=float(self.schedule(result.step - 1)),
+            learning_rate=float(self.learning_rates[result.step - 1]),
             gradient_norm=result.gradient_norm,
             update_norm=result.update_norm,
             seconds=result.seconds,
@@ -239,8 +241,7 @@ class _Training:
             self.run.write_metrics(self.history.rows)
         if last or epoch % config.save_every_epochs == 0:
             self._save()
-        if self.devices.writes:
-            self.reporter.finished_epoch(row)
+        self.reporter.finished_epoch(row)
 
     def _row(self) -> dict[str, Any]:
         """What is known of the epoch by its steps alone."""
@@ -248,7 +249,7 @@ class _Training:
             "epoch": self.epoch,
             "step": self.step,
             "image_size": list(self.plan.image_size(self.epoch)),
-            "learning_rate": float(self.schedule(self.step - 1)),
+            "learning_rate": float(self.learning_rates[self.step - 1]),
             **self.history.current.to_row(self.peak_operations),
         }
 
@@ -257,8 +258,7 @@ class _Training:
             return
         variables = self.devices.whole(self.state.inference_variables)
         if self.devices.writes:
-            count = len(self.plan.splits.test)
-            self.best.keep(variables, row, count=count)
+            self.best.keep(variables, row, count=len(self.plan.splits.test))
 
     def _evaluate(self) -> ClassificationSums:
         test = self.plan.splits.test
@@ -267,8 +267,7 @@ class _Training:
             # Of several processes none may leave the others waiting for its share.
             if self.devices.in_one_process and self.stop.requested and done < len(test):
                 raise _StopDuringEvaluation
-            if self.devices.writes:
-                self.reporter.evaluating(done, len(test))
+            self.reporter.evaluating(done, len(test))
 
         return self.evaluator(
             self.state.inference_variables, test, bad_images=self.bad_images, on_batch=on_batch
