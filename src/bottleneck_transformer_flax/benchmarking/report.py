@@ -15,15 +15,9 @@ def table(rows: Sequence[Row]) -> Table:
     """One case's rows; times are relative to the first row's."""
     first = rows[0]
     unit = "grids" if first.workload.startswith("attention") else "images"
-    result = Table(
-        title=f"{first.workload} of {first.variant}, {first.height} × {first.width}, "
+    result = empty_table(
+        f"{first.workload} of {first.variant}, {first.height} × {first.width}, "
         f"batch {first.batch_size}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    result.add_column("implementation")
-    for heading in (
         f"{unit}/s",
         "p50 ms",
         "p95 ms",
@@ -33,8 +27,7 @@ def table(rows: Sequence[Row]) -> Table:
         "temporaries",
         "compile s",
         "difference",
-    ):
-        result.add_column(heading, justify="right")
+    )
     for row in rows:
         result.add_row(
             row.implementation,
@@ -48,6 +41,15 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.compile_seconds:.1f}",
             f"{row.largest_difference:.0e}",
         )
+    return result
+
+
+def empty_table(title: str, *headings: str) -> Table:
+    """A table of implementations by their names, and columns of numbers."""
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    result.add_column("implementation")
+    for heading in headings:
+        result.add_column(heading, justify="right")
     return result
 
 

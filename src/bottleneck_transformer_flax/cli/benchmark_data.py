@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.benchmark import check_out
@@ -20,6 +19,8 @@ from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import checked_image_size
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bottleneck_transformer_flax.benchmarking.input import InputRow
     from bottleneck_transformer_flax.benchmarking.input_readers import InputCase, ReaderName
 
@@ -207,21 +208,21 @@ def _write(
     console.print(_table(of_case), "")
 
 
-def _table(rows: "Sequence[InputRow]") -> Table:
+def _table(rows: "Sequence[InputRow]") -> "Table":
     """One policy's rows; times are relative to the first row's."""
-    from bottleneck_transformer_flax.benchmarking.report import three_digits
+    from bottleneck_transformer_flax.benchmarking.report import empty_table, three_digits
 
     first = rows[0]
-    table = Table(
-        title=f"reading {TITLES[first.policy]}, {first.height} × {first.width}, "
+    table = empty_table(
+        f"reading {TITLES[first.policy]}, {first.height} × {first.width}, "
         f"batch {first.batch_size}, {first.num_workers} processes",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
+        "images/s",
+        "lowest",
+        "highest",
+        "time, relative",
+        "start s",
+        "difference",
     )
-    table.add_column("implementation")
-    for heading in ("images/s", "lowest", "highest", "time, relative", "start s", "difference"):
-        table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
             row.implementation,
