@@ -27,7 +27,8 @@ from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.benchmarking.conditions import conditions
 from bottleneck_transformer_flax.benchmarking.report import csv_text
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.sources import ImageSource, load_splits
+from bottleneck_transformer_flax.data.loading import load_splits
+from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
 from bottleneck_transformer_flax.errors import BoTNetError
 from bottleneck_transformer_flax.figures.style import save_png

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax.cli.data import describe_augmentation
-from bottleneck_transformer_flax.data.sources import fingerprint, load_splits
+from bottleneck_transformer_flax.data.loading import fingerprint, load_splits
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from training.tiny import CLASSES, truncated_jpeg, write_classes, write_data
 

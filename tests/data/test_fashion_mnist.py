@@ -14,7 +14,7 @@ from bottleneck_transformer_flax.data.fashion_mnist import (
     default_folder,
     read_split,
 )
-from bottleneck_transformer_flax.data.sources import load_splits
+from bottleneck_transformer_flax.data.loading import load_splits
 from bottleneck_transformer_flax.errors import DataError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_embedded_data.py"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.data import packing, shards, stored
+from bottleneck_transformer_flax.data.loading import fingerprint, load_folder_all, load_splits
 from bottleneck_transformer_flax.data.packing import load_parts, pack
-from bottleneck_transformer_flax.data.sources import fingerprint, load_folder_all, load_splits
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_images
 from data.test_parquet import write as write_parquet

@@ -11,12 +11,8 @@ import pytest
 
 from bottleneck_transformer_flax.data import parquet, stored
 from bottleneck_transformer_flax.data.formats import has_two_parts, open_stored
-from bottleneck_transformer_flax.data.sources import (
-    ImageSource,
-    fingerprint,
-    load_folder_all,
-    load_splits,
-)
+from bottleneck_transformer_flax.data.loading import fingerprint, load_folder_all, load_splits
+from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 from data.image_files import image_bytes
 

@@ -15,18 +15,14 @@ from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.data import stored
 from bottleneck_transformer_flax.data.decoding import decode_image
+from bottleneck_transformer_flax.data.loading import fingerprint, load_folder_all, load_splits
 from bottleneck_transformer_flax.data.records import (
     Record,
     decode_record,
     encode_record,
     open_packed,
 )
-from bottleneck_transformer_flax.data.sources import (
-    ImageSource,
-    fingerprint,
-    load_folder_all,
-    load_splits,
-)
+from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 from data.image_files import image_bytes
 

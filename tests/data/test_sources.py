@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.data.sources import (
-    ArraySource,
-    FolderSource,
-    ImageSource,
-    load_folder_all,
-    load_splits,
-    relabel,
-)
+from bottleneck_transformer_flax.data.loading import load_folder_all, load_splits
+from bottleneck_transformer_flax.data.sources import ArraySource, FolderSource, ImageSource, relabel
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 
@@ -117,7 +111,7 @@ def test_load_splits_checks_its_arguments(tmp_path):
 
 def test_import_needs_neither_jax_nor_grain():
     program = (
-        "import sys, bottleneck_transformer_flax.data.sources;"
+        "import sys, bottleneck_transformer_flax.data.loading;"
         "print({'jax', 'grain', 'flax'} & set(sys.modules))"
     )
     done = subprocess.run(

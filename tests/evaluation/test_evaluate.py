@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.sources import load_folder_all
+from bottleneck_transformer_flax.data.loading import load_folder_all
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
-from bottleneck_transformer_flax.data.sources import load_splits
+from bottleneck_transformer_flax.data.loading import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables

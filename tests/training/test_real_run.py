@@ -11,7 +11,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.sources import load_splits
+from bottleneck_transformer_flax.data.loading import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig

@@ -11,7 +11,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from bottleneck_transformer_flax.data.sources import ArraySource, Splits
+from bottleneck_transformer_flax.data.loading import Splits
+from bottleneck_transformer_flax.data.sources import ArraySource
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig

@@ -160,7 +160,8 @@ def _cases(parsed: DataBenchmarkOptions, folder: Path) -> "list[InputCase]":
 
 
 def _chosen_files(parsed: DataBenchmarkOptions) -> tuple[Path | None, tuple[str, ...]]:
-    from bottleneck_transformer_flax.data.sources import FolderSource, load_splits
+    from bottleneck_transformer_flax.data.loading import load_splits
+    from bottleneck_transformer_flax.data.sources import FolderSource
 
     if parsed.data is None:
         return None, ()

@@ -100,7 +100,7 @@ def _source(
 ) -> "tuple[ImageSource, str]":
     """The images to score on, and what they are."""
     from bottleneck_transformer_flax.data.formats import has_two_parts
-    from bottleneck_transformer_flax.data.sources import load_folder_all, load_splits
+    from bottleneck_transformer_flax.data.loading import load_folder_all, load_splits
 
     if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
         raise ConfigError(

@@ -165,7 +165,8 @@ def _read_evaluation(run_directory: RunDirectory) -> dict[str, Any]:
 
 
 def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) -> "ImageSource":
-    from bottleneck_transformer_flax.data.sources import load_splits, relabel
+    from bottleneck_transformer_flax.data.loading import load_splits
+    from bottleneck_transformer_flax.data.sources import relabel
 
     splits = load_splits(
         data or config.data,

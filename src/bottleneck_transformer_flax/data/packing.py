@@ -19,6 +19,7 @@ import numpy as np
 
 from bottleneck_transformer_flax.data.folders import TRAINING_FOLDER
 from bottleneck_transformer_flax.data.formats import only_part, open_stored, two_parts
+from bottleneck_transformer_flax.data.loading import load_folder_all, load_splits
 from bottleneck_transformer_flax.data.records import (
     DESCRIPTION_FILE,
     LABELS_FILE,
@@ -34,11 +35,7 @@ from bottleneck_transformer_flax.data.shards import (
     make_jobs,
     names_of,
 )
-from bottleneck_transformer_flax.data.sources import (
-    ImageSource,
-    load_folder_all,
-    load_splits,
-)
+from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.stored import DATA_EXTRA, require
 from bottleneck_transformer_flax.data.workers import run_jobs
 from bottleneck_transformer_flax.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheck
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.loader import training_batches
-from bottleneck_transformer_flax.data.sources import fingerprint
+from bottleneck_transformer_flax.data.loading import fingerprint
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.models.cost import count_multiply_adds

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
 from bottleneck_transformer_flax.data import imagenet
-from bottleneck_transformer_flax.data.sources import Splits, load_splits
+from bottleneck_transformer_flax.data.loading import Splits, load_splits
 from bottleneck_transformer_flax.data.transforms import TrainingTransform
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
