@@ -24,7 +24,8 @@ def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
     if temporaries is not None:
         memory += f" and {temporaries / 1e6:,.0f} MB during a step"
     _say(console, f"steps   {found.steps:,}, {found.images:,} images")
-    _say(console, f"memory  {memory}, on each of {found.devices} devices")
+    where = "the device" if found.devices == 1 else f"each of {found.devices} devices"
+    _say(console, f"memory  {memory}, on {where}")
     _say(
         console,
         f"time    {_duration(found.seconds)}: {1e3 * found.step_seconds:,.0f} ms a step "
