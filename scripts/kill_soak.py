@@ -73,8 +73,8 @@ def results(run: Path) -> tuple[bytes, list[dict[str, object]]]:
 
 def soak(kills: int, epochs: int, seed: int, folder: Path) -> None:
     """Do it; raises SystemExit where the runs differ."""
-    options = ("--variant", "soak", "--image-size", 16, 16, "--epochs", epochs)
-    options += ("--save-every-epochs", 1)
+    small = ("--variant", "soak", "--image-size", 16, 16)
+    options = (*small, "--epochs", epochs, "--save-every-epochs", 1)
     began = time.perf_counter()
     finish(start(*options, "--run-directory", folder / "alone"))
     seconds = time.perf_counter() - began
