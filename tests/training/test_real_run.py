@@ -94,6 +94,7 @@ def test_stopped_after_two_of_four_epochs_and_resumed_it_ends_with_the_same_bits
 def test_everything_is_written(whole, data):
     path, outcome = whole
     assert entries(path) == [
+        "best",
         "checkpoints",
         "confusion.png",
         "curves.png",
