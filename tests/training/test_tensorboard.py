@@ -86,7 +86,7 @@ def plan(steps_per_epoch=3):
 
 def test_what_was_reported_comes_back(tmp_path):
     run = RunDirectory(tmp_path)
-    with TensorBoardReporter(run) as reporter:
+    with TensorBoardReporter() as reporter:
         assert isinstance(reporter, Reporter)
         reporter.planned(plan(), run, 0)
         for step in (1, 2):
@@ -115,13 +115,13 @@ def test_what_was_reported_comes_back(tmp_path):
 @pytest.mark.parametrize("start", [0, 3, 4])
 def test_no_step_of_a_resumed_run_is_there_twice(tmp_path, start):
     run = RunDirectory(tmp_path)
-    with TensorBoardReporter(run) as reporter:
+    with TensorBoardReporter() as reporter:
         reporter.planned(plan(), run, 0)
         for step in range(1, 6):
             reporter.stepped(progress_at(step))
             if step == 3:
                 reporter.finished_epoch(row_at(step))
-    with TensorBoardReporter(run) as reporter:
+    with TensorBoardReporter() as reporter:
         reporter.planned(plan(), run, start)
         for step in range(start + 1, 7):
             reporter.stepped(progress_at(step, scale=2.0))
@@ -139,7 +139,7 @@ def test_no_step_of_a_resumed_run_is_there_twice(tmp_path, start):
 )
 def test_at_most_a_hundred_steps_an_epoch(tmp_path, steps_per_epoch, between):
     run = RunDirectory(tmp_path)
-    with TensorBoardReporter(run) as reporter:
+    with TensorBoardReporter() as reporter:
         reporter.planned(plan(steps_per_epoch), run, 0)
         for step in range(1, steps_per_epoch + 1):
             reporter.stepped(progress_at(step))
@@ -150,7 +150,7 @@ def test_at_most_a_hundred_steps_an_epoch(tmp_path, steps_per_epoch, between):
 
 def test_an_epoch_is_on_disk_when_it_is_over(tmp_path):
     run = RunDirectory(tmp_path)
-    with TensorBoardReporter(run) as reporter:
+    with TensorBoardReporter() as reporter:
         reporter.planned(plan(), run, 0)
         reporter.stepped(progress_at(1))
         reporter.finished_epoch(row_at(3))
@@ -160,7 +160,7 @@ def test_an_epoch_is_on_disk_when_it_is_over(tmp_path):
 
 
 def test_without_a_plan_nothing_is_written(tmp_path):
-    with TensorBoardReporter(RunDirectory(tmp_path)):
+    with TensorBoardReporter():
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -168,7 +168,7 @@ def test_without_a_plan_nothing_is_written(tmp_path):
 def test_without_tensorboardx_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"bottleneck-transformer-flax\[log\]"):
-        TensorBoardReporter(RunDirectory(tmp_path))
+        TensorBoardReporter()
 
 
 def test_several_reporters_are_told_the_same_in_order(tmp_path):

@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 from rich.markup import escape
 
-from bottleneck_transformer_flax.cli.progress import plan_lines
+from bottleneck_transformer_flax.cli.plan_text import plan_lines
 from bottleneck_transformer_flax.training.dry_run import estimate
 from bottleneck_transformer_flax.training.plan import Plan
 

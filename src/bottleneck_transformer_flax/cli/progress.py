@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import interrupts
+from bottleneck_transformer_flax.cli.plan_text import plan_lines
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.reporter import RunProgress, read_rows
 from bottleneck_transformer_flax.training.run import RunDirectory
@@ -50,41 +51,6 @@ def counting_progress(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """What will be trained, and on what."""
-    height, width = plan.preprocessing.size
-    config = plan.config
-    lines = [
-        f"data    {plan.splits.description}",
-        f"model   {plan.model_name} at {height} × {width} pixels, {plan.parameters:,} parameters",
-        *_start_lines(plan),
-        f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
-        f"{plan.batch_size} images a step",
-    ]
-    if plan.batch_size < config.batch_size:
-        lines.append(
-            f"note    batch_size {config.batch_size} is more than there are training images; "
-            f"{plan.batch_size} is used"
-        )
-    return lines
-
-
-def _start_lines(plan: Plan) -> list[str]:
-    """What is kept of a pretrained model; nothing for a random start."""
-    if plan.pretrained is None:
-        return []
-    head = "its head, of the same classes" if plan.keeps_head else "a new head"
-    parts = [f"{plan.config.pretrained} with {head}"]
-    fine_tuning = plan.config.fine_tuning
-    if fine_tuning.frozen_through is not None:
-        parts.append(f"frozen through {fine_tuning.frozen_through}")
-    if fine_tuning.backbone_rate != 1 and any(plan.part_rates.values()):
-        parts.append(f"the rest before the head at {fine_tuning.backbone_rate:g} of the rate")
-    if fine_tuning.frozen_batch_stats:
-        parts.append("batch statistics frozen")
-    return [f"start   {', '.join(parts)}"]
 
 
 class TrainingDisplay:

@@ -1,87 +1,37 @@
 """``botnet train``: from images to a model, its scores and pictures."""
 
-import dataclasses
 import json
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
-from bottleneck_transformer_flax.cli.processes import ProcessOptions, join, leave_others
-from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, ConfigError
-from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.recipes import default_config
-from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+from bottleneck_transformer_flax.cli.plan_text import recipe_line
+from bottleneck_transformer_flax.cli.processes import join, leave_others
+from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
+from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
+from bottleneck_transformer_flax.training.recipes import recipe_for
+from bottleneck_transformer_flax.training.run import RunDirectory
 
 if TYPE_CHECKING:
+    from bottleneck_transformer_flax.cli.progress import TrainingDisplay
     from bottleneck_transformer_flax.training.plan import Plan
     from bottleneck_transformer_flax.training.reporter import Reporter
-
-Recipe = Literal[
-    "paper-standard",
-    "paper-longer",
-    "paper-scaled",
-    "image-folder",
-    "fine-tuning",
-    "small-images",
-    "embedded-quick",
-]
-
-# Anything else would make a resumed run another run.
-_CHANGEABLE = (
-    "data",
-    "pretrained",
-    "evaluate_every_epochs",
-    "save_every_epochs",
-    "input.num_workers",
-    "input.skip_bad_images",
-    "optimization.shard_parameters",
-)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train a model on images.
-
-    With no argument it trains a small BoTNet on a data set that is included, in a few minutes.
-    Everything is written to a new folder below runs/. Ctrl-C saves, and says how to go on.
-
-    The defaults below are those found good for the data: `botnet train --data DIR --help` gives
-    those for a folder of images.
-    """
-
-    config: RunConfig
-    recipe: Recipe | None = None
-    """Start from the options of this recipe instead of those found good for the data."""
-    dry_run: bool = False
-    """Say what the run would take, from a few of its steps, and write nothing."""
-    resume: bool = False
-    """Go on with the newest unfinished run, or with the one in --run-directory."""
-    like: Path | None = None
-    """Start from the options of this run instead of those found good for the data."""
-    run_directory: Path | None = None
-    """Where to write; by default a new folder below runs/, named after the time."""
-    tensorboard: bool = False
-    """Write events for TensorBoard into the run's folder; needs the extra "log"."""
-    json: bool = False
-    """Print the evaluation, or what a dry run found, as one JSON line and nothing else."""
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
+    from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
-    parsed = _parse(arguments)
-
+    parsed = parse(arguments)
     if parsed.processes.given:
         join(parsed.processes)
         return _one_of_several(parsed)
@@ -115,7 +65,10 @@ def _train(parsed: TrainOptions) -> int:
 
     console = Console(stderr=parsed.json, emoji=False, quiet=not first_process())
     start = time.perf_counter()
+    reporters = _make_reporters(console, tensorboard=parsed.tensorboard)
     plan = _plan(parsed)
+    if not parsed.resume:
+        _say(console, _origin(parsed))
     if parsed.dry_run:
         return say_estimate(console, plan, as_json=parsed.json)
     run_directory = RunDirectory(parsed.run_directory or Path())
@@ -127,7 +80,7 @@ def _train(parsed: TrainOptions) -> int:
     with (
         run_directory.locked() if first_process() else nullcontext(),
         _stop_on_signals(StopRequest()) as stop,
-        _reporters(console, run_directory, tensorboard=parsed.tensorboard) as reporter,
+        _all_of(reporters) as reporter,
     ):
         if parsed.resume and first_process():
             run_directory.write_config(parsed.config)
@@ -160,81 +113,34 @@ def _plan(parsed: TrainOptions) -> "Plan":
         ) from error
 
 
-@contextmanager
-def _reporters(console: Console, run: RunDirectory, *, tensorboard: bool) -> "Iterator[Reporter]":
-    """A terminal's display, and events where they are asked for."""
+def _origin(parsed: TrainOptions) -> str:
+    """Where the options come from."""
+    if parsed.like is not None:
+        return f"recipe  that of {parsed.like}"
+    name = parsed.recipe or recipe_for(parsed.config.data, parsed.config.pretrained)
+    return recipe_line(name, parsed.config)
+
+
+def _make_reporters(
+    console: Console, *, tensorboard: bool
+) -> "list[TrainingDisplay | TensorBoardReporter]":
+    """A terminal's display, and events where they are asked for and can be written."""
     from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-    from bottleneck_transformer_flax.training.reporter import Reporters
     from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
 
+    display = TrainingDisplay(console)
+    return [display, TensorBoardReporter()] if tensorboard and not console.quiet else [display]
+
+
+@contextmanager
+def _all_of(reporters: "list[TrainingDisplay | TensorBoardReporter]") -> "Iterator[Reporter]":
+    """Several reporters as one, each begun and ended."""
+    from bottleneck_transformer_flax.training.reporter import Reporters
+
     with ExitStack() as stack:
-        reporters: list[Reporter] = [stack.enter_context(TrainingDisplay(console))]
-        if tensorboard and not console.quiet:
-            reporters.append(stack.enter_context(TensorBoardReporter(run)))
+        for reporter in reporters:
+            stack.enter_context(reporter)
         yield Reporters(*reporters)
-
-
-def _parse(arguments: Sequence[str]) -> TrainOptions:
-    """The options, on top of the recipe for the data or of the run to resume, which is named."""
-    if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
-        like = _option(arguments, "--like")
-        data = _option(arguments, "--data") or "embedded"
-        pretrained = _option(arguments, "--pretrained")
-        if like is None:
-            config = default_config(data, pretrained, _option(arguments, "--recipe"))
-        else:
-            config = RunDirectory(Path(like)).read_config()
-            if pretrained is not None:
-                config = config.replace(variant=None, pretrained=pretrained)
-        default = TrainOptions(config)
-        return options.parse(TrainOptions, "train", arguments, default=default)
-    for name in ("--like", "--recipe"):
-        if _option(arguments, name) is not None:
-            raise ConfigError(f"--resume goes on with a run's own options; leave out {name}")
-    directory_name = _option(arguments, "--run-directory")
-    if directory_name is None:
-        runs = options.RUNS
-        started = "checkpoints/[0-9]*"
-        newest = newest_run(runs, having=started, lacking="pretrained") or newest_run(
-            runs, having=started
-        )
-        if newest is None:
-            raise CheckpointError(
-                f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "
-                "start one without --resume"
-            )
-    else:
-        newest = RunDirectory(Path(directory_name))
-    saved = newest.read_config()
-    parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
-    changed = sorted(_differences(saved.to_json(), parsed.config.to_json()))
-    refused = [name for name in changed if name not in _CHANGEABLE]
-    if refused:
-        raise ConfigError(
-            f"a resumed run cannot change {', '.join(refused)}; only "
-            f"{', '.join(_CHANGEABLE)} may differ: leave the option out, or start a new run"
-        )
-    return dataclasses.replace(parsed, run_directory=newest.path)
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of one option, before the options are parsed."""
-    for index, given in enumerate(arguments):
-        flag, equals, value = given.partition("=")
-        argument = flag.replace("_", "-") + equals + value
-        if argument == name and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{name}="):
-            return argument.removeprefix(f"{name}=")
-    return None
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in before.items():
-        if isinstance(value, dict):
-            yield from _differences(value, after[name], f"{prefix}{name}.")
-        elif value != after[name]:
-            yield f"{prefix}{name}"
 
 
 def _new_directory(variant: str) -> Path:

@@ -1,7 +1,6 @@
 """One image to one uint8 array of the model's size: the same each time, or augmented."""
 
 import math
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -20,6 +19,8 @@ Box = tuple[int, int, int, int]
 
 _CROP_ATTEMPTS = 10
 _REDUCTIONS = (8, 4, 2)
+# Both halves of a blend weigh the same long before, and draws need a number that float32 holds.
+_LARGEST_ALPHA = 1000.0
 
 
 @runtime_checkable
@@ -139,8 +140,8 @@ class Augmentation:
                 "expected (lowest, highest), both positive"
             )
         for name, highest, allowed in (
-            ("mixup_alpha", sys.float_info.max, "a number of at least 0"),
-            ("cutmix_alpha", sys.float_info.max, "a number of at least 0"),
+            ("mixup_alpha", _LARGEST_ALPHA, f"a number in [0, {_LARGEST_ALPHA:g}]"),
+            ("cutmix_alpha", _LARGEST_ALPHA, f"a number in [0, {_LARGEST_ALPHA:g}]"),
             ("erasing_probability", 1.0, "a number in [0, 1]"),
         ):
             value = getattr(self, name)

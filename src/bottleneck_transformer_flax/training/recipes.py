@@ -131,6 +131,13 @@ RECIPES = {
 }
 
 
+def recipe_for(data: str, pretrained: str | None = None) -> str:
+    """The name of the recipe that was found good for a data set, by its name or folder."""
+    if pretrained is not None:
+        return "fine-tuning"
+    return {"embedded": "embedded-quick", "fashion-mnist": "small-images"}.get(data, "image-folder")
+
+
 def default_config(
     data: str, pretrained: str | None = None, recipe: str | None = None
 ) -> RunConfig:
@@ -139,11 +146,7 @@ def default_config(
     Raises:
         ConfigError: for an unknown recipe, with the nearest one.
     """
-    if recipe is None:
-        recipe = {"embedded": "embedded-quick", "fashion-mnist": "small-images"}.get(
-            data, "image-folder"
-        )
-        recipe = recipe if pretrained is None else "fine-tuning"
+    recipe = recipe_for(data, pretrained) if recipe is None else recipe
     if recipe not in RECIPES:
         raise ConfigError(unknown_name("recipe", recipe, RECIPES))
     config = RECIPES[recipe].replace(data=data)

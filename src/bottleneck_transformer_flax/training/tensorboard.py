@@ -24,7 +24,7 @@ class TensorBoardReporter:
     are made again: TensorBoard shows no step twice.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self) -> None:
         """For one run; use as a context.
 
         Raises:
@@ -35,7 +35,6 @@ class TensorBoardReporter:
                 "the log for TensorBoard needs tensorboardX; install it with "
                 "pip install 'bottleneck-transformer-flax[log]', or leave the option out"
             )
-        self._folder = run.tensorboard
         self._events: Any = None
         self._steps_between = 1
 
@@ -52,7 +51,7 @@ class TensorBoardReporter:
     def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
         """Begin a file, and take back what others say of the steps that are still to come."""
         self._steps_between = math.ceil(plan.steps_per_epoch / MOST_STEPS_AN_EPOCH)
-        self._events = _begin_file(self._folder, start_step)
+        self._events = _begin_file(run.tensorboard, start_step)
 
     def stepped(self, progress: RunProgress) -> None:
         """Write down one step in so many."""

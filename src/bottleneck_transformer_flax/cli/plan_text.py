@@ -1,0 +1,146 @@
+"""What a run resolves to, in words, before it starts."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.training.plan import Plan
+
+# What other lines say.
+_ELSEWHERE = ("data", "variant", "pretrained")
+
+
+def recipe_line(name: str, config: RunConfig) -> str:
+    """A recipe, and every value in which a run departs from it."""
+    recipe = RECIPES[name].to_json()
+    changed = [
+        f"{path} {_plain(value)}"
+        for path, value in differences(recipe, config.to_json())
+        if path not in _ELSEWHERE
+    ]
+    return f"recipe  {name}{', but ' if changed else ''}{', '.join(changed)}"
+
+
+def differences(
+    before: dict[str, Any], after: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """The path and the new value of all that differs between two records of the same fields."""
+    for name, value in before.items():
+        if isinstance(value, dict):
+            yield from differences(value, after[name], f"{prefix}{name}.")
+        elif value != after[name]:
+            yield f"{prefix}{name}", after[name]
+
+
+def plan_lines(plan: "Plan") -> list[str]:
+    """What will be trained, on what, and how."""
+    height, width = plan.preprocessing.size
+    config = plan.config
+    lines = [
+        f"data    {plan.splits.description}",
+        f"model   {plan.model_name} at {height} × {width} pixels, {plan.parameters:,} parameters",
+        *_start_lines(plan),
+        f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
+        f"{plan.batch_size} images a step, seed {config.seed}",
+        f"update  {', '.join(_update(config))}",
+        f"images  {', '.join(_images(config))}",
+    ]
+    if compute := list(_compute(config)):
+        lines.append(f"compute {', '.join(compute)}")
+    if plan.batch_size < config.batch_size:
+        lines.append(
+            f"note    batch_size {config.batch_size} is more than there are training images; "
+            f"{plan.batch_size} is used"
+        )
+    return lines
+
+
+def _start_lines(plan: "Plan") -> list[str]:
+    """What is kept of a pretrained model; nothing for a random start."""
+    if plan.pretrained is None:
+        return []
+    head = "its head, of the same classes" if plan.keeps_head else "a new head"
+    parts = [f"{plan.config.pretrained} with {head}"]
+    fine_tuning = plan.config.fine_tuning
+    if fine_tuning.frozen_through is not None:
+        parts.append(f"frozen through {fine_tuning.frozen_through}")
+    if fine_tuning.backbone_rate != 1 and any(plan.part_rates.values()):
+        parts.append(f"the rest before the head at {fine_tuning.backbone_rate:g} of the rate")
+    if fine_tuning.frozen_batch_stats:
+        parts.append("batch statistics frozen")
+    return [f"start   {', '.join(parts)}"]
+
+
+def _update(config: RunConfig) -> Iterator[str]:
+    """How parameters follow gradients, and what of the model is dropped meanwhile."""
+    options = config.optimization
+    if options.optimizer == "sgd":
+        nesterov = "Nesterov's " if options.nesterov else ""
+        yield f"sgd with {nesterov}momentum {options.momentum:g}"
+    else:
+        yield options.optimizer
+    warmup = f" after {options.warmup_epochs:g} epochs of warm-up" if options.warmup_epochs else ""
+    yield f"learning rate {options.learning_rate:g}{warmup}, then by a cosine to 0"
+    yield f"weight decay {options.weight_decay:g}"
+    if options.label_smoothing:
+        yield f"label smoothing {options.label_smoothing:g}"
+    if options.clip_norm is not None:
+        yield f"gradients clipped to a norm of {options.clip_norm:g}"
+    if options.ema_decay is not None:
+        yield f"variables averaged with decay {options.ema_decay:g}"
+    if config.model.dropout_rate:
+        yield f"dropout {config.model.dropout_rate:g}"
+    if config.model.stochastic_depth_rate:
+        yield f"stochastic depth {config.model.stochastic_depth_rate:g}"
+
+
+def _images(config: RunConfig) -> Iterator[str]:
+    """How training images are changed."""
+    options, size = config.augmentation, config.input
+    if options.crop == "shift":
+        yield f"moved by up to {options.shift_pixels} pixels"
+    elif options.crop == "resized":
+        yield f"crops of {100 * options.min_scale:g} to 100 % of the area"
+    if options.policy == "rand":
+        yield f"RandAugment {options.policy_layers} × magnitude {options.policy_magnitude:g}"
+    elif options.policy == "trivial":
+        yield "TrivialAugment"
+    if options.flip:
+        yield "half of them flipped"
+    if options.mixup_alpha:
+        yield f"mixup {options.mixup_alpha:g}"
+    if options.cutmix_alpha:
+        yield f"cutmix {options.cutmix_alpha:g}"
+    if options.erasing_probability:
+        yield f"a part erased with probability {options.erasing_probability:g}"
+    if size.progressive_phases > 1:
+        yield (
+            f"from {100 * size.progressive_start:g} % of the size up in "
+            f"{size.progressive_phases} phases"
+        )
+    if options.crop == "none" and options.policy == "none" and not options.flip:
+        yield "not cropped, flipped or recoloured"
+
+
+def _compute(config: RunConfig) -> Iterator[str]:
+    """Where a run departs from plain float32 steps."""
+    options = config.optimization
+    if config.model.dtype != "float32":
+        yield f"in {config.model.dtype}, parameters in float32"
+    if options.accumulation_steps > 1:
+        yield f"each batch in {options.accumulation_steps} parts"
+    if options.remat:
+        yield "blocks computed again in the backward pass"
+    if options.batch_norm_groups > 1:
+        yield f"batch norms over {options.batch_norm_groups} parts apart"
+    if options.shard_parameters:
+        yield "parameters in parts over the devices"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(_plain(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
