@@ -52,6 +52,13 @@ def test_the_newest_run_s_page_shows_its_figures_and_its_mistakes(call, run, tra
     assert ["input.eval_crop", "not set"] in page.rows
 
 
+def test_json_is_one_line_with_the_page(call, run, trained):
+    called = call("report", run, "--json")
+    assert called.code == 0, called
+    assert called.json() == {"report": str(run / "report.html"), "notes": []}
+    assert (run / "report.html").is_file()
+
+
 def test_pairs_are_counted(call, run, trained):
     page = page_of(call("report", run, "--count", "0"), run / "report.html")
     assert page.texts_in("small") == []

@@ -18,6 +18,8 @@ COMMANDS = (
     "export",
     "share",
     "benchmark",
+    "data",
+    "report",
 )
 
 

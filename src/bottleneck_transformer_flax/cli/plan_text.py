@@ -46,7 +46,7 @@ def plan_lines(plan: "Plan") -> list[str]:
         f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
         f"{plan.batch_size} images a step, seed {config.seed}",
         f"update  {', '.join(_update(config))}",
-        f"images  {', '.join(_images(config))}",
+        f"images  {', '.join(_images(config)) or 'as they are'}",
     ]
     if compute := list(_compute(config)):
         lines.append(f"compute {', '.join(compute)}")
@@ -121,8 +121,6 @@ def _images(config: RunConfig) -> Iterator[str]:
             f"from {100 * size.progressive_start:g} % of the size up in "
             f"{size.progressive_phases} phases"
         )
-    if options.crop == "none" and options.policy == "none" and not options.flip:
-        yield "not cropped, flipped or recoloured"
 
 
 def _compute(config: RunConfig) -> Iterator[str]:

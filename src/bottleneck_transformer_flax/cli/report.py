@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +17,17 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.checkpoints.atomic import temporary_directory, write_text
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.report_facts import (
+    facts_of_model,
+    facts_of_run,
+    flattened,
+    headline_of_epochs,
+    headline_of_test,
+)
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
     ConfusedPair,
-    Fact,
     RunPage,
     ShownMistake,
     report_page,
@@ -59,6 +64,8 @@ class ReportOptions:
     """Images computed together; the page doesn't depend on it."""
     num_workers: int | None = None
     """Processes that read images; by default one a core, at most one for every thousand files."""
+    json: bool = False
+    """Print the page's path and what is noted on it as one JSON line."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,7 +83,9 @@ def run(arguments: Sequence[str]) -> int:
     for note in page.notes:
         print(f"note: {note}", file=sys.stderr)
     write_text(out, report_page(page))
-    print(f"report  {out}")
+    print(
+        json.dumps({"report": str(out), "notes": page.notes}) if parsed.json else f"report  {out}"
+    )
     return 0
 
 
@@ -102,10 +111,10 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     page = RunPage(
         title=f"{config.variant or config.pretrained} on {data}",
         run=str(run_directory.path),
-        headline=_headline_of_epochs(rows),
-        facts=_facts(config, rows),
+        headline=headline_of_epochs(rows),
+        facts=facts_of_run(config, rows),
         curves=_curves(rows),
-        options=tuple(_flattened(config.to_json())),
+        options=tuple(flattened(config.to_json())),
     )
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
         return _finished(page, run_directory, config, parsed)
@@ -123,8 +132,8 @@ def _finished(
     pretrained = load_pretrained(run_directory.pretrained)
     page = dataclasses.replace(
         page,
-        headline=_headline_of_test(evaluation) + page.headline,
-        facts=page.facts + _facts_of_model(pretrained, evaluation),
+        headline=headline_of_test(evaluation) + page.headline,
+        facts=page.facts + facts_of_model(pretrained, evaluation),
         classes=tuple(
             ClassAccuracy(row["class"], row["accuracy"], row["count"])
             for row in evaluation["per_class"]
@@ -249,53 +258,3 @@ def _curves(rows: Sequence[dict[str, Any]]) -> bytes | None:
     with temporary_directory() as folder:
         plot_training_curves(rows, folder / "curves.png")
         return (folder / "curves.png").read_bytes()
-
-
-def _headline_of_test(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
-    loss = evaluation["loss"]
-    return (
-        ("test accuracy", f"{100 * evaluation['top1']:.2f} %"),
-        ("top-5 accuracy", f"{100 * evaluation['top5']:.2f} %"),
-        ("test loss", "not finite" if loss is None else f"{loss:.4f}"),
-    )
-
-
-def _headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
-    tested = [row for row in rows if row.get("test_accuracy") is not None]
-    facts: list[Fact] = []
-    if tested:
-        best = max(tested, key=lambda row: float(row["test_accuracy"]))
-        facts.append((f"best, epoch {best['epoch']}", f"{100 * best['test_accuracy']:.2f} %"))
-    if rows:
-        seconds = round(sum(row.get("seconds", 0.0) for row in rows))
-        facts.append(("training time", str(timedelta(seconds=seconds))))
-    return tuple(facts)
-
-
-def _facts(config: RunConfig, rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
-    start = "random weights" if config.pretrained is None else config.pretrained
-    facts = [("data", config.data), ("start", start), ("epochs", f"{len(rows)} of {config.epochs}")]
-    if rows:
-        facts.append(("speed", f"{rows[-1].get('images_per_second', 0):,.0f} images/s"))
-    return tuple(facts)
-
-
-def _facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tuple[Fact, ...]:
-    from bottleneck_transformer_flax.models.cost import count_parameters
-
-    height, width = pretrained.preprocessing.size
-    return (
-        ("input", f"{height} × {width} pixels"),
-        ("parameters", f"{count_parameters(pretrained.variables):,}"),
-        ("classes", f"{len(pretrained.classes):,}"),
-        ("test images", f"{evaluation['count']:,}"),
-    )
-
-
-def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[Fact]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            as_text = value if isinstance(value, str) else json.dumps(value)
-            yield f"{prefix}{name}", "not set" if value is None else as_text

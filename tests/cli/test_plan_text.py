@@ -1,0 +1,109 @@
+"""What a run resolves to, in words: nothing that decides it goes unsaid."""
+
+import dataclasses
+
+import pytest
+
+from bottleneck_transformer_flax.cli.plan_text import differences, plan_lines, recipe_line
+from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
+from training.linear_runs import CONFIG, plan_of
+
+
+def lines_of(config):
+    """The lines of a run of a linear model, by their first word."""
+    return dict(line.split(maxsplit=1) for line in plan_lines(plan_of(config)))
+
+
+def with_augmentation(**changes):
+    return CONFIG.replace(augmentation=dataclasses.replace(CONFIG.augmentation, **changes))
+
+
+def with_optimization(**changes):
+    return CONFIG.replace(optimization=dataclasses.replace(CONFIG.optimization, **changes))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_as_it_is_has_only_its_name(name):
+    assert recipe_line(name, RECIPES[name]) == f"recipe  {name}"
+
+
+def test_data_and_model_have_lines_of_their_own():
+    config = default_config("photos").replace(variant="botnet50")
+    assert recipe_line("image-folder", config) == "recipe  image-folder"
+
+
+def test_every_departure_from_a_recipe_is_named():
+    recipe = RECIPES["small-images"]
+    changed = recipe.replace(
+        epochs=20,
+        optimization=dataclasses.replace(recipe.optimization, ema_decay=None, learning_rate=0.05),
+        augmentation=dataclasses.replace(recipe.augmentation, aspect_ratio=(0.5, 2.0)),
+    )
+    assert recipe_line("small-images", changed) == (
+        "recipe  small-images, but epochs 20, optimization.learning_rate 0.05, "
+        "optimization.ema_decay None, augmentation.aspect_ratio 0.5 2"
+    )
+
+
+def test_differences_are_paths_with_the_new_values():
+    before = {"a": 1, "b": {"c": 2, "d": {"e": 3}}}
+    after = {"a": 1, "b": {"c": 4, "d": {"e": 5}}}
+    assert list(differences(before, after)) == [("b.c", 4), ("b.d.e", 5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": "sgd", "momentum": 0.85, "nesterov": False}, "sgd with momentum 0.85"),
+        ({"optimizer": "sgd", "nesterov": True}, "Nesterov's momentum"),
+        ({"optimizer": "adamw"}, "adamw"),
+        ({"learning_rate": 0.0375}, "learning rate 0.0375"),
+        ({"warmup_epochs": 1.5}, "after 1.5 epochs of warm-up"),
+        ({"weight_decay": 3e-5}, "weight decay 3e-05"),
+        ({"label_smoothing": 0.2}, "label smoothing 0.2"),
+        ({"clip_norm": 2.0}, "a norm of 2"),
+        ({"ema_decay": 0.97}, "decay 0.97"),
+    ],
+)
+def test_how_parameters_are_updated(changes, said):
+    assert said in lines_of(with_optimization(**changes))["update"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"crop": "shift", "shift_pixels": 3}, "moved by up to 3 pixels"),
+        ({"crop": "resized", "min_scale": 0.08}, "crops of 8 to 100 % of the area"),
+        ({"policy": "rand", "policy_magnitude": 7}, "RandAugment 2 × magnitude 7"),
+        ({"policy": "trivial"}, "TrivialAugment"),
+        ({"flip": True}, "half of them flipped"),
+        ({"mixup_alpha": 0.3}, "mixup 0.3"),
+        ({"cutmix_alpha": 0.4}, "cutmix 0.4"),
+        ({"erasing_probability": 0.25}, "probability 0.25"),
+    ],
+)
+def test_how_images_are_changed(changes, said):
+    plain = {"crop": "none", "policy": "none", "flip": False}
+    assert lines_of(with_augmentation(**plain))["images"] == "as they are"
+    assert lines_of(with_augmentation(**(plain | changes)))["images"].endswith(said)
+
+
+def test_images_that_grow():
+    config = CONFIG.replace(
+        epochs=4,
+        input=dataclasses.replace(CONFIG.input, progressive_phases=2, progressive_start=0.75),
+    )
+    assert "from 75 % of the size up in 2 phases" in lines_of(config)["images"]
+
+
+def test_plain_float32_steps_need_no_line():
+    assert "compute" not in lines_of(CONFIG)
+
+
+def test_how_steps_are_computed():
+    config = with_optimization(remat=True, accumulation_steps=2, shard_parameters=True)
+    config = config.replace(model=dataclasses.replace(config.model, dtype="bfloat16"))
+    assert lines_of(config)["compute"] == (
+        "in bfloat16, parameters in float32, each batch in 2 parts, blocks computed again in the "
+        "backward pass, parameters in parts over the devices"
+    )
