@@ -164,7 +164,7 @@ def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
     ]
     # What a process leaves that is ended from outside.
     for number in (0, 2):
-        left = out / f"all/.part-{number:05}-of-00004.arrayrecord.unfinished"
+        left = out / f"all/.part-{number:05}-of-00004.arrayrecord.1.new"
         left.write_bytes(b"half")
     finished = inodes(out)
     done = []
@@ -267,7 +267,7 @@ def test_an_image_that_stops_one_process_ends_all(folder, tmp_path, workers):
         (root / "cat/07.jpeg").symlink_to(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"ant/04.png: cannot be read as an image"):
         pack(load_parts(str(root)), tmp_path / "out", shards=2, num_workers=workers)
-    assert not [name for name in files_below(tmp_path / "out") if name.endswith("unfinished")]
+    assert not [name for name in files_below(tmp_path / "out") if name.endswith(".new")]
 
 
 class DyingSource:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
-from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
+from bottleneck_transformer_flax.atomic import replaced_file
 from bottleneck_transformer_flax.checkpoints.locations import CONFIG, is_ours
 from bottleneck_transformer_flax.errors import CheckpointError
 

@@ -15,7 +15,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 import bottleneck_transformer_flax
-from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
+from bottleneck_transformer_flax.atomic import replaced_file
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables
 

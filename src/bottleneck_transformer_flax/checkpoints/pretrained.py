@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from bottleneck_transformer_flax.checkpoints.atomic import replaced_directory
+from bottleneck_transformer_flax.atomic import replaced_directory
 from bottleneck_transformer_flax.checkpoints.hub import (
     at_commit,
     download_repository,

@@ -73,10 +73,10 @@ def run(arguments: Sequence[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     _check(parsed)
 
+    from bottleneck_transformer_flax.atomic import replaced_file
     from bottleneck_transformer_flax.benchmarking.conditions import OURS, PEERS, conditions
     from bottleneck_transformer_flax.benchmarking.report import csv_text, table
     from bottleneck_transformer_flax.benchmarking.rounds import Row, measure
-    from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
 
     circumstances = conditions(OURS + PEERS) | {"freed_memory": parsed.freed_memory}

@@ -73,9 +73,9 @@ def run(arguments: Sequence[str]) -> int:
     _check(parsed)
     check_out(parsed.out, _files(parsed))
 
+    from bottleneck_transformer_flax.atomic import temporary_directory
     from bottleneck_transformer_flax.benchmarking.conditions import OURS, conditions
     from bottleneck_transformer_flax.benchmarking.input import measure_input
-    from bottleneck_transformer_flax.checkpoints.atomic import temporary_directory
 
     packages = (*OURS, "pillow", "numpy", "torch", "torchvision", "timm")
     circumstances = conditions(packages)
@@ -187,8 +187,8 @@ def _write(
     of_case: "list[InputRow]",
     circumstances: dict[str, str],
 ) -> None:
+    from bottleneck_transformer_flax.atomic import replaced_file
     from bottleneck_transformer_flax.benchmarking.report import csv_text
-    from bottleneck_transformer_flax.checkpoints.atomic import replaced_file
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
 
     parsed.out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from PIL import Image
 from rich.console import Console
 
-from bottleneck_transformer_flax.checkpoints.atomic import temporary_directory, write_text
+from bottleneck_transformer_flax.atomic import temporary_directory, write_text
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.report_facts import (
     facts_of_model,

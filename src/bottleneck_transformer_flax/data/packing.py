@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bottleneck_transformer_flax.atomic import UNFINISHED_FILES, write_bytes
 from bottleneck_transformer_flax.data.folders import TRAINING_FOLDER
 from bottleneck_transformer_flax.data.formats import only_part, open_stored, two_parts
 from bottleneck_transformer_flax.data.loading import load_folder_all, load_splits
@@ -29,7 +30,6 @@ from bottleneck_transformer_flax.data.records import (
     read_description,
 )
 from bottleneck_transformer_flax.data.shards import (
-    UNFINISHED_SUFFIX,
     ShardJob,
     ShardPacker,
     make_jobs,
@@ -172,7 +172,7 @@ class _Progress:
                 for part in self._parts
             },
         )
-        _write(self._out / name, json.dumps(description.to_json(), indent=1).encode())
+        write_bytes(self._out / name, json.dumps(description.to_json(), indent=1).encode())
 
 
 def _digest(parts: dict[str, ImageSource], jobs: list[ShardJob]) -> str:
@@ -220,7 +220,7 @@ def _nothing_unfinished_left(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for unfinished in out.glob(f"*/.*{UNFINISHED_SUFFIX}"):
+        for unfinished in out.glob(f"*/{UNFINISHED_FILES}"):
             unfinished.unlink()
 
 
@@ -263,13 +263,6 @@ def _write_index(
         raise DataError(f"{folder}: none of the images of this part can be read")
     labels = io.BytesIO()
     np.save(labels, source.labels[kept].astype(np.int32))
-    _write(folder / LABELS_FILE, labels.getvalue())
-    _write(folder / NAMES_FILE, json.dumps([names[index] for index in kept]).encode())
+    write_bytes(folder / LABELS_FILE, labels.getvalue())
+    write_bytes(folder / NAMES_FILE, json.dumps([names[index] for index in kept]).encode())
     return len(kept)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole: a reader sees the old content or the new."""
-    beside = path.with_name(f".{path.name}{UNFINISHED_SUFFIX}")
-    beside.write_bytes(content)
-    beside.replace(path)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bottleneck_transformer_flax.atomic import replaced_file
 from bottleneck_transformer_flax.data.decoding import EncodedImage
 from bottleneck_transformer_flax.data.records import Record, Shard, encode_record, open_records
 from bottleneck_transformer_flax.data.sources import FolderSource, ImageSource
@@ -15,7 +16,6 @@ from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 # Images are compressed already, and each has to be read without the others.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-UNFINISHED_SUFFIX = ".unfinished"
 USUAL_IMAGES = 4096
 # Every file that is read from is open, and a process may have a thousand open.
 MOST_SHARDS = 512
@@ -66,25 +66,22 @@ class ShardPacker:
                 on_image()
             return job.known
         path = self.folder / job.file
-        beside = path.with_name(f".{path.name}{UNFINISHED_SUFFIX}")
         left_out: dict[str, str] = {}
         try:
-            written = self._write(beside, job, left_out, on_image)
-            num_images = len(job.indices) - len(left_out)
-            if _digest_of_records(beside, num_images) != written:
-                raise DataError(f"{path}: is not read back as it was written; see to the disk")
-            with beside.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = beside.stat().st_size
-            beside.replace(path)
+            with replaced_file(path) as beside:
+                written = self._write(beside, job, left_out, on_image)
+                num_images = len(job.indices) - len(left_out)
+                if _digest_of_records(beside, num_images) != written:
+                    raise DataError(f"{path}: is not read back as it was written; see to the disk")
+                with beside.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = beside.stat().st_size
         except RuntimeError as error:
             # All that the writer and the reader raise; the reason is the first of several parts.
             reason = (
                 str(error).partition("\n")[0].partition(";")[0].removeprefix("write() failed: ")
             )
             raise DataError(f"{path}: cannot be written: {reason}") from error
-        finally:
-            beside.unlink(missing_ok=True)
         return Shard(file=job.file, images=num_images, bytes=size, sha256=digest, left_out=left_out)
 
     def _write(

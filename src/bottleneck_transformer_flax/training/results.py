@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.checkpoints.atomic import write_text
+from bottleneck_transformer_flax.atomic import write_text
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.checkpoints.atomic import write_text
+from bottleneck_transformer_flax.atomic import write_text
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 

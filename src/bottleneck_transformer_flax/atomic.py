@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+UNFINISHED_FILES = ".*.new"
+"""A pattern of the names that files have while they are written."""
+
 _unfinished: set[Path] = set()
 
 
@@ -76,8 +79,13 @@ def temporary_directory() -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: a reader sees the old text or the new."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole: a reader sees the old content or the new."""
     with replaced_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content)
 
 
 def _named(error: OSError, beside: Path, meant: Path) -> OSError:

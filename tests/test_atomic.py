@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bottleneck_transformer_flax.checkpoints.atomic import (
+from bottleneck_transformer_flax.atomic import (
     remove_unfinished,
     replaced_directory,
     temporary_directory,
@@ -44,13 +44,13 @@ def forbidden(path, *arguments, **options):
 
 @pytest.mark.parametrize("refuse", [full, forbidden])
 def test_errors_have_the_name_that_was_meant(tmp_path, monkeypatch, refuse):
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(OSError, match=r"a\.json") as caught:
         write_text(tmp_path / "a.json", "new")
     assert caught.value.filename == str(tmp_path / "a.json")
     told = pytest.raises(OSError, match="folder")
     with told as caught, replaced_directory(tmp_path / "folder") as beside:
-        (beside / "b.json").write_text("new")
+        (beside / "b.json").write_bytes(b"new")
     assert caught.value.filename == str(tmp_path / "folder")
     assert entries(tmp_path) == []
 
@@ -67,13 +67,13 @@ def test_a_folder_that_cannot_be_made_has_its_own_name_too(tmp_path, monkeypatch
 
 def test_a_failed_text_leaves_the_old_one(tmp_path, monkeypatch):
     write_text(tmp_path / "a.json", "old")
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def half(path, text, **options):
-        write(path, text[:2], **options)
+    def half(path, content):
+        write(path, content[:2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
         write_text(tmp_path / "a.json", "new text")
     assert (tmp_path / "a.json").read_text() == "old"
@@ -147,7 +147,7 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path)
 PROGRAM = """
 import sys
 from pathlib import Path
-from bottleneck_transformer_flax.checkpoints import atomic
+from bottleneck_transformer_flax import atomic
 from bottleneck_transformer_flax.cli.interrupts import end_at_once
 
 with atomic.replaced_directory(Path("folder")) as folder, atomic.replaced_file(Path("a")) as file:
