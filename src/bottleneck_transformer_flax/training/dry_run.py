@@ -13,7 +13,10 @@ from bottleneck_transformer_flax.training.parts import TrainingParts, make_parts
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.state import DeviceBatch
 
-_STEPS = 4
+# Images that were read before the first step are used up in that time, and the readers then take
+# their part of the processor.
+_FEWEST_STEPS, _MOST_STEPS = 4, 100
+_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Estimate:
         temporaries_bytes: beside them on each device during a step, by XLA's analysis; None where
             it gives none.
         compile_seconds: of the step.
-        step_seconds: the median of a few steps, waiting for images included.
+        step_seconds: the mean of a few steps, waiting for images included.
         input_seconds: of these, waiting for images.
         evaluation_seconds: of all test images once.
     """
@@ -71,11 +74,16 @@ def estimate(plan: Plan) -> Estimate:
         num_workers=config.input.num_workers,
         share=parts.devices.share,
     )
-    bad_images, seconds, input_seconds, state = BadImages(skip=True), [], [], parts.state
+    bad_images, state = BadImages(skip=True), parts.state
+    seconds: list[float] = []
+    input_seconds: list[float] = []
     state_bytes, evaluation_seconds = _bytes_on_one_device(state), _evaluation_seconds(plan, parts)
     step: Any = None
     try:
-        for _ in range(_STEPS + 1):
+        # The first compiles.
+        while len(seconds) <= _FEWEST_STEPS or (
+            sum(seconds[1:]) < _SECONDS and len(seconds) <= _MOST_STEPS
+        ):
             start = time.perf_counter()
             batch = next(batches)
             input_seconds.append(time.perf_counter() - start)
@@ -107,11 +115,15 @@ def estimate(plan: Plan) -> Estimate:
         state_bytes=state_bytes,
         temporaries_bytes=None if analysis is None else analysis.temp_size_in_bytes,
         compile_seconds=compile_seconds,
-        # The first step waits for the readers to start.
-        step_seconds=statistics.median(seconds[1:]),
-        input_seconds=statistics.median(input_seconds[1:]),
+        step_seconds=_later(seconds),
+        input_seconds=_later(input_seconds),
         evaluation_seconds=evaluation_seconds,
     )
+
+
+def _later(seconds: list[float]) -> float:
+    """The mean over the second half of the steps."""
+    return statistics.mean(seconds[len(seconds) // 2 :])
 
 
 def _evaluation_seconds(plan: Plan, parts: TrainingParts) -> float:

@@ -1,0 +1,136 @@
+"""The step on a real small BoTNet: a batch in parts, in bfloat16, and at other image sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from bottleneck_transformer_flax import resize_relative_positions
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.training.config import OptimizerOptions
+from bottleneck_transformer_flax.training.optimizer import make_optimizer
+from bottleneck_transformer_flax.training.state import DeviceBatch, create_state, make_train_step
+from training.tiny import CROPPED, SIZE, SMALL, assert_same_bits, colour_images, labels_of
+
+pytestmark = pytest.mark.slow
+
+MOMENTUM = OptimizerOptions(optimizer="sgd", momentum=0.9, weight_decay=1e-4)
+
+
+def batch_of(count, size=SIZE, seed=3, left_out=()):
+    valid = ~np.isin(np.arange(count), left_out)
+    return DeviceBatch(colour_images(count, seed, size), labels_of(count), valid)
+
+
+def stepper(*, rate=0.1, accumulation_steps=1, preprocessing=CROPPED, **changes):
+    """A step of a model with some changes, its first state made anew, and the model."""
+    model = BoTNet(config=SMALL.replace(**changes))
+    optimizer = make_optimizer(MOMENTUM, optax.constant_schedule(rate))
+    step = make_train_step(
+        model,
+        optimizer,
+        preprocessing,
+        seed=0,
+        label_smoothing=0.1,
+        accumulation_steps=accumulation_steps,
+        ema_decay=0.9,
+    )
+
+    def start():
+        variables = model.init(jax.random.key(7), jnp.zeros((1, *SIZE, 3)))
+        return create_state(variables, optimizer, average=True)
+
+    return step, start, model
+
+
+def operands(jaxpr, primitives):
+    """The dtypes of the operands of every such operation in a program and those it holds."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in primitives:
+            yield tuple(variable.aval.dtype.name for variable in equation.invars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from operands(inner, primitives)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_batch_in_parts_is_the_whole_batch(parts):
+    whole, start, _ = stepper(frozen_batch_stats=True)
+    accumulated, _, _ = stepper(frozen_batch_stats=True, accumulation_steps=parts)
+    expected, state = start(), start()
+    for number in range(3):
+        # Images left out, so that the parts have unequally many.
+        batch = batch_of(6, seed=number, left_out=(2, 3))
+        expected, expected_metrics = whole(expected, batch)
+        state, metrics = accumulated(state, batch)
+        np.testing.assert_allclose(metrics, expected_metrics, rtol=1e-5)
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(state.variables["params"]),
+        jax.tree.leaves(expected.variables["params"]),
+        strict=True,
+    ):
+        where = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, err_msg=where)
+
+
+def test_bfloat16_is_of_the_computation_alone():
+    step, start, _ = stepper(dtype=jnp.bfloat16)
+    program = step.trace(start(), batch_of(6)).jaxpr.jaxpr
+    convolutions = list(operands(program, {"conv_general_dilated"}))
+    assert convolutions
+    assert set(convolutions) == {("bfloat16", "bfloat16")}
+    products = list(operands(program, {"dot_general"}))
+    # The classifier and its two gradients; what comes back from the softmax, in float32, meets
+    # queries and keys in bfloat16.
+    assert products.count(("float32", "float32")) == 3
+    assert products.count(("bfloat16", "bfloat16")) > 5 * products.count(("float32", "bfloat16"))
+    state, metrics = step(start(), batch_of(6))
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype.name for leaf in (*floats, *metrics[:1], *metrics[3:])} == {"float32"}
+
+
+def test_in_bfloat16_it_learns_what_it_learns_in_float32():
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        step, start, _ = stepper(dtype=dtype, rate=0.05)
+        state, losses[dtype] = start(), []
+        for number in range(12):
+            state, metrics = step(state, batch_of(24, seed=number))
+            losses[dtype].append(float(metrics.loss_sum) / 24)
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], atol=0.05)
+    assert losses["bfloat16"][-1] < 0.8 * losses["bfloat16"][0]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 20)])
+def test_images_of_a_phase_are_seen_with_tables_of_their_grid(size):
+    step, start, model = stepper(rate=0.0)
+    before = start()
+    resized, variables = resize_relative_positions(model, before.variables, size)
+    batch = batch_of(6, size)
+    images = CROPPED.normalize(batch.image)
+    logits, _ = resized.apply(variables, images, train=True, mutable=["batch_stats"])
+    targets = optax.smooth_labels(jax.nn.one_hot(batch.label, 3), 0.1)
+    expected = float(optax.softmax_cross_entropy(logits, targets).sum())
+    _, metrics = step(before, batch)
+    assert float(metrics.loss_sum) == pytest.approx(expected, rel=1e-5)
+
+
+def test_parameters_keep_their_shapes_over_the_phases_and_all_of_them_learn():
+    # Residual branches that start as nothing would have no gradient in the first step.
+    step, start, _ = stepper(zero_residual_init=False)
+    state = start()
+    shapes = jax.tree.map(jnp.shape, state.variables)
+    for size in ((8, 8), (12, 12), SIZE):
+        before = jax.tree.map(np.array, state.variables["params"])
+        state, _ = step(state, batch_of(6, size))
+        assert jax.tree.map(jnp.shape, state.variables) == shapes
+        for old, new in zip(
+            jax.tree.leaves(before), jax.tree.leaves(state.variables["params"]), strict=True
+        ):
+            assert not np.array_equal(old, new)
+
+
+def test_a_step_is_the_same_each_time():
+    step, start, _ = stepper(dtype=jnp.bfloat16)
+    assert_same_bits(step(start(), batch_of(6)), step(start(), batch_of(6)))
