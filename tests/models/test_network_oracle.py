@@ -11,6 +11,7 @@ from reference import network as oracle
 from reference import small_models
 from reference.forms import FORMS, in_form
 from reference.small_models import (
+    OWN,
     SMALL_MODELS,
     all_outputs,
     apply,
@@ -49,6 +50,7 @@ def test_the_kinds_are_the_ones_we_know():
         "resnet50",
         "seresnet50",
         "botnet_tiny",
+        "botnet_small",
         "botnet26t_256",
         "sebotnet33ts_256",
         "botnet50ts_256",
@@ -182,7 +184,7 @@ def test_squeeze_excite_is_in_convolution_blocks_only(name):
         for block in blocks.values():
             attends = "attention" in block
             assert attends != ("spatial" in block)
-            scaled = name in ("botnet_t3", "seresnet50", "botnet_tiny", "sebotnet33ts_256")
+            scaled = name in ("botnet_t3", "seresnet50", *OWN, "sebotnet33ts_256")
             assert ("squeeze_excite" in block) == (scaled and not attends)
             neighbours = name == "eca_botnext26ts_256"
             assert ("efficient_attention" in block) == (neighbours and not attends)

@@ -23,6 +23,9 @@ TIMM = {
     "eca_botnext26ts_256": "silu",
 }
 """timm's variants and their activations."""
+OWN = ("botnet_tiny", "botnet_small")
+"""This project's variants, for small images."""
+SLOW = (*TIMM, "botnet_small")
 SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2)}
 
 
@@ -48,9 +51,12 @@ SMALL_MODELS = _distinct_kinds()
 
 
 def kinds(*names):
-    """For ``parametrize``: these kinds, or all; timm's, which have a proof of their own, slow."""
+    """For ``parametrize``: these kinds, or all.
+
+    Slow are timm's, which have a proof of their own, and the second of this project's.
+    """
     return [
-        pytest.param(name, marks=pytest.mark.slow) if name in TIMM else name
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
         for name in names or SMALL_MODELS
     ]
 
@@ -95,16 +101,16 @@ def grid_stride(name):
 
 
 def stem_stride(name):
-    """By how much the stem reduces the resolution: 4, but for the tiny model's own."""
-    if name != "botnet_tiny":
+    """By how much the stem reduces the resolution: 4, but for this project's own."""
+    if name not in OWN:
         return 4
     config = VARIANTS[name].config
     return {"7x7": 2, "3x3": 1}[config.stem] * (2 if config.stem_pool else 1)
 
 
 def oracle_options(name):
-    """What the paper's facts say of the kind, not what its config says; the tiny one is our own."""
-    if name == "botnet_tiny":
+    """What the paper's facts say of the kind, not what its config says; two are our own."""
+    if name in OWN:
         config = VARIANTS[name].config
         return Options(
             activation=config.activation,

@@ -101,7 +101,8 @@ def _images(config: RunConfig) -> Iterator[str]:
     """How training images are changed."""
     options, size = config.augmentation, config.input
     if options.crop == "shift":
-        yield f"moved by up to {options.shift_pixels} pixels"
+        pixels = "1 pixel" if options.shift_pixels == 1 else f"{options.shift_pixels} pixels"
+        yield f"moved by up to {pixels}"
     elif options.crop == "resized":
         yield f"crops of {100 * options.min_scale:g} to 100 % of the area"
     if options.policy == "rand":
