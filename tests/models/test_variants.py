@@ -23,7 +23,7 @@ from bottleneck_transformer_flax.models.variants import (
     list_variants,
 )
 from reference import counts
-from reference.small_models import stem_stride, variant_shapes
+from reference.small_models import OWN, stem_stride, variant_shapes
 
 # name: stage sizes, image size, c5 has stride 1, SE ratio, activation, attention in c5
 PUBLISHED = {
@@ -202,7 +202,7 @@ def test_shapes_of_all_outputs(name):
     assert (logits.shape, logits.dtype) == ((2, config.num_classes), jnp.float32)
 
     strides = [stem_stride(name) * factor for factor in (1, 2, 4, 4)]
-    strides[3] *= 1 if "_s1_" in name or "_t" in name else 2
+    strides[3] *= 1 if "_s1_" in name or "_t" in name or name in OWN else 2
     assert list(maps) == ["c2", "c3", "c4", "c5"]
     for index, (stride, feature_map) in enumerate(zip(strides, maps.values(), strict=True)):
         height, width = (math.ceil(side / stride) for side in IMAGE_SIZE)
