@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bottleneck_transformer_flax.cli.plan_text import differences, plan_lines, recipe_line
+from bottleneck_transformer_flax.cli.plan_text import plan_lines, recipe_line
 from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
 from training.linear_runs import CONFIG, plan_of
 
@@ -43,12 +43,6 @@ def test_every_departure_from_a_recipe_is_named():
         "recipe  small-images, but epochs 20, optimization.learning_rate 0.05, "
         "optimization.ema_decay None, augmentation.aspect_ratio 0.5 2"
     )
-
-
-def test_differences_are_paths_with_the_new_values():
-    before = {"a": 1, "b": {"c": 2, "d": {"e": 3}}}
-    after = {"a": 1, "b": {"c": 4, "d": {"e": 5}}}
-    assert list(differences(before, after)) == [("b.c", 4), ("b.d.e", 5)]
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ BILLION_MULTIPLY_ADDS = {
 }
 
 
-def test_the_names_are_the_papers_and_a_tiny_one():
-    assert sorted(list_variants()) == sorted([*PUBLISHED, *TIMM, "botnet_tiny", "botnet_small"])
+def test_the_names_are_the_papers_timms_and_our_own():
+    assert sorted(list_variants()) == sorted([*PUBLISHED, *TIMM, *OWN])
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -149,7 +149,7 @@ def test_parameter_count_without_norms(name):
     assert count == cost.parameters - cost.norm_parameters
 
 
-@pytest.mark.parametrize("name", [*BILLION_MULTIPLY_ADDS, "botnet_tiny", "botnet_small"])
+@pytest.mark.parametrize("name", [*BILLION_MULTIPLY_ADDS, *OWN])
 def test_multiply_adds(name):
     variant = VARIANTS[name]
     count = count_multiply_adds(BoTNet(config=variant.config), variant.image_size)

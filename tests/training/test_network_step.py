@@ -24,14 +24,14 @@ def batch_of(count, size=SIZE, seed=3, left_out=()):
     return DeviceBatch(colour_images(count, seed, size), labels_of(count), valid)
 
 
-def stepper(*, rate=0.1, accumulation_steps=1, preprocessing=CROPPED, **changes):
+def stepper(*, rate=0.1, accumulation_steps=1, **changes):
     """A step of a model with some changes, its first state made anew, and the model."""
     model = BoTNet(config=SMALL.replace(**changes))
     optimizer = make_optimizer(MOMENTUM, optax.constant_schedule(rate))
     step = make_train_step(
         model,
         optimizer,
-        preprocessing,
+        CROPPED,
         seed=0,
         label_smoothing=0.1,
         accumulation_steps=accumulation_steps,
@@ -98,8 +98,9 @@ def test_in_bfloat16_it_learns_what_it_learns_in_float32():
         for number in range(12):
             state, metrics = step(state, batch_of(24, seed=number))
             losses[dtype].append(float(metrics.loss_sum) / 24)
-    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], atol=0.05)
-    assert losses["bfloat16"][-1] < 0.8 * losses["bfloat16"][0]
+    # A value has 8 bits, so a loss of about 1 is uncertain by some thousandths.
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0, atol=0.004)
+    assert losses["bfloat16"][-1] < 0.5 * losses["bfloat16"][0]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 20)])

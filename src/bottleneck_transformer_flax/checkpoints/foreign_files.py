@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
-from bottleneck_transformer_flax.atomic import replaced_file
+from bottleneck_transformer_flax.atomic import write_bytes
 from bottleneck_transformer_flax.checkpoints.locations import CONFIG, is_ours
 from bottleneck_transformer_flax.errors import CheckpointError
 
@@ -71,8 +71,7 @@ def write_foreign(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if path.suffix != SAFETENSORS or path.is_dir():
         what = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
         raise CheckpointError(f"{path} {what}; expected the name of a {SAFETENSORS} file")
-    with replaced_file(path) as beside:
-        beside.write_bytes(save(dict(arrays), metadata={"format": "pt"}))
+    write_bytes(path, save(dict(arrays), metadata={"format": "pt"}))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 import bottleneck_transformer_flax
-from bottleneck_transformer_flax.atomic import replaced_file
+from bottleneck_transformer_flax.atomic import write_bytes
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables
 
@@ -69,6 +69,5 @@ def _read(file: Path) -> Shapes | None:
 
 def _write(file: Path, shapes: Shapes) -> None:
     text = json.dumps({name: (leaf.shape, str(leaf.dtype)) for name, leaf in shapes.items()})
-    with replaced_file(file) as beside:
-        # Compressed for the checksum that comes with it.
-        beside.write_bytes(gzip.compress(text.encode()))
+    # Compressed for the checksum that comes with it.
+    write_bytes(file, gzip.compress(text.encode()))

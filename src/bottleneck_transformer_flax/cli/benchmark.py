@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     _check(parsed)
 
-    from bottleneck_transformer_flax.atomic import replaced_file
+    from bottleneck_transformer_flax.atomic import write_text
     from bottleneck_transformer_flax.benchmarking.conditions import OURS, PEERS, conditions
     from bottleneck_transformer_flax.benchmarking.report import csv_text, table
     from bottleneck_transformer_flax.benchmarking.rounds import Row, measure
@@ -111,8 +111,7 @@ def run(arguments: Sequence[str]) -> int:
             rows += result.rows
             # After every case, so that an interruption loses one, and both tell of the same.
             parsed.out.mkdir(parents=True, exist_ok=True)
-            with replaced_file(parsed.out / f"{workload}.csv") as beside:
-                beside.write_text(csv_text(rows, circumstances), encoding="utf-8")
+            write_text(parsed.out / f"{workload}.csv", csv_text(rows, circumstances))
             plot_benchmark(list(map(dataclasses.asdict, rows)), parsed.out / f"{workload}.png")
             if parsed.json:
                 for row in result.rows:

@@ -187,14 +187,13 @@ def _write(
     of_case: "list[InputRow]",
     circumstances: dict[str, str],
 ) -> None:
-    from bottleneck_transformer_flax.atomic import replaced_file
+    from bottleneck_transformer_flax.atomic import write_text
     from bottleneck_transformer_flax.benchmarking.report import csv_text
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
 
     parsed.out.mkdir(parents=True, exist_ok=True)
     # After every case, so that an interruption loses one.
-    with replaced_file(parsed.out / "data.csv") as beside:
-        beside.write_text(csv_text(rows, circumstances), encoding="utf-8")
+    write_text(parsed.out / "data.csv", csv_text(rows, circumstances))
     policy = of_case[0].policy
     named = {"workload": "reading", "variant": TITLES[policy]}
     bars = [dataclasses.asdict(row) | named for row in of_case]

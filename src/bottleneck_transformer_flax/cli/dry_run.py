@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 from rich.console import Console
-from rich.markup import escape
 
+from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
 from bottleneck_transformer_flax.training.dry_run import estimate
 from bottleneck_transformer_flax.training.plan import Plan
@@ -13,8 +13,7 @@ from bottleneck_transformer_flax.training.plan import Plan
 
 def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
     """Print it, or one JSON line with all of it, and return the exit code."""
-    for line in plan_lines(plan):
-        _say(console, line)
+    say(console, *plan_lines(plan))
     found = estimate(plan)
     if as_json:
         print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
@@ -23,10 +22,10 @@ def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
     memory = f"{found.state_bytes / 1e6:,.0f} MB for the state"
     if temporaries is not None:
         memory += f" and {temporaries / 1e6:,.0f} MB during a step"
-    _say(console, f"steps   {found.steps:,}, {found.images:,} images")
+    say(console, f"steps   {found.steps:,}, {found.images:,} images")
     where = "the device" if found.devices == 1 else f"each of {found.devices} devices"
-    _say(console, f"memory  {memory}, on {where}")
-    _say(
+    say(console, f"memory  {memory}, on {where}")
+    say(
         console,
         f"time    {_duration(found.seconds)}: {1e3 * found.step_seconds:,.0f} ms a step "
         f"({1e3 * found.input_seconds:,.0f} of them waiting for images), "
@@ -40,7 +39,3 @@ def _duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
     return f"{hours:,.1f} hours" if hours >= 1 else f"{minutes:,.1f} minutes"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)

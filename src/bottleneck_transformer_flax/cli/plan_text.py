@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from bottleneck_transformer_flax.cli.record_paths import differences
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES
 
@@ -22,17 +23,6 @@ def recipe_line(name: str, config: RunConfig) -> str:
         if path not in _ELSEWHERE
     ]
     return f"recipe  {name}{', but ' if changed else ''}{', '.join(changed)}"
-
-
-def differences(
-    before: dict[str, Any], after: dict[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """The path and the new value of all that differs between two records of the same fields."""
-    for name, value in before.items():
-        if isinstance(value, dict):
-            yield from differences(value, after[name], f"{prefix}{name}.")
-        elif value != after[name]:
-            yield f"{prefix}{name}", after[name]
 
 
 def plan_lines(plan: "Plan") -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import interrupts
+from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.reporter import RunProgress, read_rows
@@ -98,7 +98,7 @@ class TrainingDisplay:
             for row in read_rows(run):
                 if row["step"] <= start_step:
                     self._keep_best(row)
-        self._say(*lines)
+        say(self._console, *lines)
         self._task = self._progress.add_task(
             "compiling", total=plan.total_steps, completed=start_step
         )
@@ -137,10 +137,10 @@ class TrainingDisplay:
         waits = input_wait > LARGEST_INPUT_WAIT
         if waits:
             parts.append(f"waited {100 * input_wait:.0f} % of the time for images")
-        self._say("  ".join(parts))
+        say(self._console, "  ".join(parts))
         if waits and not self._hint_given:
             self._hint_given = True
-            self._say(_input_hint(self._require_plan()))
+            say(self._console, _input_hint(self._require_plan()))
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         accuracy = row.get("test_accuracy")
@@ -151,10 +151,6 @@ class TrainingDisplay:
         if self._plan is None:
             raise RuntimeError("planned() comes before everything else")
         return self._plan
-
-    def _say(self, *lines: str) -> None:
-        for line in lines:
-            self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     def _show(self, description: str, completed: int | None = None) -> None:
         if self._task is not None:

@@ -20,9 +20,9 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.report_facts import (
     facts_of_model,
     facts_of_run,
-    flattened,
     headline_of_epochs,
     headline_of_test,
+    options_in_words,
 )
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError
 from bottleneck_transformer_flax.figures.report import (
@@ -114,7 +114,7 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
         headline=headline_of_epochs(rows),
         facts=facts_of_run(config, rows),
         curves=_curves(rows),
-        options=tuple(flattened(config.to_json())),
+        options=tuple(options_in_words(config)),
     )
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
         return _finished(page, run_directory, config, parsed)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from bottleneck_transformer_flax.cli.record_paths import flattened
 from bottleneck_transformer_flax.figures.report import Fact
 from bottleneck_transformer_flax.training.config import RunConfig
 
@@ -57,11 +58,8 @@ def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tupl
     )
 
 
-def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[Fact]:
-    """Every option by its path, in words."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flattened(value, f"{prefix}{name}.")
-        else:
-            as_text = value if isinstance(value, str) else json.dumps(value)
-            yield f"{prefix}{name}", "not set" if value is None else as_text
+def options_in_words(config: RunConfig) -> Iterator[Fact]:
+    """Every option of a run by its path."""
+    for path, value in flattened(config.to_json()):
+        as_text = value if isinstance(value, str) else json.dumps(value)
+        yield path, "not set" if value is None else as_text

@@ -11,10 +11,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
+from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import recipe_line
 from bottleneck_transformer_flax.cli.processes import join, leave_others
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
@@ -68,7 +68,7 @@ def _train(parsed: TrainOptions) -> int:
     reporters = _make_reporters(console, tensorboard=parsed.tensorboard)
     plan = _plan(parsed)
     if not parsed.resume:
-        _say(console, _origin(parsed))
+        say(console, _origin(parsed))
     if parsed.dry_run:
         return say_estimate(console, plan, as_json=parsed.json)
     run_directory = RunDirectory(parsed.run_directory or Path())
@@ -88,9 +88,9 @@ def _train(parsed: TrainOptions) -> int:
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
     if not outcome.finished or outcome.evaluation is None:
-        _say(console, f"stopped and saved after step {outcome.step} of {plan.total_steps}")
+        say(console, f"stopped and saved after step {outcome.step} of {plan.total_steps}")
         again = options.command_line("train", "--resume", "--run-directory", run_directory.path)
-        _say(console, f"go on with: {again}")
+        say(console, f"go on with: {again}")
         return 1
     if parsed.json and first_process():
         print(json.dumps(outcome.evaluation | {"run": str(run_directory.path)}))
@@ -178,7 +178,7 @@ def _stop_on_signals(stop: Any) -> Iterator[Any]:
 def _print_results(
     console: Console, run: RunDirectory, evaluation: dict[str, Any], seconds: float
 ) -> None:
-    _say(
+    say(
         console,
         f"test accuracy {100 * evaluation['top1']:.2f} % on {evaluation['count']} images "
         f"(top-5 {100 * evaluation['top5']:.2f} %, loss {evaluation['loss']:.4f}), "
@@ -190,11 +190,7 @@ def _print_results(
         ("curves", run.curves),
         ("confusion", run.confusion),
     ):
-        _say(console, f"  {what:<11}{path}")
+        say(console, f"  {what:<11}{path}")
     chosen, _ = options.choose_checkpoint(None)
     checkpoint = () if chosen == str(run.path) else ("--checkpoint", run.path)
-    _say(console, f"next: {options.command_line('predict', *checkpoint, run.example)}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)
+    say(console, f"next: {options.command_line('predict', *checkpoint, run.example)}")

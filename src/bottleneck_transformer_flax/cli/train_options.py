@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.plan_text import differences
 from bottleneck_transformer_flax.cli.processes import ProcessOptions
+from bottleneck_transformer_flax.cli.record_paths import differences
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config

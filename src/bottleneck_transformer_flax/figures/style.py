@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bottleneck_transformer_flax.atomic import write_bytes
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.paths import check_png_path
 
@@ -55,13 +56,9 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
         warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
         # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
         FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(png.getvalue())
-        partial.replace(path)
+        write_bytes(path, png.getvalue())
     except OSError as error:
         raise ConfigError(
             f"figure {path} cannot be written: {error.strerror}; choose another path"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
