@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.cli.data import describe_augmentation
 from bottleneck_transformer_flax.data.loading import fingerprint, load_splits
-from bottleneck_transformer_flax.data.transforms import Augmentation
 from training.tiny import CLASSES, truncated_jpeg, write_classes, write_data
 
 
@@ -247,21 +245,3 @@ def test_no_action_or_an_unknown_one(call, arguments):
     assert called.code == 2
     assert called.err.startswith("usage: botnet data")
     assert called.out == ""
-
-
-def test_an_augmentation_in_words():
-    assert describe_augmentation(Augmentation(flip=False)) == "no random crop"
-    everything = Augmentation(
-        crop="resized",
-        policy="rand",
-        mixup_alpha=0.2,
-        cutmix_alpha=1.0,
-        erasing_probability=0.25,
-    )
-    assert describe_augmentation(everything) == (
-        "crops of 8 to 100 % of the area, RandAugment, 2 operations of magnitude 10, half of them "
-        "mirrored, 25 % of them erased in part, mixup 0.2, CutMix 1"
-    )
-    assert describe_augmentation(Augmentation(policy="trivial", crop="shift")) == (
-        "moved by up to 2 pixels, TrivialAugment, half of them mirrored"
-    )

@@ -4,7 +4,12 @@ import dataclasses
 
 import pytest
 
-from bottleneck_transformer_flax.cli.plan_text import plan_lines, recipe_line
+from bottleneck_transformer_flax.cli.plan_text import (
+    describe_augmentation,
+    plan_lines,
+    recipe_line,
+)
+from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
 from training.linear_runs import CONFIG, plan_of
 
@@ -67,19 +72,38 @@ def test_how_parameters_are_updated(changes, said):
     ("changes", "said"),
     [
         ({"crop": "shift", "shift_pixels": 3}, "moved by up to 3 pixels"),
+        ({"crop": "shift", "shift_pixels": 1}, "moved by up to 1 pixel"),
         ({"crop": "resized", "min_scale": 0.08}, "crops of 8 to 100 % of the area"),
-        ({"policy": "rand", "policy_magnitude": 7}, "RandAugment 2 × magnitude 7"),
+        ({"policy": "rand", "policy_magnitude": 7}, "RandAugment, 2 operations of magnitude 7"),
         ({"policy": "trivial"}, "TrivialAugment"),
-        ({"flip": True}, "half of them flipped"),
+        ({"flip": True}, "half of them mirrored"),
         ({"mixup_alpha": 0.3}, "mixup 0.3"),
-        ({"cutmix_alpha": 0.4}, "cutmix 0.4"),
-        ({"erasing_probability": 0.25}, "probability 0.25"),
+        ({"cutmix_alpha": 0.4}, "CutMix 0.4"),
+        ({"erasing_probability": 0.25}, "25 % of them erased in part"),
     ],
 )
 def test_how_images_are_changed(changes, said):
     plain = {"crop": "none", "policy": "none", "flip": False}
-    assert lines_of(with_augmentation(**plain))["images"] == "as they are"
+    assert lines_of(with_augmentation(**plain))["images"] == "no random crop"
     assert lines_of(with_augmentation(**(plain | changes)))["images"].endswith(said)
+
+
+def test_an_augmentation_in_words():
+    assert describe_augmentation(Augmentation(flip=False)) == "no random crop"
+    everything = Augmentation(
+        crop="resized",
+        policy="rand",
+        mixup_alpha=0.2,
+        cutmix_alpha=1.0,
+        erasing_probability=0.25,
+    )
+    assert describe_augmentation(everything) == (
+        "crops of 8 to 100 % of the area, RandAugment, 2 operations of magnitude 10, half of them "
+        "mirrored, 25 % of them erased in part, mixup 0.2, CutMix 1"
+    )
+    assert describe_augmentation(Augmentation(policy="trivial", crop="shift")) == (
+        "moved by up to 2 pixels, TrivialAugment, half of them mirrored"
+    )
 
 
 def test_images_that_grow():

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.plan_text import describe_augmentation
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.paths import check_png_path
@@ -243,29 +244,3 @@ def _pixels(
     """What model input looks like: RGB in [0, 255]."""
     values = 255 * (images * np.array(preprocessing.std) + np.array(preprocessing.mean))
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def describe_augmentation(augmentation: Augmentation) -> str:
-    """What is done to training images, in words."""
-    crops = {
-        "none": "no random crop",
-        "shift": f"moved by up to {augmentation.shift_pixels} pixels",
-        "resized": f"crops of {100 * augmentation.min_scale:g} to 100 % of the area",
-    }
-    policies = {
-        "none": "",
-        "rand": f"RandAugment, {augmentation.policy_layers} operations of magnitude "
-        f"{augmentation.policy_magnitude:g}",
-        "trivial": "TrivialAugment",
-    }
-    parts = [
-        crops[augmentation.crop],
-        policies[augmentation.policy],
-        "half of them mirrored" if augmentation.flip else "",
-        f"{100 * augmentation.erasing_probability:g} % of them erased in part"
-        if augmentation.erasing_probability
-        else "",
-        f"mixup {augmentation.mixup_alpha:g}" if augmentation.mixup_alpha else "",
-        f"CutMix {augmentation.cutmix_alpha:g}" if augmentation.cutmix_alpha else "",
-    ]
-    return ", ".join(part for part in parts if part)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bottleneck_transformer_flax.cli.record_paths import differences
+from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES
 
@@ -36,7 +37,7 @@ def plan_lines(plan: "Plan") -> list[str]:
         f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
         f"{plan.batch_size} images a step, seed {config.seed}",
         f"update  {', '.join(_update(config))}",
-        f"images  {', '.join(_images(config)) or 'as they are'}",
+        f"images  {', '.join(_images(config))}",
     ]
     if compute := list(_compute(config)):
         lines.append(f"compute {', '.join(compute)}")
@@ -87,26 +88,37 @@ def _update(config: RunConfig) -> Iterator[str]:
         yield f"stochastic depth {config.model.stochastic_depth_rate:g}"
 
 
+def describe_augmentation(augmentation: Augmentation) -> str:
+    """What is done to training images, in words."""
+    pixels = "1 pixel" if augmentation.shift_pixels == 1 else f"{augmentation.shift_pixels} pixels"
+    crops = {
+        "none": "no random crop",
+        "shift": f"moved by up to {pixels}",
+        "resized": f"crops of {100 * augmentation.min_scale:g} to 100 % of the area",
+    }
+    policies = {
+        "none": "",
+        "rand": f"RandAugment, {augmentation.policy_layers} operations of magnitude "
+        f"{augmentation.policy_magnitude:g}",
+        "trivial": "TrivialAugment",
+    }
+    parts = [
+        crops[augmentation.crop],
+        policies[augmentation.policy],
+        "half of them mirrored" if augmentation.flip else "",
+        f"{100 * augmentation.erasing_probability:g} % of them erased in part"
+        if augmentation.erasing_probability
+        else "",
+        f"mixup {augmentation.mixup_alpha:g}" if augmentation.mixup_alpha else "",
+        f"CutMix {augmentation.cutmix_alpha:g}" if augmentation.cutmix_alpha else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def _images(config: RunConfig) -> Iterator[str]:
-    """How training images are changed."""
-    options, size = config.augmentation, config.input
-    if options.crop == "shift":
-        pixels = "1 pixel" if options.shift_pixels == 1 else f"{options.shift_pixels} pixels"
-        yield f"moved by up to {pixels}"
-    elif options.crop == "resized":
-        yield f"crops of {100 * options.min_scale:g} to 100 % of the area"
-    if options.policy == "rand":
-        yield f"RandAugment {options.policy_layers} × magnitude {options.policy_magnitude:g}"
-    elif options.policy == "trivial":
-        yield "TrivialAugment"
-    if options.flip:
-        yield "half of them flipped"
-    if options.mixup_alpha:
-        yield f"mixup {options.mixup_alpha:g}"
-    if options.cutmix_alpha:
-        yield f"cutmix {options.cutmix_alpha:g}"
-    if options.erasing_probability:
-        yield f"a part erased with probability {options.erasing_probability:g}"
+    """What is done to training images over the run."""
+    yield describe_augmentation(config.augmentation)
+    size = config.input
     if size.progressive_phases > 1:
         yield (
             f"from {100 * size.progressive_start:g} % of the size up in "
