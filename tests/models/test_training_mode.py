@@ -128,9 +128,9 @@ def test_head_dropout_keeps_the_mean(images):
     assert spread.min() > 0.01
     errors = (logits.mean(axis=0) - expected) / (spread / np.sqrt(len(keys)))
     assert np.abs(errors).max() < 5
-    np.testing.assert_array_equal(
-        logits[:1], logits_of_keys(dropping(dropout_rate=0.4), variables, images, keys[:1])
-    )
+    # Of the same number of keys: products of other shapes may round otherwise.
+    again = logits_of_keys(dropping(dropout_rate=0.4), variables, images, keys.at[1:].set(keys[0]))
+    np.testing.assert_array_equal(again, np.broadcast_to(logits[:1], logits.shape))
 
 
 def test_stochastic_depth_grows_from_none_in_the_first_block(images):
