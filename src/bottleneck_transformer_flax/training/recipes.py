@@ -23,7 +23,7 @@ EMBEDDED_QUICK = RunConfig(
     optimization=OptimizerOptions(
         optimizer="sgd",
         learning_rate=0.2,
-        warmup_epochs=2,
+        warmup_epochs=2.0,
         weight_decay=5e-4,
         label_smoothing=0.1,
         ema_decay=0.99,
@@ -47,7 +47,7 @@ IMAGE_FOLDER = RunConfig(
     optimization=OptimizerOptions(
         optimizer="adamw",
         learning_rate=1e-3,
-        warmup_epochs=2,
+        warmup_epochs=2.0,
         weight_decay=0.05,
         label_smoothing=0.1,
         clip_norm=1.0,
@@ -63,7 +63,7 @@ FINE_TUNING = RunConfig(
     epochs=20,
     batch_size=16,
     optimization=dataclasses.replace(
-        IMAGE_FOLDER.optimization, learning_rate=3e-3, warmup_epochs=1, ema_decay=0.99
+        IMAGE_FOLDER.optimization, learning_rate=3e-3, warmup_epochs=1.0, ema_decay=0.99
     ),
     fine_tuning=FineTuningOptions(backbone_rate=0.3),
     augmentation=Augmentation(crop="resized", min_scale=0.35),
@@ -81,7 +81,7 @@ PAPER_STANDARD = RunConfig(
     optimization=OptimizerOptions(
         optimizer="sgd",
         learning_rate=1024 * _RATE_OF_AN_IMAGE,
-        warmup_epochs=5,
+        warmup_epochs=5.0,
         nesterov=False,
         weight_decay=1e-4,
     ),
