@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -53,6 +55,48 @@ def test_the_newest_two_stay(tmp_path):
         _, back, progress = checkpoints.restore(state_of())
     assert_same_bits(back, state_of(9))
     assert progress == {"step": 9}
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Writing goes on until the event that this is has been set; the digests come last."""
+    done = threading.Event()
+    write = training_state.write_digests
+
+    def write_when_done(folder):
+        assert done.wait(60)
+        write(folder)
+
+    monkeypatch.setattr(training_state, "write_digests", write_when_done)
+    yield done
+    done.set()
+
+
+def test_nothing_waits_for_a_slow_disk_but_the_end(tmp_path, slow_disk):
+    with TrainingCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state_of(2), {"step": 2}, wait=False)
+        # Both return while the first is still being written.
+        checkpoints.save(3, state_of(3), {"step": 3}, wait=False)
+        assert "2" not in entries(tmp_path)
+        slow_disk.set()
+        checkpoints.save(4, state_of(4), {"step": 4})
+    assert [name for name in entries(tmp_path) if name.isdigit()] == ["2", "4"]
+
+
+def test_a_state_may_be_used_up_while_it_is_written(tmp_path, slow_disk):
+    """As the next training step does, which is given the state to reuse its memory."""
+    expected, given = state_of(2), state_of(2)
+    with TrainingCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, given, PROGRESS, wait=False)
+        jax.block_until_ready(jax.jit(_moved_on, donate_argnums=0)(given))
+        assert given.variables["params"]["kernel"].is_deleted()
+        slow_disk.set()
+    with TrainingCheckpoints(tmp_path) as checkpoints:
+        assert_same_bits(checkpoints.restore(state_of()).state, expected)
+
+
+def _moved_on(state):
+    return jax.tree.map(lambda leaf: leaf + 1, state)
 
 
 def test_saving_the_same_step_again_is_no_error(tmp_path):

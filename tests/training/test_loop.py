@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import loop
 from bottleneck_transformer_flax.training.loop import train
@@ -41,7 +42,12 @@ def results(monkeypatch):
 def whole(tmp_path_factory):
     """An uninterrupted run: its folder, outcome and recorder."""
     path = tmp_path_factory.mktemp("whole")
+    save = TrainingCheckpoints.save
     with pytest.MonkeyPatch.context() as patch:
+        # Its epochs are shorter than a checkpoint takes to be written.
+        patch.setattr(
+            TrainingCheckpoints, "save", lambda *arguments, wait: save(*arguments, wait=True)
+        )
         patch.setattr(
             loop, "write_results", lambda run, plan, **parts: {"top1": parts["sums"].top1}
         )

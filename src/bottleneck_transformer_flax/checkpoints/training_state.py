@@ -102,14 +102,24 @@ class TrainingCheckpoints:
         """Where the checkpoint of a step is."""
         return self._directory / str(step)
 
-    def save(self, step: int, state: PyTree, progress: Any) -> None:
-        """Save, unless this step is there already; waits for no more than the copy of the state.
+    def save(self, step: int, state: PyTree, progress: Any, *, wait: bool = True) -> None:
+        """Save, unless this step is there already; returns when the state is copied.
+
+        Args:
+            step: of the training.
+            state: a tree of arrays; they may be used up once this returns.
+            progress: a JSON value.
+            wait: whether to wait while the checkpoint before it is still being written; this one
+                is left out otherwise, so that nothing stands still for a slow disk.
 
         Raises:
             CheckpointError: when this or the save before it failed, such as on a full disk. What
                 was saved before is whole.
         """
         if step == self.latest_step():
+            return
+        if not wait and agreed_number(int(self._manager.is_saving_in_progress())):
+            _log.info("step %d is not saved: the checkpoint before it is being written", step)
             return
         with self._failures_named():
             # One at a time: orbax would wait too, and warn about it each time.

@@ -240,7 +240,7 @@ class _Training:
         if self.devices.writes:
             self.run.write_metrics(self.history.rows)
         if last or epoch % config.save_every_epochs == 0:
-            self._save()
+            self._save(wait=last)
         self.reporter.finished_epoch(row)
 
     def _row(self) -> dict[str, Any]:
@@ -273,13 +273,13 @@ class _Training:
             self.state.inference_variables, test, bad_images=self.bad_images, on_batch=on_batch
         )
 
-    def _save(self) -> None:
+    def _save(self, *, wait: bool = True) -> None:
         # A finite loss came before this update, and says nothing of what it made.
         if not all_finite(self.state.variables):
             loss = self.history.current.loss
             raise TrainingError(self._not_finite(self.step, loss, "model"))
         progress = self.history.to_json() | {"data": self.fingerprint, "start": self.plan.start}
-        self.checkpoints.save(self.step, self.state, progress)
+        self.checkpoints.save(self.step, self.state, progress, wait=wait)
 
     def _leave(self) -> Outcome:
         self._read_results(all_of_them=True)
