@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", default="fashion-mnist", help="as of botnet train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--epochs", type=int, default=6, help="of every run")
+    parser.add_argument("--epochs", type=int, default=5, help="of every run")
     parser.add_argument(
         "--runs",
         type=Path,

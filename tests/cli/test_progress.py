@@ -4,11 +4,14 @@ import io
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
+from bottleneck_transformer_flax.data.records import PackedReader
+from bottleneck_transformer_flax.data.stored import StoredSource
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training.reporter import Reporter, RunProgress
 from bottleneck_transformer_flax.training.run import RunDirectory
@@ -212,10 +215,10 @@ def test_a_damaged_record_of_epochs_is_told(tmp_path, text):
         best_of(tmp_path, [], start=6)
 
 
-def lines_of(tmp_path, *rows, in_memory=True):
+def lines_of(tmp_path, *rows, train=None):
     shown = Shown(tmp_path, terminal=False)
-    if not in_memory:
-        shown.plan = shown.plan._replace(splits=shown.plan.splits._replace(train=OnDisk()))
+    if train is not None:
+        shown.plan = shown.plan._replace(splits=shown.plan.splits._replace(train=train))
     with shown.display as display:
         shown.start()
         display.stepped(STEP)
@@ -226,10 +229,17 @@ def lines_of(tmp_path, *rows, in_memory=True):
     return shown.file.getvalue().removeprefix(before).splitlines()
 
 
-class OnDisk:
+def stored(reader):
     """Images whose sizes are not known."""
+    nothing = np.zeros(0, np.int64)
+    return StoredSource(reader, nothing, (), nothing.astype(np.int32), ("a",), "images")
 
-    native_size = None
+
+class FromElsewhere:
+    """Reads images that are stored as another project does."""
+
+    def read(self, position):
+        raise NotImplementedError
 
 
 def test_elsewhere_an_epoch_is_a_line(tmp_path):
@@ -243,13 +253,17 @@ def test_elsewhere_an_epoch_is_a_line(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_waiting_for_images_is_told_and_what_to_do_about_it_once(tmp_path, in_memory):
+@pytest.mark.parametrize(
+    ("train", "to_be_packed"),
+    [(None, False), (stored(FromElsewhere()), True), (stored(PackedReader([])), False)],
+    ids=["in memory", "stored", "packed"],
+)
+def test_waiting_for_images_is_told_and_what_to_do_about_it_once(tmp_path, train, to_be_packed):
     first, hint, second = lines_of(
-        tmp_path, {"input_wait": 0.43}, {"epoch": 2, "input_wait": 0.9}, in_memory=in_memory
+        tmp_path, {"input_wait": 0.43}, {"epoch": 2, "input_wait": 0.9}, train=train
     )
     assert first.endswith("1,053 images/s  waited 43 % of the time for images")
     assert second.endswith("1,053 images/s  waited 90 % of the time for images")
     assert hint.startswith("hint    images come too slowly")
     assert "--num-workers" in hint
-    assert ("botnet data pack" in hint) == (not in_memory)
+    assert ("botnet data pack" in hint) == to_be_packed

@@ -25,3 +25,11 @@ def write_images(root, counts):
             contents[file] = image_bytes(len(contents) + len(root.name), kind)
             (root / file).write_bytes(contents[file])
     return contents
+
+
+def colour_folder(root, *classes, count=3):
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (4, 3), (number, i, 0)).save(root / name / f"{i}.png")
+    return root

@@ -163,7 +163,7 @@ class TrainingCheckpoints:
         except (ValueError, KeyError, OSError) as error:
             raise CheckpointError(
                 f"the checkpoint {self.path(step)} is damaged or of another model "
-                f"({_first_line(error)}); remove that folder to go on from the checkpoint before it"
+                f"({_in_short(error)}); remove that folder to go on from the checkpoint before it"
             ) from error
         return Saved(step, restored.state, restored.progress)
 
@@ -198,12 +198,15 @@ class TrainingCheckpoints:
             before = self.latest_step()
             good = "none was written before" if before is None else f"{self.path(before)} is whole"
             raise CheckpointError(
-                f"the checkpoint could not be written to {self._directory}: {_first_line(error)}; "
+                f"the checkpoint could not be written to {self._directory}: {_in_short(error)}; "
                 f"{good}. See to the disk, then go on with --resume"
             ) from error
 
 
-def _first_line(error: Exception) -> str:
-    """What an error says, in short: orbax explains over many lines, the first says what is not."""
+def _in_short(error: Exception) -> str:
+    """The first line of an error, which orbax explains over many; of a long one, both its ends."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    half = _LONGEST_REASON // 2
+    return f"{reason[:half]} … {reason[-half:]}"

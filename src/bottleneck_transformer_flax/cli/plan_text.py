@@ -34,8 +34,8 @@ def plan_lines(plan: "Plan") -> list[str]:
         f"data    {plan.splits.description}",
         f"model   {plan.model_name} at {height} × {width} pixels, {plan.parameters:,} parameters",
         *_start_lines(plan),
-        f"train   {config.epochs} epochs of {plan.steps_per_epoch} steps, "
-        f"{plan.batch_size} images a step, seed {config.seed}",
+        f"train   {_counted(config.epochs, 'epoch')} of {_counted(plan.steps_per_epoch, 'step')}, "
+        f"{_counted(plan.batch_size, 'image')} a step, seed {config.seed}",
         f"update  {', '.join(_update(config))}",
         f"images  {', '.join(_images(config))}",
     ]
@@ -73,7 +73,8 @@ def _update(config: RunConfig) -> Iterator[str]:
         yield f"sgd with {nesterov}momentum {options.momentum:g}"
     else:
         yield options.optimizer
-    warmup = f" after {options.warmup_epochs:g} epochs of warm-up" if options.warmup_epochs else ""
+    warmup = f" after {_counted(options.warmup_epochs, 'epoch')} of warm-up"
+    warmup = warmup if options.warmup_epochs else ""
     yield f"learning rate {options.learning_rate:g}{warmup}, then by a cosine to 0"
     yield f"weight decay {options.weight_decay:g}"
     if options.label_smoothing:
@@ -90,10 +91,9 @@ def _update(config: RunConfig) -> Iterator[str]:
 
 def describe_augmentation(augmentation: Augmentation) -> str:
     """What is done to training images, in words."""
-    pixels = "1 pixel" if augmentation.shift_pixels == 1 else f"{augmentation.shift_pixels} pixels"
     crops = {
         "none": "no random crop",
-        "shift": f"moved by up to {pixels}",
+        "shift": f"moved by up to {_counted(augmentation.shift_pixels, 'pixel')}",
         "resized": f"crops of {100 * augmentation.min_scale:g} to 100 % of the area",
     }
     policies = {
@@ -145,3 +145,8 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(_plain(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _counted(count: float | int, thing: str) -> str:
+    """As "1 epoch" or "1.5 epochs"."""
+    return f"{_plain(count)} {thing}{'' if count == 1 else 's'}"

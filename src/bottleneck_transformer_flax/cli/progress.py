@@ -23,6 +23,8 @@ from rich.text import Text
 from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
+from bottleneck_transformer_flax.data.records import PackedReader
+from bottleneck_transformer_flax.data.stored import StoredSource
 from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.reporter import RunProgress, read_rows
 from bottleneck_transformer_flax.training.run import RunDirectory
@@ -230,6 +232,7 @@ def _side_by_side(columns: list[list[Figure]]) -> Table:
 def _input_hint(plan: Plan) -> str:
     """What to do where the model waits for its images."""
     more = "give more processes with --num-workers"
-    packed = ", or pack them with `botnet data pack`"
-    in_memory = plan.splits.train.native_size is not None
-    return f"hint    images come too slowly for the model: {more}{'' if in_memory else packed}"
+    train = plan.splits.train
+    packed = isinstance(train, StoredSource) and isinstance(train.reader, PackedReader)
+    pack = "" if packed or train.native_size else ", or pack them with `botnet data pack`"
+    return f"hint    images come too slowly for the model: {more}{pack}"

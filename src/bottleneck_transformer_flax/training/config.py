@@ -118,8 +118,9 @@ class RunConfig:
     """
 
     data: str = "embedded"
-    """"embedded", "fashion-mnist", or an image folder: train/ and val/ (or test/) with a folder
-    per class, or a folder per class."""
+    """"embedded", "fashion-mnist", or a folder: of images (train/ and val/ or test/ with a folder
+    per class, or a folder per class), of what `botnet data pack` wrote, of Parquet files as the
+    Hugging Face hub has them, or of a prepared TensorFlow Dataset."""
     variant: str | None = "botnet_tiny"
     """The model; `botnet variants` lists them. None where pretrained says what it is."""
     pretrained: str | None = None

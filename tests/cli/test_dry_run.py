@@ -1,0 +1,61 @@
+"""``botnet train --dry-run``, and what recipes make of the same folder."""
+
+import json
+
+import pytest
+
+from bottleneck_transformer_flax import BoTNet, get_config
+from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
+from cli.conftest import QUICK
+from training.tiny import entries
+
+TINY = BoTNet(config=get_config("botnet_tiny", num_classes=3))
+SMALL = ("--variant", "small", *QUICK[2:])
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(call, trained):
+    before = entries(trained), entries(trained / "runs")
+    called = call("train", "--data", "data", *QUICK, "--dry-run")
+    assert called.code == 0, called
+    lines = dict(line.split(None, 1) for line in called.out.splitlines())
+    # 12 images in batches of 6, twice.
+    assert lines["steps"] == "4, 24 images"
+    assert "MB for the state and" in lines["memory"]
+    assert "2 evaluations of" in lines["time"]
+    assert "ms a step" in lines["time"]
+    assert (entries(trained), entries(trained / "runs")) == before
+
+
+def test_a_dry_run_as_json(call, trained):
+    options = ("--evaluate-every-epochs", "2", "--dry-run", "--json")
+    called = call("train", "--data", "data", *QUICK, *options)
+    assert called.code == 0, called
+    assert called.out.count("\n") == 1
+    found = called.json()
+    assert (found["steps"], found["images"], found["evaluations"]) == (4, 24, 1)
+    assert found["step_seconds"] > found["input_seconds"] >= 0
+    assert found["seconds"] == pytest.approx(
+        found["compile_seconds"] + 4 * found["step_seconds"] + found["evaluation_seconds"]
+    )
+    # Parameters, adamw's two moments of each, and their average, all float32.
+    parameters = count_parameters(abstract_variables(TINY, (16, 16)))
+    assert 4 * 4 * parameters < found["state_bytes"] < 4.1 * 4 * parameters
+
+
+def test_a_recipe_is_named_and_said_and_recorded(call, trained):
+    options = ("--recipe", "paper-longer", "--data", "data", *SMALL, "--policy-magnitude", "3")
+    called = call("train", *options, "--run-directory", "longer")
+    assert called.code == 0, called
+    lines = called.out.splitlines()
+    assert lines[0].startswith("recipe  paper-longer, but ")
+    assert "augmentation.policy_magnitude 3" in lines[0]
+    assert "RandAugment" in called.out
+    record = json.loads((trained / "longer" / "run.json").read_text())
+    assert record["augmentation"]["policy"] == "rand"
+    assert record["augmentation"]["policy_magnitude"] == 3
+    assert record["optimization"]["weight_decay"] == 8e-5
+    assert (record["epochs"], record["batch_size"]) == (2, 6)
+
+
+def test_an_unknown_recipe_is_told_with_all_there_are(fails, trained):
+    assert "paper-standard" in fails(2, "train", "--data", "data", "--recipe", "paper-standart")
