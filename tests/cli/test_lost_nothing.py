@@ -85,12 +85,14 @@ def files_up_to():
 
 
 def test_a_disk_that_takes_no_more_is_one_line_and_what_was_saved_stays_good(
-    call, fails, unfinished, finished, files_up_to
+    call, fails, unfinished, finished, files_up_to, caplog
 ):
     shutil.rmtree(unfinished / "checkpoints" / "4")
     files_up_to(40_000)
     message = fails(1, *RESUME)
     files_up_to(resource.RLIM_INFINITY)
+    # Outside of pytest this would be on the screen, traceback by traceback.
+    assert [record for record in caplog.records if record.name == "absl"] == []
     assert "the checkpoint could not be written to" in message
     assert "File too large" in message
     assert "checkpoints/2 is whole. See to the disk, then go on with --resume" in message

@@ -97,8 +97,9 @@ def _say_what_is_logged() -> None:
     logger.handlers = [handler]
     # A library that sets up the root's logging would say everything once more.
     logger.propagate = False
-    # What orbax warns of, such as the remains of a process that was killed, it sees to itself.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What orbax warns of, such as the remains of a process that was killed, it sees to itself, and
+    # what it logs as an error, with every thread's traceback, it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _encode_somehow(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -135,7 +135,8 @@ class RunConfig:
     evaluate_every_epochs: int = 1
     """How often the test images are scored; the last epoch always is."""
     save_every_epochs: int = 1
-    """How often a checkpoint is written; the last epoch always is."""
+    """How often a checkpoint is written; one that is due while the one before it is still being
+    written is left out, but the last epoch always is."""
     model: ModelOptions = field(default_factory=ModelOptions)
     optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
