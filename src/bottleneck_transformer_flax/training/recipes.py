@@ -99,7 +99,7 @@ PAPER_LONGER = PAPER_STANDARD.replace(
         label_smoothing=0.1,
     ),
     augmentation=dataclasses.replace(
-        PAPER_STANDARD.augmentation, policy="rand", policy_layers=2, policy_magnitude=10
+        PAPER_STANDARD.augmentation, policy="rand", policy_layers=2, policy_magnitude=10.0
     ),
 )
 """The paper's (b): 200 epochs, batch 4096, weight decay 8e-5, RandAugment, label smoothing."""
@@ -111,7 +111,7 @@ PAPER_SCALED = PAPER_LONGER.replace(
     optimization=dataclasses.replace(
         PAPER_LONGER.optimization, weight_decay=4e-5, ema_decay=0.9999
     ),
-    augmentation=dataclasses.replace(PAPER_LONGER.augmentation, policy_magnitude=15),
+    augmentation=dataclasses.replace(PAPER_LONGER.augmentation, policy_magnitude=15.0),
 )
 """The paper's (c) for T3 to T7: 350 epochs, RandAugment, dropout, stochastic depth.
 
