@@ -42,6 +42,7 @@ def test_a_dry_run_as_json(call, trained):
     assert 4 * 4 * parameters < found["state_bytes"] < 4.1 * 4 * parameters
 
 
+@pytest.mark.slow
 def test_a_recipe_is_named_and_said_and_recorded(call, trained):
     options = ("--recipe", "paper-longer", "--data", "data", *SMALL, "--policy-magnitude", "3")
     called = call("train", *options, "--run-directory", "longer")
