@@ -1,6 +1,6 @@
 """What last_stage.py measured: as a table in plain text and as a picture."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -116,8 +116,7 @@ def draw_last_stage(rows: Sequence[EpochRow], data: str) -> Figure:
     return figure
 
 
-def _draw_run(axes: Axes, run: Iterable[EpochRow], *, label: str | None) -> None:
-    rows = list(run)
+def _draw_run(axes: Axes, rows: Sequence[EpochRow], *, label: str | None) -> None:
     axes.plot(
         [row.epoch for row in rows],
         [100 * row.top1 for row in rows],

@@ -18,6 +18,7 @@ from bottleneck_transformer_flax.checkpoints import training_state
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training.state import create_state
+from reference.damage import cut_short, empty, flip_a_bit
 from training.tiny import assert_same_bits, entries
 
 PROGRESS = {"rows": [{"epoch": 1, "loss": 0.1 + 0.2, "name": "蜂"}], "current": {"count": 0}}
@@ -124,20 +125,6 @@ def test_another_structure_is_told(tmp_path, other):
             checkpoints.restore(state_of(**other))
         assert str(checkpoints.path(3)) in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def empty(file):
-    file.write_bytes(b"")
-
-
-def cut_short(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flip_a_bit(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def files_of(folder):

@@ -11,24 +11,13 @@ import pytest
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import main
 from cli.conftest import QUICK
+from reference.damage import cut_short, empty, flip_a_bit
 from reference.tensorboard_events import shown
 from training.tiny import assert_same_bits, entries, write_data
 
 SMALL = ("--variant", "small", *QUICK[2:])
 TRAIN = ("train", "--data", "data", *SMALL, "--save-every-epochs", "1", "--run-directory", "run")
 RESUME = ("train", "--resume", "--run-directory", "run")
-
-
-def cut_short(content):
-    return content[: len(content) // 2]
-
-
-def with_a_bit_flipped(content):
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-DAMAGES = {"emptied": lambda content: b"", "cut short": cut_short, "a bit": with_a_bit_flipped}
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +54,13 @@ def assert_it_goes_on_after_step_2(call, run, finished):
     return called
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [empty, cut_short, flip_a_bit])
 def test_from_a_damaged_checkpoint_a_run_goes_back_to_the_one_before_it(
     call, unfinished, finished, damage
 ):
     files = (unfinished / "checkpoints" / "4" / "state").rglob("*")
     largest = max(filter(Path.is_file, files), key=lambda file: file.stat().st_size)
-    largest.write_bytes(DAMAGES[damage](largest.read_bytes()))
+    damage(largest)
     called = assert_it_goes_on_after_step_2(call, unfinished, finished)
     assert "4.damaged is damaged" in called.err
 

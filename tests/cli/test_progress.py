@@ -239,7 +239,7 @@ class FromElsewhere:
     """Reads images that are stored as another project does."""
 
     def read(self, position):
-        raise NotImplementedError
+        return b""
 
 
 def test_elsewhere_an_epoch_is_a_line(tmp_path):
