@@ -5,14 +5,10 @@
 docs/resolution.md says what is compared and what came of it.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from math import comb
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,17 +17,14 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from resolution_report import Row, draw_resolution, table_text
+from study import run_study, study_parser
 
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
-from bottleneck_transformer_flax.benchmarking.conditions import conditions
-from bottleneck_transformer_flax.benchmarking.report import csv_text
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.loading import load_splits
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.transforms import EvaluationTransform
-from bottleneck_transformer_flax.errors import BoTNetError
-from bottleneck_transformer_flax.figures.style import save_png
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 from bottleneck_transformer_flax.models.botnet import classify
 from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES, Variables
@@ -39,7 +32,6 @@ from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES, Variable
 MODEL = "botnet_tiny"
 IMAGE_SIZES = ((14, 14), (21, 21), (28, 28), (42, 42), (42, 56), (56, 56))
 BATCH_SIZE = 100
-REPOSITORY = Path(__file__).parent.parent
 
 Move = Callable[[Float[Array, "rows d"], int], Float[Array, "new_rows d"]]
 
@@ -223,45 +215,12 @@ def measure_all() -> list[Row]:
     return rows
 
 
-def run(out: Path | None, *, as_json: bool) -> None:
-    """Measure, write the numbers and the picture, and print the numbers."""
-    results = (out or REPOSITORY / "benchmarks" / "results") / "resolution.csv"
-    picture = (out or REPOSITORY / "docs" / "images") / "resolution.png"
-    # Before the work, so that a folder that cannot be made is told at once.
-    for path in (results, picture):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    rows, measured = measure_all(), conditions()
-    results.write_text(csv_text(rows, measured), encoding="utf-8")
-    save_png(draw_resolution(rows), picture)
-    print(f"written: {results}, {picture}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"conditions": measured, "rows": [asdict(row) for row in rows]}))
-    else:
-        print(table_text(rows))
-        print("\n" + "   ".join(f"{name} {value}" for name, value in measured.items()))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 when it is done, 1 when it failed, with one line that says why."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="where resolution.csv and resolution.png go; by default benchmarks/results and "
-        "docs/images of this repository",
+    options = study_parser("resolution", __doc__ or "").parse_args(arguments)
+    return run_study(
+        "resolution", options, measure=measure_all, draw=draw_resolution, table=table_text
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
-    options = parser.parse_args(arguments)
-    try:
-        run(options.out, as_json=options.json)
-    except BoTNetError as error:
-        print(f"resolution.py: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"resolution.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

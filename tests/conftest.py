@@ -3,7 +3,11 @@
 import logging
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Compiling takes most of the tests' time, and what is compiled runs a few times: XLA's own passes
+# are the users', LLVM's are left out.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nor does any test, or a command that it starts, read or write the compiled programs of the user.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -17,6 +21,8 @@ from jaxtyping import install_import_hook
 install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
 from bottleneck_transformer_flax.allocator import keep_freed_memory  # noqa: E402
+from bottleneck_transformer_flax.cli.compiled_programs import remove_least_recent  # noqa: E402
+from reference.compiled_programs import compiled_folder  # noqa: E402
 
 keep_freed_memory()
 
@@ -25,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-goldens", action="store_true", help="write tests/goldens anew, then read the diff"
     )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        remove_least_recent(compiled_folder(session.config), 2**30)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours, to
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.forms import BACKEND_FORMS, FOLDED, FORMS, in_form
-from reference.small_models import quick_jit, variant_shapes
+from reference.small_models import variant_shapes
 from reference.timm_models import randomize, timm_model
 
 NAMES = ("botnet26t_256", "sebotnet33ts_256", "botnet50ts_256", "eca_botnext26ts_256")
@@ -85,7 +85,7 @@ def our_outputs(name, form="auto"):
         gradients, logits = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, pixels)
         return logits, features, gradients
 
-    return jax.device_get(quick_jit(everything)(variables["params"], jnp.asarray(images())))
+    return jax.device_get(jax.jit(everything)(variables["params"], jnp.asarray(images())))
 
 
 def relative(ours, theirs):

@@ -35,6 +35,7 @@ def start(run, count, *arguments):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     processes = []
+    one_device = os.environ["XLA_FLAGS"].replace("count=2", "count=1")
     for number in range(count):
         together = ("--coordinator", f"localhost:{port}", "--num-processes", count)
         together += ("--process-id", number)
@@ -44,7 +45,7 @@ def start(run, count, *arguments):
             processes.append(
                 subprocess.Popen(
                     list(map(str, command)),
-                    env=os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"},
+                    env=os.environ | {"XLA_FLAGS": one_device, "PYTHONUNBUFFERED": "1"},
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )

@@ -55,7 +55,8 @@ def test_every_departure_from_a_recipe_is_named():
     [
         ({"optimizer": "sgd", "momentum": 0.85, "nesterov": False}, "sgd with momentum 0.85"),
         ({"optimizer": "sgd", "nesterov": True}, "Nesterov's momentum"),
-        ({"optimizer": "adamw"}, "adamw"),
+        ({"optimizer": "adamw", "momentum": 0.85}, "adamw, learning rate"),
+        ({"optimizer": "muon", "nesterov": True}, "muon with Nesterov's momentum"),
         ({"learning_rate": 0.0375}, "learning rate 0.0375"),
         ({"warmup_epochs": 1.5}, "after 1.5 epochs of warm-up"),
         ({"warmup_epochs": 1.0}, "after 1 epoch of warm-up"),

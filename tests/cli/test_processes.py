@@ -20,8 +20,6 @@ from cli.conftest import QUICK
 BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
 STOPPING = "stopping after this step; once more to leave without saving\n"
-# What is tested with it is no computation: compiling takes a quarter of the time.
-QUICK_COMPILATION = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def start(folder, *arguments, stdin=None, **environment):
@@ -61,9 +59,7 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     # The same options as the run that is there, which was not interrupted, but for the name.
     options = ["--run-directory", "runs/a b", "--save-every-epochs", "100"]
     many = ["--epochs", "200"]
-    process = start(
-        trained, "train", "--data", "data", *QUICK, *many, *options, **QUICK_COMPILATION
-    )
+    process = start(trained, "train", "--data", "data", *QUICK, *many, *options)
     line_with(process, "epoch   1/200")
     process.send_signal(number)
     code, out, err = finish(process)
@@ -77,7 +73,7 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     program, arguments = shlex.split(command)[:3], shlex.split(command)[3:]
     assert program == BOTNET
     assert arguments == ["train", "--resume", "--run-directory", "runs/a b"]
-    process = start(trained, *arguments, **QUICK_COMPILATION)
+    process = start(trained, *arguments)
     assert f"resume  after step {step} of 400" in line_with(process, "resume")
     line_with(process, "epoch ")
     process.send_signal(number)
@@ -103,7 +99,7 @@ def test_a_new_process_computes_the_same_bits(trained, run):
 @pytest.mark.slow
 def test_worker_processes_are_asked_to_leave_too(trained):
     options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
-    process = start(trained, "train", "--data", "data", *QUICK, *options, **QUICK_COMPILATION)
+    process = start(trained, "train", "--data", "data", *QUICK, *options)
     line_with(process, "epoch ")
     # Ctrl-C on a terminal reaches the whole group.
     os.killpg(process.pid, signal.SIGINT)
@@ -175,7 +171,7 @@ def test_ctrl_c_on_a_terminal_gives_the_cursor_back(trained):
         stdout=side_of_process,
         stderr=side_of_process,
         start_new_session=True,
-        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"} | QUICK_COMPILATION,
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"},
     )
     os.close(side_of_process)
     said = b""

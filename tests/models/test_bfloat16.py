@@ -12,7 +12,6 @@ from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
     grid_stride,
-    quick_jit,
     small_variables,
 )
 from reference.variables import random_images
@@ -34,7 +33,7 @@ def test_outputs_are_near_those_of_float32(name):
     variables = small_variables(name, *size)
     images = random_images(2, *size, 3)
     model = in_bfloat16(name)
-    logits, features, attention = quick_jit(
+    logits, features, attention = jax.jit(
         lambda v, x: (
             model.apply(v, x),
             model.apply(v, x, method="feature_maps"),
@@ -75,8 +74,8 @@ def test_statistics_and_gradients_are_float32_in_training():
     assert dtypes(gradient) == dtypes(state) == dtypes(logits) == FLOAT32
 
     exact = functools.partial(SMALL_MODELS[name].apply, train=True, mutable=["batch_stats"])
-    _, near = quick_jit(apply)(variables, images)
-    _, expected = quick_jit(exact)(variables, images)
+    _, near = jax.jit(apply)(variables, images)
+    _, expected = jax.jit(exact)(variables, images)
     for mine, theirs in zip(jax.tree.leaves(near), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0.02, atol=0.02)
 

@@ -24,7 +24,6 @@ from reference.small_models import (
     all_outputs,
     grid_stride,
     kinds,
-    quick_jit,
     small_variables,
 )
 from reference.variables import random_images
@@ -177,7 +176,7 @@ def test_bfloat16():
     half = model.clone(config=model.config.replace(dtype="bfloat16"))
 
     def error(model, variables):
-        apply = quick_jit(functools.partial(model.apply, method="feature_maps"))
+        apply = jax.jit(functools.partial(model.apply, method="feature_maps"))
         features = apply(variables, images)["c5"].astype(jnp.float32)
         return np.sqrt(np.mean((features - exact) ** 2))
 

@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from reference.small_models import SMALL_MODELS, grid_stride, quick_jit, small_variables
+from reference.small_models import SMALL_MODELS, grid_stride, small_variables
 from reference.variables import random_images
 
 NAME = "botnet_t3"
@@ -26,7 +26,7 @@ def step(**changes):
         )
         return jnp.sum(logits**2), state["batch_stats"]
 
-    (value, stats), gradients = quick_jit(jax.value_and_grad(loss, has_aux=True))(
+    (value, stats), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         variables["params"], random_images(4, *SIZE, 3)
     )
     return float(value), flatten_dict(gradients), flatten_dict(stats)
@@ -69,5 +69,5 @@ def test_inference_does_not_see_it():
     variables, images = small_variables(NAME, *SIZE), random_images(2, *SIZE, 3)
     frozen = BoTNet(config=model.config.replace(frozen_through="c4", frozen_batch_stats=True))
     np.testing.assert_array_equal(
-        quick_jit(frozen.apply)(variables, images), quick_jit(model.apply)(variables, images)
+        jax.jit(frozen.apply)(variables, images), jax.jit(model.apply)(variables, images)
     )

@@ -9,7 +9,6 @@ from flax.traverse_util import flatten_dict
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-from reference.small_models import quick_jit
 
 HEAD_DIM = 32
 
@@ -27,7 +26,7 @@ def initialised():
 
 def initialise(config):
     model = BoTNet(config=config)
-    init = quick_jit(model.init)
+    init = jax.jit(model.init)
     variables = init(jax.random.key(3), jnp.zeros((1, 256, 320, 3)))
     return {
         collection: {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(tree).items()}

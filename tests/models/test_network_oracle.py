@@ -17,7 +17,6 @@ from reference.small_models import (
     apply,
     grid_stride,
     oracle_options,
-    quick_jit,
     small_variables,
 )
 from reference.variables import random_images
@@ -118,7 +117,7 @@ def test_inference_is_the_default_and_draws_nothing(name):
     logits = apply(name)(variables, images)
     assert logits.dtype == jnp.float32
     assert np.isfinite(np.asarray(logits)).all()
-    np.testing.assert_array_equal(logits, quick_jit(dropping.apply)(variables, images))
+    np.testing.assert_array_equal(logits, jax.jit(dropping.apply)(variables, images))
 
 
 @pytest.mark.parametrize("name", ["botnet50", "botnet_t3"])
@@ -144,7 +143,7 @@ def test_an_unactivated_attention_shortcut_is_the_oracles_without_one():
     plain = model.clone(config=model.config.replace(attention_shortcut_activation=False))
     variables = small_variables(name, *size)
     images = random_images(2, *size, 3)
-    logits = quick_jit(plain.apply)(variables, images)
+    logits = jax.jit(plain.apply)(variables, images)
     options = oracle_options(name)
     expected = oracle.network(images, variables, options._replace(shortcut_activation=False))
     np.testing.assert_allclose(logits, expected.logits, rtol=0, atol=1e-5)

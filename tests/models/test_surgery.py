@@ -16,7 +16,6 @@ from reference.small_models import (
     grid_stride,
     kinds,
     oracle_options,
-    quick_jit,
     small_variables,
 )
 from reference.variables import random_images
@@ -145,7 +144,7 @@ def test_a_new_head_reads_the_same_features(name):
 
     images = random_images(2, *size, 3)
     changed["params"]["head"]["bias"] = bias = jnp.arange(9, dtype=jnp.float32)
-    logits, features = quick_jit(
+    logits, features = jax.jit(
         lambda v, x: (model.apply(v, x), model.apply(v, x, method="feature_maps"))
     )(changed, images)
     _, before, _ = all_outputs(name)(variables, images)

@@ -18,7 +18,6 @@ from reference.small_models import (
     all_outputs,
     grid_stride,
     oracle_options,
-    quick_jit,
     small_variables,
 )
 from reference.variables import random_images, random_variables
@@ -33,7 +32,7 @@ def images():
 
 
 def training(model):
-    return quick_jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    return jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
 
 
 def is_watched(module, method):
@@ -45,7 +44,7 @@ def test_running_statistics_move_a_tenth_of_the_way_to_the_batchs(name, momentum
     size = (3 * grid_stride(name), 5 * grid_stride(name))
     batch = random_images(4, *size, 3)
     variables = small_variables(name, *size)
-    _, state = quick_jit(
+    _, state = jax.jit(
         functools.partial(
             SMALL_MODELS[name].apply,
             train=True,
@@ -91,7 +90,7 @@ def test_every_parameter_is_learnt(images):
     variables = small_variables(NAME, *SIZE)
     probe = random_images(4, 5, seed=7)
 
-    @quick_jit
+    @jax.jit
     @jax.grad
     def gradient(params):
         state = {"params": params, "batch_stats": variables["batch_stats"]}
@@ -116,7 +115,7 @@ def logits_of_keys(model, variables, images, keys):
             variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )[0]
 
-    return np.asarray(quick_jit(jax.vmap(apply))(keys))
+    return np.asarray(jax.jit(jax.vmap(apply))(keys))
 
 
 def test_head_dropout_keeps_the_mean(images):
@@ -137,7 +136,7 @@ def test_stochastic_depth_grows_from_none_in_the_first_block(images):
     variables = small_variables(NAME, *SIZE)
     model = dropping(stochastic_depth_rate=0.9)
 
-    @quick_jit
+    @jax.jit
     def features(key):
         return model.apply(
             variables,
@@ -187,7 +186,7 @@ def test_stochastic_depth_drops_an_images_whole_branch_or_scales_it(kind):
         rngs = {"dropout": key}
         return dropped.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)[0]
 
-    outputs = np.asarray(quick_jit(jax.vmap(apply))(jax.random.split(jax.random.key(1), 32)))
+    outputs = np.asarray(jax.jit(jax.vmap(apply))(jax.random.split(jax.random.key(1), 32)))
     shape = (32, 8)
     nothing = np.abs(outputs - silu(np.asarray(x, np.float64))).max(axis=(2, 3, 4)) < 1e-5
     scaled = np.abs(outputs - silu(x + residual / (1 - rate))).max(axis=(2, 3, 4)) < 1e-4

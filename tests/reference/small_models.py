@@ -12,10 +12,6 @@ from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.network import Options
 from reference.variables import random_variables
 
-# Compiling takes most of these tests' time, and what is compiled runs once or twice.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 TIMM = {
     "botnet26t_256": "relu",
     "sebotnet33ts_256": "silu",
@@ -72,14 +68,14 @@ def small_variables(name, height, width, seed=0):
 @functools.cache
 def apply(name, method="__call__"):
     """One compiled function for each model and method, shared by all tests."""
-    return quick_jit(functools.partial(SMALL_MODELS[name].apply, method=method))
+    return jax.jit(functools.partial(SMALL_MODELS[name].apply, method=method))
 
 
 @functools.cache
 def all_outputs(name, model=None):
     """(variables, images) → logits, feature maps, attention maps, compiled once a size."""
     apply = (model or SMALL_MODELS[name]).apply
-    return quick_jit(
+    return jax.jit(
         lambda variables, images: (
             apply(variables, images),
             apply(variables, images, method="feature_maps"),

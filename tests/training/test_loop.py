@@ -130,6 +130,17 @@ def test_the_same_run_again_has_the_same_bits(whole, tmp_path):
     assert rows_of(tmp_path) == rows_of(whole[0])
 
 
+def test_a_run_with_muon_goes_on_to_the_bit(tmp_path):
+    optimization = dataclasses.replace(CONFIG.optimization, optimizer="muon", momentum=0.95)
+    config = CONFIG.replace(epochs=2, optimization=optimization)
+    go(tmp_path / "whole", config)
+    outcome, _ = go(tmp_path / "stopped", config, at=in_step(4))
+    assert not outcome.finished
+    go(tmp_path / "stopped", config)
+    stopped, whole = (saved(tmp_path / name, config)[0] for name in ("stopped", "whole"))
+    assert_same_bits(stopped, whole)
+
+
 def test_another_seed_is_another_run(whole, tmp_path):
     go(tmp_path, CONFIG.replace(seed=4))
     assert tree_differs(saved(tmp_path)[0].variables, saved(whole[0])[0].variables)

@@ -1,26 +1,32 @@
 """Schedule and decay mask by hand, updates of the real model against NumPy."""
 
 import math
+from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.variants import list_variants
 from bottleneck_transformer_flax.training.config import OptimizerOptions
+from bottleneck_transformer_flax.training.config_checks import OptimizerName
 from bottleneck_transformer_flax.training.optimizer import (
     decay_mask,
     learning_rate_schedule,
     make_optimizer,
+    matrix_axes,
 )
 from reference.variables import random_variables
 from training.tiny import SIZE, SMALL
 
 STEPS = 3
+GOLDENS = Path(__file__).parent.parent / "goldens"
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +120,88 @@ def test_sgd_with_nesterov_momentum_and_decay(params, gradients):
     assert_close(updated(options, params, gradients), oracle)
 
 
-def test_adamw_with_decoupled_decay(params, gradients):
-    options = OptimizerOptions(optimizer="adamw", weight_decay=0.3)
-    oracle = flat(params)
+def adamw_by_hand(params, gradients, weight_decay):
+    """Parameters after a step of rate 0.1 for each gradient."""
+    oracle = dict(params)
     first = {path: np.zeros_like(value) for path, value in oracle.items()}
     second = {path: np.zeros_like(value) for path, value in oracle.items()}
-    for count, gradient in enumerate(map(flat, gradients), start=1):
+    for count, gradient in enumerate(gradients, start=1):
         for path in oracle:
             first[path] = 0.9 * first[path] + 0.1 * gradient[path]
             second[path] = 0.999 * second[path] + 0.001 * gradient[path] ** 2
             mean = first[path] / (1 - 0.9**count)
             size = np.sqrt(second[path] / (1 - 0.999**count))
-            decay = 0.3 * oracle[path] * is_decayed(path)
+            decay = weight_decay * oracle[path] * is_decayed(path)
             oracle[path] = oracle[path] - 0.1 * (mean / (size + 1e-8) + decay)
+    return oracle
+
+
+def test_adamw_with_decoupled_decay(params, gradients):
+    options = OptimizerOptions(optimizer="adamw", weight_decay=0.3)
+    oracle = adamw_by_hand(flat(params), map(flat, gradients), 0.3)
     # 1 − 0.999^t in float32 is good to 6e-5, which is 3e-6 of an update of 0.1.
     assert_close(updated(options, params, gradients), oracle, atol=6e-6)
+
+
+def as_matrix(path, value):
+    """Inputs × outputs for what Muon updates; None for what it leaves to AdamW."""
+    if path[0] in ("stem", "head") or path[-1] != "kernel":
+        return None
+    heads = path[-2] in ("query", "key", "value")
+    matrix = value.reshape(len(value), -1) if heads else value.reshape(-1, value.shape[-1])
+    return None if 1 in matrix.shape else matrix
+
+
+def nearly_orthogonal(matrix):
+    """Five steps of Jordan's quintic, which take singular values of up to 1 to about 1."""
+    matrix = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = matrix @ matrix.T
+        matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
+    return matrix
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_makes_the_momentum_of_matrices_orthogonal(params, gradients, nesterov):
+    options = OptimizerOptions(optimizer="muon", momentum=0.8, nesterov=nesterov, weight_decay=0.3)
+    start, slopes = flat(params), [flat(gradient) for gradient in gradients]
+    oracle = adamw_by_hand(start, slopes, 0.3)
+    matrices = [path for path in start if as_matrix(path, start[path]) is not None]
+    assert 20 < len(matrices) < len(oracle)
+    for path in matrices:
+        value, mean = start[path], np.zeros_like(start[path])
+        for count, slope in enumerate((slope[path] for slope in slopes), start=1):
+            mean = 0.8 * mean + 0.2 * slope
+            ahead = 0.8 * mean / (1 - 0.8 ** (count + 1)) + 0.2 * slope / (1 - 0.8**count)
+            update = nearly_orthogonal(as_matrix(path, ahead if nesterov else mean))
+            update *= 0.2 * np.sqrt(max(update.shape))
+            value = value - 0.1 * (update.reshape(value.shape) + 0.3 * value)
+        oracle[path] = value
+    assert_close(updated(options, params, gradients), oracle, atol=2e-5)
+
+
+def shapes_of(variant):
+    """A variant's parameters by path, as its golden has them."""
+    lines = (GOLDENS / f"{variant}.txt").read_text().splitlines()
+    shapes = {}
+    for path, shape, *_ in map(str.split, lines):
+        sizes = tuple(int(size) for size in shape.split("x"))
+        shapes[tuple(path.split("/"))] = jax.ShapeDtypeStruct(sizes, jnp.float32)
+    return shapes
+
+
+@pytest.mark.parametrize("variant", list_variants())
+def test_muon_s_matrices_are_the_kernels_between_stem_and_head(variant):
+    shapes = shapes_of(variant)
+    axes = flatten_dict(matrix_axes(unflatten_dict(shapes)))
+    for path, leaf in shapes.items():
+        expected = as_matrix(path, np.zeros(leaf.shape))
+        if expected is None:
+            assert axes[path] is None, path
+            continue
+        inputs, outputs = ([leaf.shape[axis] for axis in part] for part in axes[path])
+        assert (*inputs, *outputs) == leaf.shape, path
+        assert (math.prod(inputs), math.prod(outputs)) == expected.shape, path
 
 
 @pytest.mark.parametrize("clip", [0.5, 1e9])
@@ -158,7 +231,7 @@ def test_the_learning_rate_is_that_of_the_step():
         assert float(updates["kernel"]) == pytest.approx(-expected, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_a_part_learns_at_its_own_rate(params, gradients, name):
     options = OptimizerOptions(optimizer=name, weight_decay=0.1)
     whole = updated(options, params, gradients[:1])

@@ -25,6 +25,7 @@ from bottleneck_transformer_flax.training.config import (
     RunConfig,
 )
 from bottleneck_transformer_flax.training.state import TrainState
+from reference.compiled_programs import compiled_folder
 
 # The import hook would check how records are built. But they take what JSON has, lists and strings,
 # bring it into form and check it themselves; and jax builds trees of anything. Lifted here and not
@@ -154,9 +155,9 @@ def entries(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
+def compiled_once(request):
     """Compile equal programs once in all these tests and the processes that they start."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
+    folder = compiled_folder(request.config)
     values = {
         "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(folder),

@@ -68,11 +68,9 @@ def _start_lines(plan: "Plan") -> list[str]:
 def _update(config: RunConfig) -> Iterator[str]:
     """How parameters follow gradients, and what of the model is dropped meanwhile."""
     options = config.optimization
-    if options.optimizer == "sgd":
-        nesterov = "Nesterov's " if options.nesterov else ""
-        yield f"sgd with {nesterov}momentum {options.momentum:g}"
-    else:
-        yield options.optimizer
+    nesterov = "Nesterov's " if options.nesterov else ""
+    momentum = f" with {nesterov}momentum {options.momentum:g}"
+    yield options.optimizer + ("" if options.optimizer == "adamw" else momentum)
     warmup = f" after {_counted(options.warmup_epochs, 'epoch')} of warm-up"
     warmup = warmup if options.warmup_epochs else ""
     yield f"learning rate {options.learning_rate:g}{warmup}, then by a cosine to 0"

@@ -8,7 +8,7 @@ from bottleneck_transformer_flax.models.config_checks import FrozenPart
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.config import RunConfig
 
-OptimizerName = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adamw", "muon"]
 ComputeDtype = Literal["float32", "bfloat16"]
 
 # A name, its value, what is expected, and whether the value is.

@@ -1,15 +1,20 @@
 """From a run's options to an optax optimizer."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
+from optax.contrib import MuonDimensionNumbers
 
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 
 UNDECAYED = ("scale", "bias")
+# Root mean square of a matrix's update at learning rate 1, as AdamW's comes to in practice: one
+# rate then suits both (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+MUON_UPDATE_RMS = 0.2
 
 
 def decays(path: tuple[str, ...]) -> bool:
@@ -19,8 +24,33 @@ def decays(path: tuple[str, ...]) -> bool:
 
 def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
     """For every parameter, whether weight decay applies to it."""
-    mask: dict[str, Any] = unflatten_dict({path: decays(path) for path in flatten_dict(params)})
-    return mask
+    return _by_path(lambda path, _: decays(path), params)
+
+
+def matrix_axes(params: dict[str, Any]) -> dict[str, Any]:
+    """For every parameter, which axes are a matrix's inputs and outputs; None if it is no matrix.
+
+    The kernels between the stem and the head are: a convolution's from a window of channels to a
+    channel, attention's from the channels to all heads. What reads pixels or scores classes,
+    tables and vectors are not, as Muon's author advises.
+    """
+    return _by_path(_matrix_axes, params)
+
+
+def _by_path(function: Callable[[tuple[str, ...], Any], Any], params: dict[str, Any]) -> Any:
+    """For every parameter what the function says of its path and itself; holes stay holes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(tuple(step.key for step in path), leaf), params
+    )
+
+
+def _matrix_axes(path: tuple[str, ...], leaf: Any) -> MuonDimensionNumbers | None:
+    if path[0] in ("stem", "head") or path[-1] != "kernel":
+        return None
+    inputs = 1 if "attention" in path else leaf.ndim - 1
+    if 1 in (math.prod(leaf.shape[:inputs]), math.prod(leaf.shape[inputs:])):
+        return None
+    return MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, leaf.ndim)))
 
 
 def learning_rate_schedule(
@@ -43,9 +73,11 @@ def make_optimizer(
     schedule: optax.Schedule,
     part_rates: Mapping[str, float] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
-    """Clipping, weight decay, and SGD with momentum or AdamW.
+    """Clipping, weight decay, and SGD with momentum, AdamW or Muon.
 
-    SGD's decay is added to the gradient, as in the paper's recipes; AdamW's is decoupled.
+    SGD's decay is added to the gradient, as in the paper's recipes; the others' is decoupled. Muon
+    (Jordan et al. 2024) makes the momentum of every matrix nearly orthogonal, and leaves the other
+    parameters to AdamW; see ``matrix_axes``.
 
     Args:
         options: of the run.
@@ -71,11 +103,34 @@ def _whole_model_optimizer(
 ) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     if options.optimizer == "adamw":
-        return optax.chain(
-            clip, optax.adamw(schedule, weight_decay=options.weight_decay, mask=decay_mask)
-        )
+        return optax.chain(clip, _adamw(options, schedule))
+    if options.optimizer == "muon":
+        return optax.chain(clip, _muon(options, schedule))
     return optax.chain(
         clip,
         optax.add_decayed_weights(options.weight_decay, mask=decay_mask),
         optax.sgd(schedule, momentum=options.momentum, nesterov=options.nesterov),
     )
+
+
+def _adamw(options: OptimizerOptions, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(schedule, weight_decay=options.weight_decay, mask=decay_mask)
+
+
+def _muon(options: OptimizerOptions, schedule: optax.Schedule) -> optax.GradientTransformation:
+    # optax's own choice of AdamW for the rest would decay norms and biases too.
+    muon = optax.contrib.muon(
+        schedule,
+        beta=options.momentum,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+        muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=MUON_UPDATE_RMS,
+    )
+
+    def optimizers(params: dict[str, Any]) -> Any:
+        return _by_path(
+            lambda path, leaf: "muon" if _matrix_axes(path, leaf) is not None else "adamw", params
+        )
+
+    return optax.partition({"muon": muon, "adamw": _adamw(options, schedule)}, optimizers)
