@@ -5,9 +5,6 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
@@ -70,9 +67,7 @@ class _Training:
         self.plan, self.run, self.stop = plan, run, stop
         self.checkpoints = checkpoints
         parts = make_parts(plan)
-        self.devices, schedule, self.train_step, self.evaluator, self.state = parts
-        # All at once: a computation of its own would wait for the steps that are in flight.
-        self.learning_rates = np.asarray(schedule(jnp.arange(plan.total_steps)))
+        self.devices, self.learning_rates, self.train_step, self.evaluator, self.state = parts
         self.peak_operations = self.devices.count * peak_operations(plan.model.config.dtype)
         # Of several processes only one has something to say.
         self.reporter = reporter if self.devices.writes else Reporters()

@@ -1,9 +1,13 @@
 """What a run computes with: built from its plan, before the first step."""
 
+from functools import partial
 from typing import NamedTuple
 
-import optax
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+from bottleneck_transformer_flax.axes import Float
 from bottleneck_transformer_flax.devices import Devices, find_devices
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -24,21 +28,21 @@ class TrainingParts(NamedTuple):
 
     Attributes:
         devices: where.
-        schedule: the learning rate by step.
+        learning_rates: of every step of the run.
         train_step: from a state and a batch to the next state.
         evaluator: scores the model.
         state: before the first step, on the devices.
     """
 
     devices: Devices
-    schedule: optax.Schedule
+    learning_rates: Float[np.ndarray, " steps"]
     train_step: TrainStep
     evaluator: Evaluator
     state: TrainState
 
 
 def make_parts(plan: Plan) -> TrainingParts:
-    """Build them; nothing is compiled but the drawing of the first variables.
+    """Build them; nothing is compiled but the first state and the learning rates.
 
     Raises:
         ConfigError: when the devices of several processes do not divide the batch.
@@ -71,5 +75,9 @@ def make_parts(plan: Plan) -> TrainingParts:
         devices=devices,
     )
     average = optimization.ema_decay is not None
-    state = create_state(initial_variables(plan), optimizer, average=average)
-    return TrainingParts(devices, schedule, train_step, evaluator, devices.place_state(state))
+    # As one program each: JAX would compile one for every operation on every shape.
+    learning_rates = np.asarray(jax.jit(schedule)(jnp.arange(plan.total_steps)))
+    create = jax.jit(partial(create_state, optimizer=optimizer, average=average))
+    state = create(initial_variables(plan))
+    state = devices.place_state(state)
+    return TrainingParts(devices, learning_rates, train_step, evaluator, state)
