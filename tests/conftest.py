@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 # Compiling takes most of the tests' time, and what is compiled runs a few times: XLA's own passes
 # are the users', LLVM's are left out.
@@ -9,8 +10,13 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nor does any test, or a command that it starts, read or write the compiled programs of the user.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Programs that a test compiled are there for the others, the commands that they start, and the next
+# run, apart from the user's. `pytest --cache-clear` removes them.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parent.parent / ".pytest_cache" / "d" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 from collections.abc import Iterator
 
@@ -22,7 +28,6 @@ install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
 from bottleneck_transformer_flax.allocator import keep_freed_memory  # noqa: E402
 from bottleneck_transformer_flax.cli.compiled_programs import remove_least_recent  # noqa: E402
-from reference.compiled_programs import compiled_folder  # noqa: E402
 
 keep_freed_memory()
 
@@ -35,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
-        remove_least_recent(compiled_folder(session.config), 2**30)
+        remove_least_recent(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), 2**30)
 
 
 @pytest.fixture

@@ -124,25 +124,31 @@ def _any(flags: jax.Array, everywhere: NamedSharding) -> jax.Array:
     return reached
 
 
-def find_devices(batch_size: int, *, shard_parameters: bool = False) -> Devices:
-    """All devices of all processes; of one process, as many as divide the batch.
+def find_devices(images: int, *, shard_parameters: bool = False) -> Devices:
+    """All devices of all processes; of one process, as many as divide the images.
+
+    Args:
+        images: that are computed at a time: the batch, or a part of it where it is in parts.
+        shard_parameters: of ``Devices``.
 
     Raises:
-        ConfigError: when several processes have devices that do not divide the batch.
+        ConfigError: when several processes have devices that do not divide the images.
     """
     devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    count = max(n for n in range(1, len(devices) + 1) if images % n == 0)
     if count < len(devices):
         if jax.process_count() > 1:
             raise ConfigError(
-                f"batch_size is {batch_size}, which the {len(devices)} devices of the "
-                f"{jax.process_count()} processes do not divide; choose a multiple of it"
+                f"{images} images are computed at a time (batch_size / accumulation_steps), which "
+                f"the {len(devices)} devices of the {jax.process_count()} processes do not divide; "
+                "choose a batch_size that is a multiple of the devices x accumulation_steps"
             )
         _log.warning(
-            "%d of %d devices are used, because more do not divide the batch of %d images",
+            "%d of %d devices are used, because more do not divide the %d images that are "
+            "computed at a time",
             count,
             len(devices),
-            batch_size,
+            images,
         )
     return Devices(Mesh(np.array(devices[:count]), (AXIS,)), shard_parameters)
 

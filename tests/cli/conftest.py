@@ -11,9 +11,9 @@ import pytest
 
 from bottleneck_transformer_flax.cli import main
 from reference.hub_client import hub
-from training.tiny import compiled_once, small_variant, write_data
+from training.tiny import small_variant, write_data
 
-__all__ = ["compiled_once", "hub", "small_variant"]
+__all__ = ["hub", "small_variant"]
 
 # Options under which a folder of 16 × 16 images trains in a second, once compiled.
 QUICK = ("--variant", "botnet_tiny", "--image-size", "16", "16", "--num-workers", "0")

@@ -217,6 +217,7 @@ def test_show_of_the_data_set_in_the_package(call, tmp_path, monkeypatch):
         (2, ("images", "--versions", "21"), "versions is 21; expected 1 to 20"),
         (2, ("images", "--min-scale", "2"), "min_scale is 2"),
         (2, ("images", "--image-size", "0", "8"), "image size is (0, 8)"),
+        (2, ("images", "--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
         (2, ("images", "--recipe", "x"), "Unrecognized options"),
     ],
 )

@@ -21,7 +21,7 @@ RESUME = ("train", "--resume", "--run-directory", "run")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once, small_variant):
+def finished(tmp_path_factory, small_variant):
     """A folder with the data, and a run with its two checkpoints; read only."""
     folder = tmp_path_factory.mktemp("finished")
     write_data(folder / "data")

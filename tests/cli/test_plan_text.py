@@ -60,6 +60,8 @@ def test_every_departure_from_a_recipe_is_named():
         ({"learning_rate": 0.0375}, "learning rate 0.0375"),
         ({"warmup_epochs": 1.5}, "after 1.5 epochs of warm-up"),
         ({"warmup_epochs": 1.0}, "after 1 epoch of warm-up"),
+        # Half of the run's four epochs at most.
+        ({"warmup_epochs": 9.0}, "after 2 epochs of warm-up"),
         ({"weight_decay": 3e-5}, "weight decay 3e-05"),
         ({"label_smoothing": 0.2}, "label smoothing 0.2"),
         ({"clip_norm": 2.0}, "a norm of 2"),

@@ -73,6 +73,27 @@ def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(hub, monkeyp
         assert list(pool.map(copy.content, indices)) == list(map(image_bytes, indices))
 
 
+def test_names_that_older_files_have(tmp_path):
+    write(tmp_path / "train-00000-of-00002-5e9ad7b7b2a6ec8b.parquet", range(10))
+    write(tmp_path / "train-00001-of-00002-3c61bb1d5a0c2f47.parquet", range(10, 17))
+    write(tmp_path / "test-00000-of-00001-0123456789abcdef.parquet", range(100, 105))
+    splits = load_splits(str(tmp_path))
+    assert (len(splits.train), len(splits.test)) == (17, 5)
+    assert splits.train.content(12) == image_bytes(12)
+
+
+def test_parts_in_folders_of_their_own(tmp_path):
+    write(tmp_path / "train/0000.parquet", range(10))
+    write(tmp_path / "train/0001.parquet", range(10, 17))
+    write(tmp_path / "test/0000.parquet", range(100, 105))
+    assert has_two_parts(tmp_path)
+    splits = load_splits(str(tmp_path))
+    assert (len(splits.train), len(splits.test)) == (17, 5)
+    assert splits.train.content(12) == image_bytes(12)
+    assert splits.test.content(4) == image_bytes(104)
+    assert len(load_folder_all(tmp_path / "test")) == 5
+
+
 def test_row_groups_are_read_once_and_only_so_many_bytes_kept(hub, monkeypatch):
     source = load_splits(str(hub)).train
     groups = []

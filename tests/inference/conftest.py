@@ -1,5 +1,5 @@
 """The shared fixtures, for this folder."""
 
-from training.tiny import compiled_once, small_variant
+from training.tiny import small_variant
 
-__all__ = ["compiled_once", "small_variant"]
+__all__ = ["small_variant"]

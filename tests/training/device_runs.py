@@ -16,6 +16,7 @@ from training.tiny import CROPPED, SMALL, colour_images, labels_of
 
 BATCH = 8
 STEPS = 20
+SGD = OptimizerOptions(optimizer="sgd", learning_rate=0.02, weight_decay=1e-4)
 EVERYTHING = BatchAugmentation(mixup_alpha=0.2, cutmix_alpha=1.0, erasing_probability=0.3)
 
 
@@ -23,12 +24,10 @@ def devices_of(count, *, shard_parameters=False):
     return Devices(Mesh(np.array(jax.devices()[:count]), (AXIS,)), shard_parameters)
 
 
-def first_steps(devices, *, steps=STEPS, **changes):
+def first_steps(devices, *, steps=STEPS, optimization=SGD, **changes):
     """The mean loss of each step, and the state after the last."""
     model = BoTNet(config=SMALL.replace(stochastic_depth_rate=0.2, dropout_rate=0.1, **changes))
-    optimizer = make_optimizer(
-        OptimizerOptions(optimizer="sgd", weight_decay=1e-4), optax.constant_schedule(0.02)
-    )
+    optimizer = make_optimizer(optimization, optax.constant_schedule(optimization.learning_rate))
     step = make_train_step(
         model,
         optimizer,

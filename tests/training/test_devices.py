@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.devices import find_devices
+from bottleneck_transformer_flax.training.config import OptimizerOptions
 from training.device_runs import STEPS, devices_of, first_steps
 
 TOLERANCE = 1e-5
@@ -42,6 +43,15 @@ def test_sharded_parameters_are_the_same_in_less_memory(on_one):
     assert on_first < 0.55 * whole
 
 
+@pytest.mark.slow
+def test_muon_on_two_devices_with_sharded_parameters_is_muon_on_one():
+    muon = OptimizerOptions(optimizer="muon", learning_rate=2e-3, momentum=0.95, weight_decay=0.01)
+    on_one, _ = first_steps(devices_of(1), optimization=muon)
+    on_two, _ = first_steps(devices_of(2, shard_parameters=True), optimization=muon)
+    print(f"largest difference of a step's loss: {np.abs(np.subtract(on_one, on_two)).max():.1e}")
+    assert_same_losses(on_two, on_one)
+
+
 def test_statistics_of_each_device_are_those_of_groups():
     grouped, _ = first_steps(devices_of(1), batch_norm_groups=2, steps=3)
     on_two, _ = first_steps(devices_of(2), batch_norm_groups=2, steps=3)
@@ -55,6 +65,7 @@ def test_as_many_devices_as_divide_the_batch(caplog):
     assert not caplog.messages
     assert find_devices(7).count == 1
     assert "1 of 2 devices are used" in caplog.text
+    assert "the 7 images that are computed at a time" in caplog.text
 
 
 EIGHT = """

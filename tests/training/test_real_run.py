@@ -52,7 +52,7 @@ def data(tmp_path_factory, small_variant):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, data, compiled_once):
+def whole(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("runs") / "whole"
     return path, go(path, config_of(data))[0]
 

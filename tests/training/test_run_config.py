@@ -86,6 +86,8 @@ WRONG = [
     *[("stochastic_depth_rate", "model", value) for value in (-0.1, 1.0)],
     ("dtype", "model", "float16"),
     ("num_workers", "input", -1),
+    # More than there are epochs, the last of which would not have the whole size.
+    *[("progressive_phases", "input", value) for value in (0, 91)],
     ("pretrained", "top", 5),
     *[("eval_crop", "input", value) for value in (0.0, 1.5, float("nan"))],
 ]

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from bottleneck_transformer_flax.data.loading import Splits
@@ -25,7 +24,6 @@ from bottleneck_transformer_flax.training.config import (
     RunConfig,
 )
 from bottleneck_transformer_flax.training.state import TrainState
-from reference.compiled_programs import compiled_folder
 
 # The import hook would check how records are built. But they take what JSON has, lists and strings,
 # bring it into form and check it themselves; and jax builds trees of anything. Lifted here and not
@@ -152,28 +150,6 @@ def tree_differs(first, second):
 
 def entries(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(request):
-    """Compile equal programs once in all these tests and the processes that they start."""
-    folder = compiled_folder(request.config)
-    values = {
-        "jax_enable_compilation_cache": True,
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name.upper(), str(value))
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,13 +18,10 @@ def write_digests(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What of a folder is not as it was written, in words; None where all is.
-
-    A folder without digests, as an earlier version wrote it, counts as whole.
-    """
+    """What of a folder is not as it was written, in words; None where all is."""
     record = folder / DIGESTS_FILE
     if not record.exists():
-        return None
+        return f"{record.name} is missing"
     try:
         expected = json.loads(record.read_text(encoding="utf-8"))
         missing = sorted(set(expected) - set(_files(folder)))

@@ -170,6 +170,9 @@ def _show(arguments: Sequence[str]) -> int:
         if not 1 <= value <= most:
             raise ConfigError(f"{name} is {value}; expected 1 to {most}")
 
+    if not 0 <= parsed.seed < 2**32:
+        raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
+
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
     from bottleneck_transformer_flax.training.plan import make_plan

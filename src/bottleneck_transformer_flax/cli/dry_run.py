@@ -7,6 +7,7 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
+from bottleneck_transformer_flax.devices import first_process
 from bottleneck_transformer_flax.training.dry_run import estimate
 from bottleneck_transformer_flax.training.plan import Plan
 
@@ -16,7 +17,8 @@ def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
     say(console, *plan_lines(plan))
     found = estimate(plan)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
+        if first_process():
+            print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
         return 0
     temporaries = found.temporaries_bytes
     memory = f"{found.state_bytes / 1e6:,.0f} MB for the state"
@@ -29,8 +31,11 @@ def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
         console,
         f"time    {_duration(found.seconds)}: {1e3 * found.step_seconds:,.0f} ms a step "
         f"({1e3 * found.input_seconds:,.0f} of them waiting for images), "
-        f"{found.evaluations} evaluations of {found.evaluation_seconds:,.1f} s",
+        f"{found.evaluations} evaluations of {found.evaluation_seconds:,.1f} s, "
+        f"{found.compile_seconds:,.0f} s to compile",
     )
+    if plan.config.input.progressive_phases > 1:
+        say(console, "        every step as if its images were of the last phase, the largest")
     return 0
 
 

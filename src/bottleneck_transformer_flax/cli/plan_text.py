@@ -71,8 +71,8 @@ def _update(config: RunConfig) -> Iterator[str]:
     nesterov = "Nesterov's " if options.nesterov else ""
     momentum = f" with {nesterov}momentum {options.momentum:g}"
     yield options.optimizer + ("" if options.optimizer == "adamw" else momentum)
-    warmup = f" after {_counted(options.warmup_epochs, 'epoch')} of warm-up"
-    warmup = warmup if options.warmup_epochs else ""
+    warmup_epochs = min(options.warmup_epochs, config.epochs / 2)
+    warmup = f" after {_counted(warmup_epochs, 'epoch')} of warm-up" if warmup_epochs else ""
     yield f"learning rate {options.learning_rate:g}{warmup}, then by a cosine to 0"
     yield f"weight decay {options.weight_decay:g}"
     if options.label_smoothing:

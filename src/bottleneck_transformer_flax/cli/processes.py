@@ -42,7 +42,16 @@ class ProcessOptions:
                 f"coordinator is {self.coordinator}, num_processes {self.num_processes} and "
                 f"process_id {self.process_id}; expected all three of them, or none"
             )
-        if all(given) and not 0 <= int(self.process_id or 0) < int(self.num_processes or 0):
+        if not all(given):
+            return
+        host, _, port = str(self.coordinator).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(
+                f"coordinator is {self.coordinator!r}; expected HOST:PORT, such as node0:1234"
+            )
+        if int(self.num_processes or 0) < 1:
+            raise ConfigError(f"num_processes is {self.num_processes}; expected at least 1")
+        if not 0 <= int(self.process_id or 0) < int(self.num_processes or 0):
             raise ConfigError(
                 f"process_id is {self.process_id}; expected 0 to num_processes - 1 = "
                 f"{int(self.num_processes or 0) - 1}"
@@ -79,11 +88,11 @@ def join(options: ProcessOptions) -> None:
         ) from error
 
 
-def leave_others(message: str) -> NoReturn:
-    """End this process at once with exit code 1, which ends the others within a minute.
+def leave_others(message: str, code: int = 1) -> NoReturn:
+    """End this process at once with an exit code, which ends the others within a minute.
 
     An ordinary exit would wait for them, as they would for this one.
     """
     sys.stdout.flush()
     print(f"botnet: error: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(code)

@@ -18,7 +18,12 @@ from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import recipe_line
 from bottleneck_transformer_flax.cli.processes import join, leave_others
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
-from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
+from bottleneck_transformer_flax.errors import (
+    BoTNetError,
+    CheckpointError,
+    ConfigError,
+    TrainingError,
+)
 from bottleneck_transformer_flax.training.recipes import recipe_for
 from bottleneck_transformer_flax.training.run import RunDirectory
 
@@ -44,6 +49,8 @@ def _one_of_several(parsed: TrainOptions) -> int:
 
     try:
         code = _train(parsed)
+    except ConfigError as error:
+        leave_others(str(error), code=2)
     except (BoTNetError, OSError) as error:
         leave_others(str(error))
     except (ValueError, RuntimeError) as error:
@@ -70,7 +77,8 @@ def _train(parsed: TrainOptions) -> int:
     if not parsed.resume:
         say(console, _origin(parsed))
     if parsed.dry_run:
-        return say_estimate(console, plan, as_json=parsed.json)
+        with _memory_named():
+            return say_estimate(console, plan, as_json=parsed.json)
     run_directory = RunDirectory(parsed.run_directory or Path())
     if first_process():
         run_directory = RunDirectory(parsed.run_directory or _new_directory(plan.model_name))
@@ -79,6 +87,7 @@ def _train(parsed: TrainOptions) -> int:
     run_directory = RunDirectory(Path(from_first_process(str(run_directory.path))))
     with (
         run_directory.locked() if first_process() else nullcontext(),
+        _memory_named(),
         _stop_on_signals(StopRequest()) as stop,
         _all_of(reporters) as reporter,
     ):
@@ -97,6 +106,22 @@ def _train(parsed: TrainOptions) -> int:
     elif first_process():
         _print_results(console, run_directory, outcome.evaluation, time.perf_counter() - start)
     return 0
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Say what helps when a device has too little memory."""
+    from jax.errors import JaxRuntimeError
+
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            f"a device has too little memory ({str(error).splitlines()[0]}); give a smaller "
+            "--batch-size or --image-size, more --accumulation-steps, --remat, or --dtype bfloat16"
+        ) from error
 
 
 def _plan(parsed: TrainOptions) -> "Plan":

@@ -70,9 +70,11 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
         like = _option(arguments, "--like")
         data = _option(arguments, "--data") or "embedded"
-        pretrained = _option(arguments, "--pretrained")
+        pretrained, recipe = _option(arguments, "--pretrained"), _option(arguments, "--recipe")
         if like is None:
-            config = default_config(data, pretrained, _option(arguments, "--recipe"))
+            config = default_config(data, pretrained, recipe)
+        elif recipe is not None:
+            raise ConfigError("--like starts from a run's own options; leave out --recipe")
         else:
             config = RunDirectory(Path(like)).read_config()
             if pretrained is not None:
@@ -109,12 +111,10 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of one option, before the options are parsed."""
-    for index, given in enumerate(arguments):
+    """The value of one option, the last if it is given twice, before the options are parsed."""
+    found = None
+    for given, following in zip(arguments, [*arguments[1:], None], strict=True):
         flag, equals, value = given.partition("=")
-        argument = flag.replace("_", "-") + equals + value
-        if argument == name and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{name}="):
-            return argument.removeprefix(f"{name}=")
-    return None
+        if flag.replace("_", "-") == name:
+            found = value if equals else following
+    return found

@@ -21,7 +21,7 @@ def open_stored(folder: Path) -> dict[str, StoredSource] | None:
     Raises:
         DataError: when it is incomplete or damaged, or what reads it is not installed.
     """
-    if (folder / records.DESCRIPTION_FILE).is_file():
+    if records.is_packed(folder):
         return records.open_packed(folder)
     if (folder / tfds.INFO_FILE).is_file() and (folder / tfds.FEATURES_FILE).is_file():
         return tfds.open_tfds(folder)
@@ -35,7 +35,7 @@ def has_two_parts(folder: Path) -> bool:
 
     Only names are looked at.
     """
-    if (folder / records.DESCRIPTION_FILE).is_file():
+    if records.is_packed(folder):
         return (folder / TRAINING_FOLDER).is_dir()
     if (folder / tfds.INFO_FILE).is_file() and (folder / tfds.FEATURES_FILE).is_file():
         return len(tfds.part_names(folder)) > 1

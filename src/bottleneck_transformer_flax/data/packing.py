@@ -32,6 +32,7 @@ from bottleneck_transformer_flax.data.records import (
 from bottleneck_transformer_flax.data.shards import (
     ShardJob,
     ShardPacker,
+    file_states,
     make_jobs,
     names_of,
 )
@@ -118,9 +119,10 @@ def pack(
     _make_folder(out)
     with _locked(out), _nothing_unfinished_left(out):
         progress = _Progress(out, digest, parts, _recorded(out, digest))
+        # First: with it a later call knows the folder as one of its own.
+        progress.write(PROGRESS_FILE)
         for part in parts:
             (out / part).mkdir(exist_ok=True)
-        progress.write(PROGRESS_FILE)
         run_jobs(
             ShardPacker(folder=out, parts=parts, skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=progress.shards.get(job.file)) for job in jobs],
@@ -179,7 +181,8 @@ def _digest(parts: dict[str, ImageSource], jobs: list[ShardJob]) -> str:
     """What is packed into which files."""
     digest = hashlib.sha256()
     for part, source in parts.items():
-        record = (part, source.class_names, names_of(source), source.labels.tolist())
+        images = (names_of(source), source.labels.tolist(), file_states(source))
+        record = (part, source.class_names, *images)
         digest.update(json.dumps(record).encode())
     digest.update(json.dumps([job.file for job in jobs]).encode())
     return digest.hexdigest()
@@ -220,8 +223,12 @@ def _nothing_unfinished_left(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for unfinished in out.glob(f"*/{UNFINISHED_FILES}"):
-            unfinished.unlink()
+        _remove_unfinished(out)
+
+
+def _remove_unfinished(out: Path) -> None:
+    for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
+        unfinished.unlink()
 
 
 def _recorded(out: Path, digest: str) -> dict[str, Shard]:
@@ -235,11 +242,12 @@ def _recorded(out: Path, digest: str) -> dict[str, Shard]:
             description = read_description(out / name)
             if description.source != digest:
                 raise ConfigError(
-                    f"{out} holds other images packed, or the same with other options or classes; "
-                    "name a new folder, or repeat what was begun there"
+                    f"{out} holds other images packed, or these with other options or classes or "
+                    "before a file of theirs was changed; name a new folder, or repeat what was "
+                    "begun there"
                 )
             return {shard.file: shard for part in description.parts.values() for shard in part}
-    if any(out.iterdir()):
+    if any(not path.match(UNFINISHED_FILES) for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty; name a new folder to write to")
     return {}
 

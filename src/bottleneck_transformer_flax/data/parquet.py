@@ -1,7 +1,8 @@
 """Parquet files as the Hugging Face hub has them: the images' bytes in a column, the labels beside.
 
-A folder, or the one folder in it, holds ``train-00000-of-00002.parquet`` and so on, and the like
-with ``validation`` or ``test``. Parquet is read a row group at a time, so an image from anywhere
+A folder, or the one folder in it, holds ``train-00000-of-00002.parquet`` and so on (older ones have
+a digest before the ending), and the like with ``validation`` or ``test``; or folders of these names
+hold ``0000.parquet`` and so on. Parquet is read a row group at a time, so an image from anywhere
 costs the reading of some hundred others. In order that is no loss; for training, which reads in
 random order, ``botnet data pack`` makes of it what is read image by image.
 """
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-_FILE_NAME = re.compile(r"(?P<part>.+?)(-(?P<number>\d+)-of-(?P<total>\d+))?\.parquet")
+_FILE_NAME = re.compile(r"(?P<part>.+?)(-\d+-of-(?P<total>\d+)(-[0-9a-f]+)?)?\.parquet")
 # Of the row groups read last, in every process.
 _KEPT_BYTES = 2**27
 
 
 def find_files(folder: Path) -> Path | None:
-    """The folder of the Parquet files: this one, or one directly in it, or none.
+    """The folder of the Parquet files or of those of each part: this one, or one in it, or none.
 
     Raises:
         DataError: when there are several.
@@ -52,6 +53,8 @@ def find_files(folder: Path) -> Path | None:
     found = sorted({file.parent for file in folder.glob("*/*.parquet")})
     found = [folder for folder in found if not folder.name.startswith(".")]
     if len(found) > 1:
+        if all(file.stem.isdecimal() for part in found for file in part.glob("*.parquet")):
+            return folder
         raise DataError(
             f"{folder}: has Parquet files in {', '.join(repr(path.name) for path in found)}; name "
             "one of these folders"
@@ -134,9 +137,10 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
         DataError: when some are missing.
     """
     parts: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*.parquet")):
+    for file in sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet")):
         if match := _FILE_NAME.fullmatch(file.name):
-            parts.setdefault(match["part"], []).append(file)
+            part = file.parent.name if file.stem.isdecimal() else match["part"]
+            parts.setdefault(part, []).append(file)
     for part, files in parts.items():
         totals = {match["total"] for file in files if (match := _FILE_NAME.fullmatch(file.name))}
         if totals != {None} and totals != {f"{len(files):05}"}:

@@ -108,6 +108,17 @@ def decode_record(content: bytes) -> Record:
         raise ValueError("expected a map of name, label and image") from error
 
 
+def is_packed(folder: Path) -> bool:
+    """Whether a folder's ``dataset.json`` is there and ours, or too damaged to tell."""
+    try:
+        values = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return isinstance(values, dict) and values.get("format") == FORMAT
+
+
 def read_description(file: Path) -> Description:
     """Read ``dataset.json``.
 

@@ -20,7 +20,8 @@ Box = tuple[int, int, int, int]
 _CROP_ATTEMPTS = 10
 _REDUCTIONS = (8, 4, 2)
 # Both halves of a blend weigh the same long before, and draws need a number that float32 holds.
-_LARGEST_ALPHA = 1000.0
+_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
+_LARGEST_ASPECT = 100.0
 
 
 @runtime_checkable
@@ -134,18 +135,22 @@ class Augmentation:
             raise ConfigError(
                 f"augmentation min_scale is {self.min_scale}; expected a value in (0, 1]"
             )
-        if len(self.aspect_ratio) != 2 or not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
+        lowest, highest_ratio = self.aspect_ratio if len(self.aspect_ratio) == 2 else (0, 0)
+        if not 1 / _LARGEST_ASPECT <= lowest <= highest_ratio <= _LARGEST_ASPECT:
             raise ConfigError(
-                f"augmentation aspect_ratio is {self.aspect_ratio}; "
-                "expected (lowest, highest), both positive"
+                f"augmentation aspect_ratio is {self.aspect_ratio}; expected (lowest, highest), "
+                f"both in [1/{_LARGEST_ASPECT:g}, {_LARGEST_ASPECT:g}]"
             )
-        for name, highest, allowed in (
-            ("mixup_alpha", _LARGEST_ALPHA, f"a number in [0, {_LARGEST_ALPHA:g}]"),
-            ("cutmix_alpha", _LARGEST_ALPHA, f"a number in [0, {_LARGEST_ALPHA:g}]"),
-            ("erasing_probability", 1.0, "a number in [0, 1]"),
+        # Of less than the smallest, shares could not be drawn in float32.
+        alpha = f"0 or a number in [{_SMALLEST_ALPHA:g}, {_LARGEST_ALPHA:g}]"
+        for name, lowest, highest, allowed in (
+            ("mixup_alpha", _SMALLEST_ALPHA, _LARGEST_ALPHA, alpha),
+            ("cutmix_alpha", _SMALLEST_ALPHA, _LARGEST_ALPHA, alpha),
+            ("erasing_probability", 0.0, 1.0, "a number in [0, 1]"),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= highest:
+            known = isinstance(value, int | float)
+            if not known or not (value == 0 or lowest <= value <= highest):
                 raise ConfigError(f"augmentation {name} is {value!r}; expected {allowed}")
         self.make_policy()
 

@@ -74,10 +74,11 @@ def estimate(plan: Plan) -> Estimate:
         num_workers=config.input.num_workers,
         share=parts.devices.share,
     )
-    bad_images, state = BadImages(skip=True), parts.state
+    bad_images, state = BadImages(skip=config.input.skip_bad_images), parts.state
     seconds: list[float] = []
     input_seconds: list[float] = []
-    state_bytes, evaluation_seconds = _bytes_on_one_device(state), _evaluation_seconds(plan, parts)
+    state_bytes = _bytes_on_one_device(state)
+    evaluation_seconds = _evaluation_seconds(plan, parts, bad_images)
     step: Any = None
     try:
         # The first compiles.
@@ -126,11 +127,12 @@ def _later(seconds: list[float]) -> float:
     return statistics.mean(seconds[len(seconds) // 2 :])
 
 
-def _evaluation_seconds(plan: Plan, parts: TrainingParts) -> float:
+def _evaluation_seconds(plan: Plan, parts: TrainingParts, bad_images: BadImages) -> float:
     """Of all test images, from the second of two batches; the first compiles."""
     test, evaluator = plan.splits.test, parts.evaluator
     variables, batches = parts.state.inference_variables, evaluator.batches(test)
     first = next(batches)
+    bad_images.check(first, test)
     jax.block_until_ready(evaluator.scores(variables, first))
     start = time.perf_counter()
     jax.block_until_ready(evaluator.scores(variables, next(batches, first)))

@@ -31,8 +31,8 @@ def matrix_axes(params: dict[str, Any]) -> dict[str, Any]:
     """For every parameter, which axes are a matrix's inputs and outputs; None if it is no matrix.
 
     The kernels between the stem and the head are: a convolution's from a window of channels to a
-    channel, attention's from the channels to all heads. What reads pixels or scores classes,
-    tables and vectors are not, as Muon's author advises.
+    channel (of one in groups, all groups side by side), attention's from the channels to all heads.
+    What reads pixels or scores classes, tables and vectors are not, as Muon's author advises.
     """
     return _by_path(_matrix_axes, params)
 
