@@ -89,8 +89,8 @@ def test_a_state_may_be_used_up_while_it_is_written(tmp_path, slow_disk):
     expected, given = state_of(2), state_of(2)
     with TrainingCheckpoints(tmp_path) as checkpoints:
         checkpoints.save(2, given, PROGRESS, wait=False)
+        # Its memory is used again, unless the writer has a view of it and not a copy.
         jax.block_until_ready(jax.jit(_moved_on, donate_argnums=0)(given))
-        assert given.variables["params"]["kernel"].is_deleted()
         slow_disk.set()
     with TrainingCheckpoints(tmp_path) as checkpoints:
         assert_same_bits(checkpoints.restore(state_of()).state, expected)

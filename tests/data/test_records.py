@@ -17,10 +17,12 @@ from bottleneck_transformer_flax.data import stored
 from bottleneck_transformer_flax.data.decoding import decode_image
 from bottleneck_transformer_flax.data.loading import fingerprint, load_folder_all, load_splits
 from bottleneck_transformer_flax.data.records import (
+    FORMAT,
     Record,
     decode_record,
     encode_record,
     open_packed,
+    read_description,
 )
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.errors import DataError
@@ -214,18 +216,19 @@ def test_an_index_that_does_not_fit(packed):
     assert "No such file" in error_of(root)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "Expecting"),
-        ("[]", "packed data set"),
-        ('{"format": "another"}', "its format is not"),
-        ('{"parts": {}}', "KeyError"),
-    ],
-)
-def test_a_description_of_something_else(tmp_path, text, message):
+def test_a_description_that_is_damaged(tmp_path):
+    (tmp_path / "dataset.json").write_text("{")
+    assert "Expecting" in error_of(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"format": FORMAT}))
+    assert "KeyError" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"format": "another"}', '{"parts": {}}'])
+def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
-    assert message in error_of(tmp_path)
+    assert "no images found in class folders" in error_of(tmp_path)
+    with pytest.raises(DataError, match="cannot be read as the description"):
+        read_description(tmp_path / "dataset.json")
 
 
 def test_a_later_version(packed):

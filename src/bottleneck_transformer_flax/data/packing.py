@@ -32,7 +32,6 @@ from bottleneck_transformer_flax.data.records import (
 from bottleneck_transformer_flax.data.shards import (
     ShardJob,
     ShardPacker,
-    file_states,
     make_jobs,
     names_of,
 )
@@ -181,8 +180,7 @@ def _digest(parts: dict[str, ImageSource], jobs: list[ShardJob]) -> str:
     """What is packed into which files."""
     digest = hashlib.sha256()
     for part, source in parts.items():
-        images = (names_of(source), source.labels.tolist(), file_states(source))
-        record = (part, source.class_names, *images)
+        record = (part, source.class_names, names_of(source), source.labels.tolist())
         digest.update(json.dumps(record).encode())
     digest.update(json.dumps([job.file for job in jobs]).encode())
     return digest.hexdigest()
@@ -242,9 +240,8 @@ def _recorded(out: Path, digest: str) -> dict[str, Shard]:
             description = read_description(out / name)
             if description.source != digest:
                 raise ConfigError(
-                    f"{out} holds other images packed, or these with other options or classes or "
-                    "before a file of theirs was changed; name a new folder, or repeat what was "
-                    "begun there"
+                    f"{out} holds other images packed, or the same with other options or classes; "
+                    "name a new folder, or repeat what was begun there"
                 )
             return {shard.file: shard for part in description.parts.values() for shard in part}
     if any(not path.match(UNFINISHED_FILES) for path in out.iterdir()):

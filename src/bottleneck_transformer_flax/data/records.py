@@ -112,7 +112,7 @@ def is_packed(folder: Path) -> bool:
     """Whether a folder's ``dataset.json`` is there and ours, or too damaged to tell."""
     try:
         values = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
         return True

@@ -141,21 +141,6 @@ def names_of(source: ImageSource) -> tuple[str, ...]:
     return tuple(f"{index:06}.png" for index in range(len(source)))
 
 
-def file_states(source: ImageSource) -> list[tuple[int, int] | None]:
-    """Of every file of an image folder its size and when it was changed, None where it is gone."""
-    if not isinstance(source, FolderSource):
-        return []
-    return [_file_state(Path(source.describe(index))) for index in range(len(source))]
-
-
-def _file_state(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
 def _decodable(source: ImageSource, index: int) -> bytes:
     """The bytes of an image that can be decoded.
 
