@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 # Every epoch is a step, so that the rows of metrics.jsonl are those of steps.
 STEPS = 20
 TOLERANCE = 1e-5
-OPTIONS = ("--variant", "botnet_tiny", "--image-size", "16", "16", "--num-workers", "0")
+# At 16 × 16 the last stages have one position, and a ReLU that is zero but for rounding shows.
+OPTIONS = ("--variant", "botnet_tiny", "--image-size", "32", "32", "--num-workers", "0")
 OPTIONS += ("--batch-size", "12", "--epochs", STEPS, "--warmup-epochs", "2")
 OPTIONS += ("--optimizer", "sgd", "--learning-rate", "0.02", "--evaluate-every-epochs", "10")
 
