@@ -31,7 +31,6 @@ CONFIG = BoTNetConfig(
 VARIANTS["soak"] = Variant(
     name="soak", config=CONFIG, size=28, source="this script", parameters=0, multiply_adds=0
 )
-LONGEST_SECONDS = 25.0
 """That a process is left alive: a start takes several, an epoch about five on two cores."""
 TIMINGS = ("seconds", "images_per_second", "input_wait", "fraction_of_peak")
 
@@ -97,7 +96,7 @@ def soak(kills: int, epochs: int, seed: int, folder: Path) -> None:
             if killed == kills:
                 finish(process)
                 break
-            moment = moments.uniform(0.2, min(0.6 * seconds, LONGEST_SECONDS))
+            moment = moments.uniform(0.2, 0.4 * seconds)
             said = kill_soon(process, moment)
             if said is not None:
                 killed += 1

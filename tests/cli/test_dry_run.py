@@ -93,6 +93,7 @@ def test_a_recipe_and_another_run_s_options_are_not_mixed(fails, run):
 
 def test_of_an_option_given_twice_the_last_counts_for_the_defaults_too():
     assert parse(["--data", "photos", "--data=embedded"]).config == default_config("embedded")
+    assert parse([]).config == default_config("embedded")
 
 
 def test_an_unknown_recipe_is_told_with_all_there_are(fails, trained):

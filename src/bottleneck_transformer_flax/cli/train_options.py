@@ -113,7 +113,7 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
 def _option(arguments: Sequence[str], name: str) -> str | None:
     """The value of one option, the last if it is given twice, before the options are parsed."""
     found = None
-    for given, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for given, following in zip(arguments, [*arguments, None][1:], strict=True):
         flag, equals, value = given.partition("=")
         if flag.replace("_", "-") == name:
             found = value if equals else following
