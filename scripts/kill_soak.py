@@ -31,7 +31,6 @@ CONFIG = BoTNetConfig(
 VARIANTS["soak"] = Variant(
     name="soak", config=CONFIG, size=28, source="this script", parameters=0, multiply_adds=0
 )
-"""That a process is left alive: a start takes several, an epoch about five on two cores."""
 TIMINGS = ("seconds", "images_per_second", "input_wait", "fraction_of_peak")
 
 
