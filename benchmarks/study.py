@@ -51,36 +51,26 @@ def run_study(
         draw: their picture.
         table: them in words.
     """
+    results = (options.out or REPOSITORY / "benchmarks" / "results") / f"{name}.csv"
+    picture = (options.out or REPOSITORY / "docs" / "images") / f"{name}.png"
     try:
-        _run(name, options, measure, draw, table)
+        # Before the work, so that a folder that cannot be made is told at once.
+        for path in (results, picture):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        rows, measured = measure(), conditions()
+        results.write_text(csv_text(rows, measured), encoding="utf-8")
+        save_png(draw(rows), picture)
     except BoTNetError as error:
         return _failed(name, str(error))
     except OSError as error:
         return _failed(name, f"{error.filename}: {error.strerror}")
-    return 0
-
-
-def _run(
-    name: str,
-    options: argparse.Namespace,
-    measure: Callable[[], Rows],
-    draw: Callable[[Rows], Figure],
-    table: Callable[[Rows], str],
-) -> None:
-    results = (options.out or REPOSITORY / "benchmarks" / "results") / f"{name}.csv"
-    picture = (options.out or REPOSITORY / "docs" / "images") / f"{name}.png"
-    # Before the work, so that a folder that cannot be made is told at once.
-    for path in (results, picture):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    rows, measured = measure(), conditions()
-    results.write_text(csv_text(rows, measured), encoding="utf-8")
-    save_png(draw(rows), picture)
     print(f"written: {results}, {picture}", file=sys.stderr)
     if options.json:
         print(json.dumps({"conditions": measured, "rows": [asdict(row) for row in rows]}))
     else:
         print(table(rows))
         print("\n" + "   ".join(f"{name} {value}" for name, value in measured.items()))
+    return 0
 
 
 def _failed(name: str, why: str) -> int:

@@ -223,11 +223,18 @@ def test_a_description_that_is_damaged(tmp_path):
     assert "KeyError" in error_of(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[]", '{"format": "another"}', '{"parts": {}}'])
-def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "packed data set"),
+        ('{"format": "another"}', "its format is not"),
+        ('{"parts": {}}', "KeyError"),
+    ],
+)
+def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text, message):
     (tmp_path / "dataset.json").write_text(text)
     assert "no images found in class folders" in error_of(tmp_path)
-    with pytest.raises(DataError, match="cannot be read as the description"):
+    with pytest.raises(DataError, match=message):
         read_description(tmp_path / "dataset.json")
 
 

@@ -221,12 +221,8 @@ def _nothing_unfinished_left(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _remove_unfinished(out)
-
-
-def _remove_unfinished(out: Path) -> None:
-    for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
-        unfinished.unlink()
+        for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
+            unfinished.unlink()
 
 
 def _recorded(out: Path, digest: str) -> dict[str, Shard]:
