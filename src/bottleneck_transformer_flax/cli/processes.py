@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -86,6 +87,24 @@ def join(options: ProcessOptions) -> None:
             f"the {options.num_processes or ''} processes did not find each other ({reason}); see "
             "that all were started with the same --coordinator, which all can reach"
         ) from error
+    if _sees_only_its_own_devices(os.environ):
+        for platform in ("cuda", "rocm"):
+            jax.config.update(f"jax_{platform}_visible_devices", "all")
+
+
+def _sees_only_its_own_devices(environment: Mapping[str, str]) -> bool:
+    """Whether a process that SLURM or Open MPI has started shares no device that it sees.
+
+    JAX takes it for one of as many as the machine has GPUs and shows it a single one, the one with
+    its number on the machine, though it may be alone there or have been given one already
+    (jax-ml/jax, issues 16788 and 28194).
+    """
+    if "JAX_LOCAL_DEVICE_IDS" in environment:
+        return False
+    one_visible = "," not in environment.get("CUDA_VISIBLE_DEVICES", ",")
+    tasks, nodes = (environment.get(f"SLURM_STEP_NUM_{what}") for what in ("TASKS", "NODES"))
+    one_a_node = tasks is not None and tasks == nodes
+    return one_visible or one_a_node or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
 def leave_others(message: str, code: int = 1) -> NoReturn:
