@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -171,12 +172,11 @@ def test_a_reader_stands_still_between_its_turns(folder, tmp_path, name):
     try:
         assert process.begun().examples.shape == (3, 40, 48, 3)
         assert process.take(4) > 0
-        group = processes_of_group(process._process.pid)
-        assert len(group) >= 3
-        assert set(group.values()) <= {"T", "Z"}
+        assert len(processes_of_group(process._process.pid)) >= 3
+        wait_for_states(process._process.pid, {"T", "Z"})
     finally:
         process.close()
-    assert set(processes_of_group(process._process.pid).values()) <= {"Z"}
+    wait_for_states(process._process.pid, {"Z"})
 
 
 @pytest.mark.slow
@@ -189,6 +189,14 @@ def test_a_reader_that_dies_is_told_of(folder, tmp_path):
             process.take(1)
     finally:
         process.close()
+
+
+def wait_for_states(group: int, states: set[str], seconds: float = 5.0) -> None:
+    """Wait until a group's processes have no other states: a signal takes a moment."""
+    deadline = time.monotonic() + seconds
+    while not (found := set(processes_of_group(group).values())) <= states:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
 
 
 def processes_of_group(group: int) -> dict[int, str]:
