@@ -7,7 +7,7 @@ import pytest
 from bottleneck_transformer_flax.cli.plan_text import (
     describe_augmentation,
     plan_lines,
-    recipe_line,
+    recipe_lines,
 )
 from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
@@ -29,12 +29,12 @@ def with_optimization(**changes):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_as_it_is_has_only_its_name(name):
-    assert recipe_line(name, RECIPES[name]) == f"recipe  {name}"
+    assert recipe_lines(name, RECIPES[name]) == [f"recipe  {name}"]
 
 
 def test_data_and_model_have_lines_of_their_own():
     config = default_config("photos").replace(variant="botnet50")
-    assert recipe_line("image-folder", config) == "recipe  image-folder"
+    assert recipe_lines("image-folder", config) == ["recipe  image-folder"]
 
 
 def test_every_departure_from_a_recipe_is_named():
@@ -44,10 +44,27 @@ def test_every_departure_from_a_recipe_is_named():
         optimization=dataclasses.replace(recipe.optimization, ema_decay=None, learning_rate=0.05),
         augmentation=dataclasses.replace(recipe.augmentation, aspect_ratio=(0.5, 2.0)),
     )
-    assert recipe_line("small-images", changed) == (
+    assert recipe_lines("small-images", changed) == [
         "recipe  small-images, but epochs 20, optimization.learning_rate 0.05, "
         "optimization.ema_decay None, augmentation.aspect_ratio 0.5 2"
+    ]
+
+
+def test_a_rate_that_is_for_another_batch_is_noted():
+    smaller = RECIPES["paper-standard"].replace(batch_size=256)
+    assert recipe_lines("paper-standard", smaller)[1:] == [
+        "note    learning rate 0.4 is for 1024 images a step; in proportion, 256 have "
+        "--learning-rate 0.1"
+    ]
+    with_a_rate = smaller.replace(
+        optimization=dataclasses.replace(smaller.optimization, learning_rate=0.1)
     )
+    assert recipe_lines("paper-standard", with_a_rate)[1:] == []
+
+
+@pytest.mark.parametrize("name", ["small-images", "image-folder"])
+def test_the_rule_of_rates_is_of_sgd_alone(name):
+    assert recipe_lines(name, RECIPES[name].replace(batch_size=8))[1:] == []
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,32 @@ if TYPE_CHECKING:
 _ELSEWHERE = ("data", "variant", "pretrained")
 
 
-def recipe_line(name: str, config: RunConfig) -> str:
-    """A recipe, and every value in which a run departs from it."""
-    recipe = RECIPES[name].to_json()
+def recipe_lines(name: str, config: RunConfig) -> list[str]:
+    """A recipe, every value in which a run departs from it, and a rate that no longer fits."""
+    recipe = RECIPES[name]
     changed = [
         f"{path} {_plain(value)}"
-        for path, value in differences(recipe, config.to_json())
+        for path, value in differences(recipe.to_json(), config.to_json())
         if path not in _ELSEWHERE
     ]
-    return f"recipe  {name}{', but ' if changed else ''}{', '.join(changed)}"
+    line = f"recipe  {name}{', but ' if changed else ''}{', '.join(changed)}"
+    return [line, *_rate_note(recipe, config)]
+
+
+def _rate_note(recipe: RunConfig, config: RunConfig) -> Iterator[str]:
+    """What a recipe's rate would be for another batch, where it was left as it is.
+
+    The rule is of stochastic gradient descent alone: Goyal et al. 2017, arXiv 1706.02677.
+    """
+    theirs, ours = recipe.optimization, config.optimization
+    same_rate = theirs.learning_rate == ours.learning_rate
+    if same_rate and theirs.optimizer == ours.optimizer == "sgd":
+        rate = ours.learning_rate * config.batch_size / recipe.batch_size
+        if rate != ours.learning_rate:
+            yield (
+                f"note    learning rate {ours.learning_rate:g} is for {recipe.batch_size} images "
+                f"a step; in proportion, {config.batch_size} have --learning-rate {rate:g}"
+            )
 
 
 def plan_lines(plan: "Plan") -> list[str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
 from bottleneck_transformer_flax.cli.lines import say
-from bottleneck_transformer_flax.cli.plan_text import recipe_line
+from bottleneck_transformer_flax.cli.plan_text import recipe_lines
 from bottleneck_transformer_flax.cli.processes import join, leave_others
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
 from bottleneck_transformer_flax.errors import (
@@ -75,7 +75,7 @@ def _train(parsed: TrainOptions) -> int:
     reporters = _make_reporters(console, tensorboard=parsed.tensorboard)
     plan = _plan(parsed)
     if not parsed.resume:
-        say(console, _origin(parsed))
+        say(console, *_origin(parsed))
     if parsed.dry_run:
         with _memory_named():
             return say_estimate(console, plan, as_json=parsed.json)
@@ -138,12 +138,12 @@ def _plan(parsed: TrainOptions) -> "Plan":
         ) from error
 
 
-def _origin(parsed: TrainOptions) -> str:
+def _origin(parsed: TrainOptions) -> list[str]:
     """Where the options come from."""
     if parsed.like is not None:
-        return f"recipe  that of {parsed.like}"
+        return [f"recipe  that of {parsed.like}"]
     name = parsed.recipe or recipe_for(parsed.config.data, parsed.config.pretrained)
-    return recipe_line(name, parsed.config)
+    return recipe_lines(name, parsed.config)
 
 
 def _make_reporters(
