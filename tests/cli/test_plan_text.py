@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from bottleneck_transformer_flax.cli.plan_text import (
@@ -135,14 +136,19 @@ def test_images_that_grow():
     assert "from 75 % of the size up in 2 phases" in lines_of(config)["images"]
 
 
-def test_plain_float32_steps_need_no_line():
-    assert "compute" not in lines_of(CONFIG)
+def test_plain_float32_steps_have_only_their_devices():
+    assert lines_of(CONFIG)["compute"] == "on 2 devices (cpu)"
+
+
+def test_devices_of_several_processes(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    assert lines_of(CONFIG)["compute"] == "on 2 devices of 4 processes (cpu)"
 
 
 def test_how_steps_are_computed():
     config = with_optimization(remat=True, accumulation_steps=2, shard_parameters=True)
     config = config.replace(model=dataclasses.replace(config.model, dtype="bfloat16"))
     assert lines_of(config)["compute"] == (
-        "in bfloat16, parameters in float32, each batch in 2 parts, blocks computed again in the "
-        "backward pass, parameters in parts over the devices"
+        "on 2 devices (cpu), in bfloat16, parameters in float32, each batch in 2 parts, blocks "
+        "computed again in the backward pass, parameters in parts over the devices"
     )

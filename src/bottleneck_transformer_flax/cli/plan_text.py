@@ -55,9 +55,8 @@ def plan_lines(plan: "Plan") -> list[str]:
         f"{_counted(plan.batch_size, 'image')} a step, seed {config.seed}",
         f"update  {', '.join(_update(config))}",
         f"images  {', '.join(_images(config))}",
+        f"compute {', '.join(_compute(config))}",
     ]
-    if compute := list(_compute(config)):
-        lines.append(f"compute {', '.join(compute)}")
     if plan.batch_size < config.batch_size:
         lines.append(
             f"note    batch_size {config.batch_size} is more than there are training images; "
@@ -142,7 +141,8 @@ def _images(config: RunConfig) -> Iterator[str]:
 
 
 def _compute(config: RunConfig) -> Iterator[str]:
-    """Where a run departs from plain float32 steps."""
+    """On what, and where a run departs from plain float32 steps."""
+    yield _devices()
     options = config.optimization
     if config.model.dtype != "float32":
         yield f"in {config.model.dtype}, parameters in float32"
@@ -154,6 +154,15 @@ def _compute(config: RunConfig) -> Iterator[str]:
         yield f"batch norms over {options.batch_norm_groups} parts apart"
     if options.shard_parameters:
         yield "parameters in parts over the devices"
+
+
+def _devices() -> str:
+    """What JAX has found, in all processes."""
+    import jax
+
+    found = jax.devices()
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"on {_counted(len(found), 'device')}{processes} ({found[0].device_kind})"
 
 
 def _plain(value: Any) -> str:
