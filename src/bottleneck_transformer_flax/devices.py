@@ -158,15 +158,16 @@ def first_process() -> bool:
     return jax.process_index() == 0
 
 
-def from_first_process(text: str) -> str:
-    """The text that the first process has, in all of them."""
+def texts_of_all(text: str) -> list[str]:
+    """The texts that the processes have, in their order; every process asks at the same time."""
     if jax.process_count() == 1:
-        return text
-    room = np.zeros(4096, np.uint8)
+        return [text]
     encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(encoded)))
+    room = np.zeros(max(lengths), np.uint8)
     room[: len(encoded)] = encoded
-    received = np.asarray(multihost_utils.broadcast_one_to_all(room))
-    return bytes(received).rstrip(b"\0").decode()
+    rows = multihost_utils.process_allgather(room)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
 def agreed_number(number: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,8 +31,11 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("many") / "data")
 
 
-def start(run, count, *arguments):
-    """The processes of a run, one device each, with their output in files."""
+def start(run, count, *arguments, last=()):
+    """The processes of a run, one device each, with their output in files.
+
+    The last one has more arguments.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -39,7 +43,7 @@ def start(run, count, *arguments):
     one_device = os.environ["XLA_FLAGS"].replace("count=2", "count=1")
     for number in range(count):
         together = ("--coordinator", f"localhost:{port}", "--num-processes", count)
-        together += ("--process-id", number)
+        together += ("--process-id", number, *(last if number == count - 1 else ()))
         command = [sys.executable, "-m", "bottleneck_transformer_flax", "train", *arguments]
         command += ["--run-directory", run, *(together if count > 1 else ())]
         with run.with_name(f"{run.name}-{number}.txt").open("a") as output:
@@ -129,3 +133,35 @@ def test_a_killed_process_ends_the_others_within_a_minute(data, tmp_path, killed
     print(f"ended {time.monotonic() - began:.1f} s after the other")
     text = said(run, 1 - killed)
     assert "another process of the run has ended" in text or "another task died" in text, text
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "lines"),
+    [
+        (
+            ("--data", "nothing"),
+            1,
+            ["process 1 of the run cannot begin; see what it said", "nothing: no such folder"],
+        ),
+        (
+            ("--learning-rate", "0.03"),
+            2,
+            ["process 1 of the run differs from process 0: it has optimization.learning_rate 0.03;"]
+            * 2,
+        ),
+        ((), 2, ["process 1 of the run differs from process 0: it has other images;"] * 2),
+    ],
+    ids=["no data", "options", "images"],
+)
+def test_processes_that_are_not_one_run_end_in_one_line(data, tmp_path, last, code, lines):
+    if not last:
+        other = shutil.copytree(data, tmp_path / "other")
+        next(other.rglob("*.png")).unlink()
+        last = ("--data", other)
+    run = tmp_path / "run"
+    end(start(run, 2, "--data", data, *OPTIONS, last=last), code, seconds=60)
+    assert not run.exists()
+    for number, line in enumerate(lines):
+        errors = [text for text in said(run, number).splitlines() if "error" in text]
+        assert len(errors) == 1, errors
+        assert errors[0].startswith(f"botnet: error: {line}")

@@ -1,15 +1,24 @@
 """Many processes as one run: joining them, and ending when one of them has gone."""
 
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from bottleneck_transformer_flax.errors import ConfigError, TrainingError
+from bottleneck_transformer_flax.cli.record_paths import differences, flattened
+from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.training.plan import Plan
 
 _HEARTBEAT_SECONDS = 30
 _START_SECONDS = 300
+# Where a process has its images, and how many others decode them for it.
+_MAY_DIFFER = ("data", "input.num_workers")
+# What has no short value of its own.
+_IN_WORDS = {"images": "other images", "network": "another network"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,65 @@ def _sees_only_its_own_devices(environment: Mapping[str, str]) -> bool:
     tasks, nodes = (environment.get(f"SLURM_STEP_NUM_{what}") for what in ("TASKS", "NODES"))
     one_a_node = tasks is not None and tasks == nodes
     return one_visible or one_a_node or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+
+
+def planned_by_all(make_plan: "Callable[[], Plan]") -> "Plan":
+    """What this process has planned, once every process of the run has planned the same.
+
+    Raises:
+        BoTNetError, OSError: what ``make_plan`` raises.
+        TrainingError: when another process could not plan.
+        ConfigError: when another has other options, images or pretrained weights.
+    """
+    from bottleneck_transformer_flax.devices import texts_of_all
+
+    planned: Plan | BoTNetError | OSError
+    try:
+        planned = make_plan()
+    except (BoTNetError, OSError) as error:
+        planned = error
+    texts = texts_of_all(json.dumps(None if isinstance(planned, Exception) else _identity(planned)))
+    if isinstance(planned, Exception):
+        _leave_together(planned)
+    if problem := _disagreement([json.loads(text) for text in texts]):
+        _leave_together(problem)
+    return planned
+
+
+def _leave_together(error: Exception) -> NoReturn:
+    """Raise what every process knows of, so that none has to be torn away from the others."""
+    import jax
+
+    jax.distributed.shutdown()
+    raise error
+
+
+def _identity(plan: "Plan") -> dict[str, Any]:
+    """All that must be the same in every process."""
+    from bottleneck_transformer_flax.data.loading import fingerprint
+
+    options = {
+        path: value for path, value in flattened(plan.config.to_json()) if path not in _MAY_DIFFER
+    }
+    return options | {"images": fingerprint(plan.splits), "network": plan.start}
+
+
+def _disagreement(plans: list[dict[str, Any] | None]) -> BoTNetError | None:
+    """What keeps processes from being one run, if anything does."""
+    first, *_ = plans
+    for number, plan in enumerate(plans):
+        if first is None or plan is None:
+            failed = plans.index(None)
+            return TrainingError(f"process {failed} of the run cannot begin; see what it said")
+        changed = [
+            _IN_WORDS.get(path, f"{path} {value}") for path, value in differences(first, plan)
+        ]
+        if changed:
+            return ConfigError(
+                f"process {number} of the run differs from process 0: it has {', '.join(changed)}; "
+                "give all the same options and the same images"
+            )
+    return None
 
 
 def leave_others(message: str, code: int = 1) -> NoReturn:

@@ -16,7 +16,7 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import recipe_lines
-from bottleneck_transformer_flax.cli.processes import join, leave_others
+from bottleneck_transformer_flax.cli.processes import join, leave_others, planned_by_all
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
@@ -66,14 +66,15 @@ def _one_of_several(parsed: TrainOptions) -> int:
 def _train(parsed: TrainOptions) -> int:
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.cli.dry_run import say_estimate
-    from bottleneck_transformer_flax.devices import first_process, from_first_process
+    from bottleneck_transformer_flax.devices import first_process, texts_of_all
     from bottleneck_transformer_flax.training.loop import train as train_to_end
     from bottleneck_transformer_flax.training.outcome import StopRequest
 
     console = Console(stderr=parsed.json, emoji=False, quiet=not first_process())
     start = time.perf_counter()
     reporters = _make_reporters(console, tensorboard=parsed.tensorboard)
-    plan = _plan(parsed)
+    several = parsed.processes.given
+    plan = planned_by_all(lambda: _plan(parsed)) if several else _plan(parsed)
     if not parsed.resume:
         say(console, *_origin(parsed))
     if parsed.dry_run:
@@ -84,7 +85,7 @@ def _train(parsed: TrainOptions) -> int:
         run_directory = RunDirectory(parsed.run_directory or _new_directory(plan.model_name))
         if not parsed.resume:
             run_directory.create(parsed.config)
-    run_directory = RunDirectory(Path(from_first_process(str(run_directory.path))))
+    run_directory = RunDirectory(Path(texts_of_all(str(run_directory.path))[0]))
     with (
         run_directory.locked() if first_process() else nullcontext(),
         _memory_named(),
