@@ -164,6 +164,29 @@ def test_whichever_file_is_damaged_the_checkpoint_before_it_is_taken(
             assert_same_bits(checkpoints.restore(state_of()).state, state_of(5))
 
 
+def test_the_same_step_may_be_damaged_again(two_saved, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(two_saved, folder)
+    for again in range(3):
+        cut_short(max(files_of(folder / "4"), key=lambda file: file.stat().st_size))
+        with TrainingCheckpoints(folder) as checkpoints:
+            assert checkpoints.restore(state_of()).step == 2
+            checkpoints.save(4, state_of(again), {"step": 4})
+    assert {"4", "4.damaged", "4.damaged-2", "4.damaged-3"} <= set(entries(folder))
+
+
+def test_progress_is_looked_at_before_the_state_is_read(two_saved):
+    def refuse(progress):
+        assert progress == {"step": 4}
+        raise CheckpointError("of other images")
+
+    with (
+        TrainingCheckpoints(two_saved) as checkpoints,
+        pytest.raises(CheckpointError, match="of other images"),
+    ):
+        checkpoints.restore(state_of(shape=(7, 5)), refuse)
+
+
 def test_of_a_folder_that_was_emptied_the_checkpoint_before_it_is_taken(two_saved, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(two_saved, folder)

@@ -190,11 +190,14 @@ def test_resume_takes_the_run_that_is_named(call, run, trained, spelling):
     assert "older/pretrained" in called.out
 
 
-def test_resume_takes_the_newest_unfinished_run(call, run, trained):
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "before its first checkpoint"])
+def test_resume_takes_the_newest_unfinished_run(call, run, trained, saved):
     # As its help says: a run that was finished later has nothing left to resume.
     shutil.copytree(trained / run, trained / "runs" / "unfinished")
     shutil.rmtree(trained / "runs" / "unfinished" / "pretrained")
-    (trained / run / "checkpoints").touch()
+    (trained / run / "run.json").touch()
+    if not saved:
+        shutil.rmtree(trained / "runs" / "unfinished" / "checkpoints")
     called = call("train", "--resume")
     assert called.code == 0, called
     assert "runs/unfinished/pretrained" in called.out
@@ -206,6 +209,22 @@ def test_images_may_move_but_not_change(call, fails, run, trained):
     assert json.loads((trained / run / "run.json").read_text())["data"] == "moved"
     shutil.copy(trained / "moved/train/ant/0.png", trained / "moved/train/ant/new.png")
     assert "not those that the run began with" in fails(1, "train", "--resume")
+
+
+def test_images_of_fewer_classes_are_told_as_that_and_the_run_stays_as_it_was(fails, run, trained):
+    shutil.copytree(trained / "data", trained / "fewer")
+    for part in ("train", "val"):
+        shutil.rmtree(trained / "fewer" / part / "ant")
+    shutil.rmtree(trained / run / "pretrained")
+    before = tree(trained / run)
+    message = fails(1, "train", "--resume", "--data", "fewer")
+    assert "not those that the run began with" in message
+    assert tree(trained / run) == before
+
+
+def test_a_folder_that_is_taken_is_told_before_the_images_are_listed(fails, run):
+    arguments = ("--data", "nowhere", "--run-directory", run)
+    assert "is not empty; name another --run-directory" in fails(1, "train", *arguments)
 
 
 def test_the_command_to_type_next_predicts_with_this_run(call, run, trained):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bottleneck_transformer_flax.data import loader
 from bottleneck_transformer_flax.data.batches import Batch, bad_images
 from bottleneck_transformer_flax.data.loader import (
     choose_num_workers,
@@ -26,6 +27,7 @@ from bottleneck_transformer_flax.data.transforms import (
     EvaluationTransform,
     TrainingTransform,
 )
+from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -288,9 +290,15 @@ def test_bad_images_in_training_and_in_workers(tmp_path):
     assert 3 in [index for batch in train(8, source) for index in bad_images(batch)]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on this system")
+def test_cores_are_those_that_a_scheduler_has_given(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 11})
+    assert usable_cores() == 3
+
+
 @pytest.mark.parametrize(("files", "expected"), [(1, 0), (999, 0), (1000, 1), (3999, 3), (9999, 4)])
 def test_a_worker_has_a_thousand_files_to_read(monkeypatch, files, expected):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(loader, "usable_cores", lambda: 4)
     names, labels = ("x.png",) * files, np.zeros(files, np.int32)
     assert choose_num_workers(FolderSource(Path("folder"), names, labels, ("x",))) == expected
     assert choose_num_workers(array_source()) == 0

@@ -162,6 +162,8 @@ def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
         "all/part-00001-of-00004.arrayrecord",
         "packing.json",
     ]
+    with pytest.raises(DataError, match="is not packed to its end; repeat the same botnet data"):
+        load_splits(str(out))
     # What a process leaves that is ended from outside.
     for number in (0, 2):
         left = out / f"all/.part-{number:05}-of-00004.arrayrecord.1.new"

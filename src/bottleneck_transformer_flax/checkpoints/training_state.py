@@ -4,7 +4,8 @@ import contextlib
 import glob
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -131,13 +132,16 @@ class TrainingCheckpoints:
                 ),
             )
 
-    def restore(self, like: PyTree) -> Saved | None:
+    def restore(
+        self, like: PyTree, accept: Callable[[Any], None] = lambda progress: None
+    ) -> Saved | None:
         """The newest checkpoint that is whole, None where there is none.
 
         One that is damaged is set aside, with a warning, and the one before it taken.
 
         Args:
             like: a state of the structure, shapes, dtypes and places of the one to return.
+            accept: is shown the progress first, and raises where the state is not for this run.
 
         Raises:
             CheckpointError: when there are only damaged ones, or it is not of that structure.
@@ -153,19 +157,21 @@ class TrainingCheckpoints:
                     "bring one back, or begin anew"
                 )
             return None
+        progress = self._read(step, progress=ocp.args.JsonRestore()).progress
+        accept(progress)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = {
-            "state": ocp.args.StandardRestore(abstract),
-            "progress": ocp.args.JsonRestore(),
-        }
+        state = self._read(step, state=ocp.args.StandardRestore(abstract)).state
+        return Saved(step, state, progress)
+
+    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        """Parts of a checkpoint, by their names."""
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
             raise CheckpointError(
                 f"the checkpoint {self.path(step)} is damaged or of another model "
                 f"({_in_short(error)}); remove that folder to go on from the checkpoint before it"
             ) from error
-        return Saved(step, restored.state, restored.progress)
 
     def _set_damaged_aside(self) -> list[str]:
         """What is wrong with the newest checkpoints until one is whole, newest first."""
@@ -175,10 +181,15 @@ class TrainingCheckpoints:
             if damage is None:
                 break
             damaged.append(damage)
-            aside = self.path(step).with_name(f"{step}{_DAMAGED}")
+            aside = self._free_path(f"{step}{_DAMAGED}")
             self.path(step).rename(aside)
             _log.warning("the checkpoint %s is damaged (%s) and set aside", aside, damage)
         return damaged
+
+    def _free_path(self, name: str) -> Path:
+        """Where nothing is yet: the name, or with a number where a step was damaged before."""
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        return next(path for name in names if not (path := self._directory / name).exists())
 
     def _write_digests(self) -> None:
         """Before a checkpoint gets its name, whose files are all written."""

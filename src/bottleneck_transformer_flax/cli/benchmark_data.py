@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.benchmark import check_out
+from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import checked_image_size
 
@@ -151,7 +152,7 @@ def _cases(parsed: DataBenchmarkOptions, folder: Path) -> "list[InputCase]":
             names=names,
             size=parsed.image_size,
             batch_size=parsed.batch_size,
-            num_workers=parsed.num_workers or os.cpu_count() or 1,
+            num_workers=parsed.num_workers or usable_cores(),
             policy=policy,
             examples=examples,
         )

@@ -119,6 +119,8 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
         return _finished(page, run_directory, config, parsed)
     note = f"The run is not finished: {len(rows)} of {config.epochs} epochs are over."
+    if len(rows) == config.epochs:
+        note = "The last epoch is over, but not its results: botnet train --resume writes them."
     return dataclasses.replace(page, notes=(note,))
 
 

@@ -92,8 +92,6 @@ def _train(parsed: TrainOptions) -> int:
         _stop_on_signals(StopRequest()) as stop,
         _all_of(reporters) as reporter,
     ):
-        if parsed.resume and first_process():
-            run_directory.write_config(parsed.config)
         outcome = train_to_end(plan, run_directory, reporter, stop)
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
@@ -126,8 +124,12 @@ def _memory_named() -> Iterator[None]:
 
 
 def _plan(parsed: TrainOptions) -> "Plan":
+    from bottleneck_transformer_flax.devices import first_process
     from bottleneck_transformer_flax.training.plan import make_plan
 
+    writes = not (parsed.resume or parsed.dry_run) and first_process()
+    if writes and parsed.run_directory is not None:
+        RunDirectory(parsed.run_directory).require_new()
     try:
         return make_plan(parsed.config)
     except CheckpointError as error:

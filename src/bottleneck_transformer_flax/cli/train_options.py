@@ -12,7 +12,7 @@ from bottleneck_transformer_flax.cli.record_paths import differences
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config
-from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+from bottleneck_transformer_flax.training.run import RUN_FILE, RunDirectory, newest_run
 
 Recipe = Literal[
     "paper-standard",
@@ -87,9 +87,8 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     directory_name = _option(arguments, "--run-directory")
     if directory_name is None:
         runs = options.RUNS
-        started = "checkpoints/[0-9]*"
-        newest = newest_run(runs, having=started, lacking="pretrained") or newest_run(
-            runs, having=started
+        newest = newest_run(runs, having=RUN_FILE, lacking="pretrained") or newest_run(
+            runs, having=RUN_FILE
         )
         if newest is None:
             raise CheckpointError(

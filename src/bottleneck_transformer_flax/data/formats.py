@@ -23,6 +23,8 @@ def open_stored(folder: Path) -> dict[str, StoredSource] | None:
     """
     if records.is_packed(folder):
         return records.open_packed(folder)
+    if (folder / records.PROGRESS_FILE).is_file():
+        raise DataError(f"{folder}: is not packed to its end; repeat the same botnet data pack")
     if (folder / tfds.INFO_FILE).is_file() and (folder / tfds.FEATURES_FILE).is_file():
         return tfds.open_tfds(folder)
     if parquet_folder := parquet.find_files(folder):

@@ -1,6 +1,5 @@
 """Batches of images for training and evaluation, in an order that depends on nothing but a seed."""
 
-import os
 from collections.abc import Generator
 
 import grain
@@ -11,6 +10,7 @@ from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
 from bottleneck_transformer_flax.data.reading_ahead import read_ahead
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.transforms import Transform
+from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 
 _MAX_READER_THREADS = 8
@@ -107,7 +107,7 @@ def choose_num_workers(source: ImageSource) -> int:
     """One a core, but none for images in memory, and none without a thousand files to read."""
     if source.native_size is not None:
         return 0
-    return min(os.cpu_count() or 1, len(source) // _FILES_WORTH_A_WORKER)
+    return min(usable_cores(), len(source) // _FILES_WORTH_A_WORKER)
 
 
 def _draw(indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Draw:
@@ -123,7 +123,7 @@ def _read(
         draws,
         read,
         num_workers=choose_num_workers(read.source) if num_workers is None else num_workers,
-        num_threads=1 if in_memory else min(os.cpu_count() or 1, _MAX_READER_THREADS),
+        num_threads=1 if in_memory else min(usable_cores(), _MAX_READER_THREADS),
     )
 
 

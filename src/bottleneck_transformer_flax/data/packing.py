@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from bottleneck_transformer_flax.data.records import (
     DESCRIPTION_FILE,
     LABELS_FILE,
     NAMES_FILE,
+    PROGRESS_FILE,
     Description,
     Shard,
     read_description,
@@ -37,10 +37,10 @@ from bottleneck_transformer_flax.data.shards import (
 )
 from bottleneck_transformer_flax.data.sources import ImageSource
 from bottleneck_transformer_flax.data.stored import DATA_EXTRA, require
-from bottleneck_transformer_flax.data.workers import run_jobs
+from bottleneck_transformer_flax.data.workers import run_jobs, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.locks import locked
 
-PROGRESS_FILE = "packing.json"
 ONLY_PART = "all"
 TEST_PART = "val"
 
@@ -116,7 +116,8 @@ def pack(
     jobs = make_jobs(parts, shards)
     digest = _digest(parts, jobs)
     _make_folder(out)
-    with _locked(out), _nothing_unfinished_left(out):
+    busy = DataError(f"another process is packing into {out}; wait for it")
+    with locked(out, busy), _nothing_unfinished_left(out):
         progress = _Progress(out, digest, parts, _recorded(out, digest))
         # First: with it a later call knows the folder as one of its own.
         progress.write(PROGRESS_FILE)
@@ -125,7 +126,7 @@ def pack(
         run_jobs(
             ShardPacker(folder=out, parts=parts, skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=progress.shards.get(job.file)) for job in jobs],
-            num_workers=(os.cpu_count() or 1) if num_workers is None else num_workers,
+            num_workers=usable_cores() if num_workers is None else num_workers,
             on_step=on_image,
             on_result=progress.finish,
         )
@@ -190,29 +191,6 @@ def _make_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a new folder to write to")
     out.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from packing here meanwhile.
-
-    Raises:
-        DataError: when another process does.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another process is packing into {folder}; wait for it") from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

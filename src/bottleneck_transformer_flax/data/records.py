@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from array_record.python.array_record_module import ArrayRecordReader
 
 DESCRIPTION_FILE = "dataset.json"
+PROGRESS_FILE = "packing.json"
 LABELS_FILE = "labels.npy"
 NAMES_FILE = "names.json"
 FORMAT = "bottleneck-transformer-flax packed images"

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -16,6 +17,13 @@ Result = TypeVar("Result")
 Step = Callable[[], None]
 
 _STEP, _RESULT, _FAILED, _DONE = range(4)
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on: a scheduler may have given it a few of a machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run_jobs(

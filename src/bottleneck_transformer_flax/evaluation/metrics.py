@@ -202,7 +202,8 @@ class ClassificationSums:
     def _count_or_raise(self) -> int:
         if self.count == 0:
             raise DataError(
-                "metrics are undefined over no images; evaluate a split that has at least one"
+                "metrics are undefined over no images: the part to evaluate has none, or none that "
+                "can be read"
             )
         return self.count
 

@@ -78,6 +78,9 @@ class _Training:
         # The state's own counter is on the device, and may be steps behind.
         self.step = 0
         self._restore()
+        # Only now: options that were changed may not have been accepted.
+        if self.devices.writes:
+            run.write_config(plan.config)
         self.in_flight = StepsInFlight()
         self.stop_agreed = False
         self.sums: ClassificationSums | None = None
@@ -88,26 +91,28 @@ class _Training:
         return len(self.history.rows) + 1
 
     def _restore(self) -> None:
-        saved = self.checkpoints.restore(self.state)
+        saved = self.checkpoints.restore(self.state, self._accept)
         if saved is None:
             return
-        if saved.progress.get("data", self.fingerprint) != self.fingerprint:
-            raise CheckpointError(
-                f"the images of {self.plan.config.data} are not those that the run began with: "
-                f"there are now {self.plan.splits.description}; bring the former back, or begin "
-                f"anew with --like {self.run.path}"
-            )
-        if saved.progress.get("start", self.plan.start) != self.plan.start:
-            raise CheckpointError(
-                f"{self.plan.config.pretrained} is not the model that the run began with: its "
-                "network or its preprocessing differs; bring the former back, or begin anew with "
-                f"--like {self.run.path}"
-            )
         self.step, self.state = saved.step, saved.state
         self.history = History.from_json(saved.progress)
         # Killed right after the checkpoint, a run may lack what it was writing beside it.
         if self.history.rows and self.history.rows[-1]["step"] == self.step:
             self._keep_if_best(self.history.rows[-1])
+
+    def _accept(self, progress: dict[str, Any]) -> None:
+        if progress.get("data", self.fingerprint) != self.fingerprint:
+            raise CheckpointError(
+                f"the images of {self.plan.config.data} are not those that the run began with: "
+                f"there are now {self.plan.splits.description}; bring the former back, or begin "
+                f"anew with --like {self.run.path}"
+            )
+        if progress.get("start", self.plan.start) != self.plan.start:
+            raise CheckpointError(
+                f"{self.plan.config.pretrained} is not the model that the run began with: its "
+                "network or its preprocessing differs; bring the former back, or begin anew with "
+                f"--like {self.run.path}"
+            )
 
     def run_to_end(self) -> Outcome:
         """Step, finish epochs, and stop where asked to."""

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bottleneck_transformer_flax.atomic import write_text
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.locks import locked
 from bottleneck_transformer_flax.training.config import RunConfig
 
 RUN_FILE = "run.json"
@@ -70,8 +71,8 @@ class RunDirectory:
         """One test image, to try a prediction on."""
         return self.path / "example.png"
 
-    def create(self, config: RunConfig) -> None:
-        """Make the folder and write down how the run is defined.
+    def require_new(self) -> None:
+        """See that a run can be begun here.
 
         Raises:
             CheckpointError: when there is a run, or anything else, already.
@@ -83,29 +84,24 @@ class RunDirectory:
                 f"{self.path} is not empty; name another --run-directory, or go on with the run "
                 "in it with --resume"
             )
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write down how the run is defined.
+
+        Raises:
+            CheckpointError: as ``require_new``.
+        """
+        self.require_new()
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from training here meanwhile.
 
-        Raises:
-            CheckpointError: when another process does.
+        Entering raises CheckpointError when another process does.
         """
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        with (self.path / LOCK_FILE).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CheckpointError(
-                    f"another process is training in {self.path}; wait for it, or end it first"
-                ) from error
-            yield
+        refusal = f"another process is training in {self.path}; wait for it, or end it first"
+        return locked(self.path / LOCK_FILE, CheckpointError(refusal))
 
     def write_config(self, config: RunConfig) -> None:
         """Write down how the run is defined."""
