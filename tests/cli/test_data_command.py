@@ -124,6 +124,10 @@ def test_an_interruption_is_one_line_and_the_same_command_goes_on(call, images, 
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (1, "", "botnet: error: interrupted\n")
+    deadline = time.monotonic() + 10
+    while left := list(tmp_path.glob("out/**/.*.new")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
     written = {file.name: file.stat().st_ino for file in tmp_path.glob("out/all/part*")}
     assert len(written) == 12
     (images / "cat/slow.png").unlink()

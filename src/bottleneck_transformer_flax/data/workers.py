@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
+from bottleneck_transformer_flax.atomic import remove_unfinished
 from bottleneck_transformer_flax.errors import BoTNetError, DataError
 
 Job = TypeVar("Job")
@@ -111,6 +112,7 @@ def _serve(
     work: Callable[[Job, Step], Result], jobs: Sequence[Job], connection: Connection
 ) -> None:
     """Run in a process of its own."""
+    signal.signal(signal.SIGTERM, _leave)
     # A pipe that is broken is one whose reader, the program, is gone.
     with contextlib.suppress(BrokenPipeError):
         try:
@@ -121,6 +123,12 @@ def _serve(
             raise
         except (BoTNetError, OSError) as error:
             connection.send((_FAILED, error))
+
+
+def _leave(*_: Any) -> None:
+    """End this process, and take away what it was writing."""
+    remove_unfinished()
+    os._exit(1)
 
 
 @contextlib.contextmanager
