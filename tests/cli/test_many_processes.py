@@ -31,10 +31,27 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("many") / "data")
 
 
-def start(run, count, *arguments, last=()):
+COMMAND = ("-m", "bottleneck_transformer_flax")
+# The command where it takes longer to list the images than a collective waits for another process.
+LATE_COMMAND = """
+import sys, time
+from bottleneck_transformer_flax.cli import main
+from bottleneck_transformer_flax.training import plan
+
+make_plan = plan.make_plan
+def make_plan_late(config):
+    time.sleep(33)
+    return make_plan(config)
+
+plan.make_plan = make_plan_late
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(run, count, *arguments, last=(), last_command=COMMAND):
     """The processes of a run, one device each, with their output in files.
 
-    The last one has more arguments.
+    The last one may have more arguments, or be another command.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -44,7 +61,8 @@ def start(run, count, *arguments, last=()):
     for number in range(count):
         together = ("--coordinator", f"localhost:{port}", "--num-processes", count)
         together += ("--process-id", number, *(last if number == count - 1 else ()))
-        command = [sys.executable, "-m", "bottleneck_transformer_flax", "train", *arguments]
+        program = last_command if number == count - 1 else COMMAND
+        command = [sys.executable, *program, "train", *arguments]
         command += ["--run-directory", run, *(together if count > 1 else ())]
         with run.with_name(f"{run.name}-{number}.txt").open("a") as output:
             processes.append(
@@ -165,3 +183,11 @@ def test_processes_that_are_not_one_run_end_in_one_line(data, tmp_path, last, co
         errors = [text for text in said(run, number).splitlines() if "error" in text]
         assert len(errors) == 1, errors
         assert errors[0].startswith(f"botnet: error: {line}")
+
+
+def test_a_process_that_takes_its_time_is_waited_for(data, tmp_path):
+    run = tmp_path / "run"
+    last = {"last": ("--data", "nothing"), "last_command": ("-c", LATE_COMMAND)}
+    processes = start(run, 2, "--data", data, *OPTIONS, **last)
+    end(processes, code=1, seconds=90)
+    assert "process 1 of the run cannot begin; see what it said" in said(run)

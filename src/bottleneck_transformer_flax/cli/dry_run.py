@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli.lines import say
-from bottleneck_transformer_flax.cli.plan_text import plan_lines
+from bottleneck_transformer_flax.cli.plan_text import counted, plan_lines
 from bottleneck_transformer_flax.devices import first_process
 from bottleneck_transformer_flax.training.dry_run import estimate
 from bottleneck_transformer_flax.training.plan import Plan
@@ -31,7 +31,7 @@ def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
         console,
         f"time    {_duration(found.seconds)}: {1e3 * found.step_seconds:,.0f} ms a step "
         f"({1e3 * found.input_seconds:,.0f} of them waiting for images), "
-        f"{found.evaluations} evaluations of {found.evaluation_seconds:,.1f} s, "
+        f"{counted(found.evaluations, 'evaluation')} of {found.evaluation_seconds:,.1f} s, "
         f"{found.compile_seconds:,.0f} s to compile",
     )
     if plan.config.input.progressive_phases > 1:

@@ -51,8 +51,8 @@ def plan_lines(plan: "Plan") -> list[str]:
         f"data    {plan.splits.description}",
         f"model   {plan.model_name} at {height} × {width} pixels, {plan.parameters:,} parameters",
         *_start_lines(plan),
-        f"train   {_counted(config.epochs, 'epoch')} of {_counted(plan.steps_per_epoch, 'step')}, "
-        f"{_counted(plan.batch_size, 'image')} a step, seed {config.seed}",
+        f"train   {counted(config.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}, "
+        f"{counted(plan.batch_size, 'image')} a step, seed {config.seed}",
         f"update  {', '.join(_update(config))}",
         f"images  {', '.join(_images(config))}",
         f"compute {', '.join(_compute(config))}",
@@ -88,7 +88,7 @@ def _update(config: RunConfig) -> Iterator[str]:
     momentum = f" with {nesterov}momentum {options.momentum:g}"
     yield options.optimizer + ("" if options.optimizer == "adamw" else momentum)
     warmup_epochs = min(options.warmup_epochs, config.epochs / 2)
-    warmup = f" after {_counted(warmup_epochs, 'epoch')} of warm-up" if warmup_epochs else ""
+    warmup = f" after {counted(warmup_epochs, 'epoch')} of warm-up" if warmup_epochs else ""
     yield f"learning rate {options.learning_rate:g}{warmup}, then by a cosine to 0"
     yield f"weight decay {options.weight_decay:g}"
     if options.label_smoothing:
@@ -107,7 +107,7 @@ def describe_augmentation(augmentation: Augmentation) -> str:
     """What is done to training images, in words."""
     crops = {
         "none": "no random crop",
-        "shift": f"moved by up to {_counted(augmentation.shift_pixels, 'pixel')}",
+        "shift": f"moved by up to {counted(augmentation.shift_pixels, 'pixel')}",
         "resized": f"crops of {100 * augmentation.min_scale:g} to 100 % of the area",
     }
     policies = {
@@ -162,7 +162,7 @@ def _devices() -> str:
 
     found = jax.devices()
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return f"on {_counted(len(found), 'device')}{processes} ({found[0].device_kind})"
+    return f"on {counted(len(found), 'device')}{processes} ({found[0].device_kind})"
 
 
 def _plain(value: Any) -> str:
@@ -171,6 +171,6 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _counted(count: float | int, thing: str) -> str:
+def counted(count: float | int, thing: str) -> str:
     """As "1 epoch" or "1.5 epochs"."""
     return f"{_plain(count)} {thing}{'' if count == 1 else 's'}"

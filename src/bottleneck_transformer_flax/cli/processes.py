@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HEARTBEAT_SECONDS = 30
 _START_SECONDS = 300
+_PLANNING_SECONDS = 3600
 # Where a process has its images, and how many others decode them for it.
 _MAY_DIFFER = ("data", "input.num_workers")
 # What has no short value of its own.
@@ -124,6 +125,8 @@ def planned_by_all(make_plan: "Callable[[], Plan]") -> "Plan":
         TrainingError: when another process could not plan.
         ConfigError: when another has other options, images or pretrained weights.
     """
+    import orbax.checkpoint as ocp
+
     from bottleneck_transformer_flax.devices import texts_of_all
 
     planned: Plan | BoTNetError | OSError
@@ -131,6 +134,8 @@ def planned_by_all(make_plan: "Callable[[], Plan]") -> "Plan":
         planned = make_plan()
     except (BoTNetError, OSError) as error:
         planned = error
+    # Over CPUs a collective waits for half a minute, and one process may list images for longer.
+    ocp.multihost.get_barrier_sync_fn()(key="planned", timeout_ms=1000 * _PLANNING_SECONDS)
     texts = texts_of_all(json.dumps(None if isinstance(planned, Exception) else _identity(planned)))
     if isinstance(planned, Exception):
         _leave_together(planned)
