@@ -127,17 +127,11 @@ class RunDirectory:
 
 
 def newest_run(runs: Path, *, having: str, lacking: str | None = None) -> RunDirectory | None:
-    """The newest run below a folder that has one file or folder, and lacks another, if any.
-
-    ``having`` may be a pattern; the newest of what it matches is the age of a run.
-    """
+    """The run below a folder whose file or folder of a name is newest, and that lacks another."""
     found = [
-        (path.stat().st_mtime, runs / path.relative_to(runs).parts[0])
+        (path.stat().st_mtime, path.parent)
         for path in runs.glob(f"*/{having}")
+        if (path.parent / RUN_FILE).is_file()
+        and not (lacking is not None and (path.parent / lacking).exists())
     ]
-    runs_found = [
-        (time, run)
-        for time, run in found
-        if (run / RUN_FILE).is_file() and not (lacking is not None and (run / lacking).exists())
-    ]
-    return RunDirectory(max(runs_found)[1]) if runs_found else None
+    return RunDirectory(max(found)[1]) if found else None
