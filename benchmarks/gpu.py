@@ -40,9 +40,9 @@ from gpu_peers import TIMM  # noqa: E402
 from gpu_settings import FULL, MEASURED, SMALL, Settings  # noqa: E402
 from gpu_table import table_text  # noqa: E402
 
-from bottleneck_transformer_flax.atomic import write_text  # noqa: E402
 from bottleneck_transformer_flax.benchmarking import conditions as circumstances  # noqa: E402
 from bottleneck_transformer_flax.benchmarking.report import csv_text  # noqa: E402
+from bottleneck_transformer_flax.files import write_text  # noqa: E402
 
 
 class Section(NamedTuple):

@@ -21,7 +21,7 @@ from gpu_measure import (
 from gpu_settings import Settings
 
 from bottleneck_transformer_flax.axes import Array, Float
-from bottleneck_transformer_flax.layers.attention_backends import BACKENDS
+from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
 
 QUANTITIES = (
     "output",

@@ -45,10 +45,10 @@ from bottleneck_transformer_flax.benchmarking.implementations import (
 )
 from bottleneck_transformer_flax.benchmarking.timm_networks import load_network, named_network
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, fold_batch_norm
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.state import (
+from bottleneck_transformer_flax.training.train_step import (
     DeviceBatch,
     create_state,
     make_train_step,

@@ -14,17 +14,17 @@ from rich.console import Console
 from study import run_study, study_parser
 
 from bottleneck_transformer_flax import BoTNetConfig, get_config
-from bottleneck_transformer_flax.allocator import keep_freed_memory
+from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError
-from bottleneck_transformer_flax.models.cost import count_multiply_adds
+from bottleneck_transformer_flax.models.flops import count_multiply_adds
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
+from bottleneck_transformer_flax.training.callbacks import read_rows
 from bottleneck_transformer_flax.training.config import OptimizerOptions, RunConfig
-from bottleneck_transformer_flax.training.loop import train
-from bottleneck_transformer_flax.training.plan import Plan, make_plan
-from bottleneck_transformer_flax.training.reporter import read_rows
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Plan, make_plan
+from bottleneck_transformer_flax.training.trainer import train
 
 NETWORKS: dict[str, BoTNetConfig] = {
     "convolution": get_config("botnet_tiny", block_pattern=("C", "C", "C", "C")),

@@ -20,11 +20,11 @@ from resolution_report import Row, draw_resolution, table_text
 from study import run_study, study_parser
 
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.loading import load_splits
-from bottleneck_transformer_flax.data.sources import ImageSource
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 from bottleneck_transformer_flax.models.botnet import classify
 from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES, Variables

@@ -22,7 +22,7 @@ from bottleneck_transformer_flax import BoTNet, Preprocessing, save_pretrained
 from bottleneck_transformer_flax.benchmarking.cases import random_variables
 from bottleneck_transformer_flax.benchmarking.conditions import conditions
 from bottleneck_transformer_flax.errors import BoTNetError
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import get_variant
 
 FRAMEWORKS = "import jax, flax"

@@ -26,8 +26,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
-from bottleneck_transformer_flax.allocator import keep_freed_memory  # noqa: E402
 from bottleneck_transformer_flax.cli.compiled_programs import remove_least_recent  # noqa: E402
+from bottleneck_transformer_flax.cli.startup import keep_freed_memory  # noqa: E402
 
 keep_freed_memory()
 

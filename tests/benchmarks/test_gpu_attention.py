@@ -7,7 +7,7 @@ import jax
 import pytest
 from gpu_settings import NOT_MEASURED, SMALL
 
-from bottleneck_transformer_flax.layers.attention_backends import BACKENDS
+from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
 
 ARGUMENTS = ("output", "queries", "keys", "values", "height table", "width table")
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax import BoTNet
 from bottleneck_transformer_flax.figures.style import save_png
-from bottleneck_transformer_flax.models.cost import abstract_variables, count_multiply_adds
+from bottleneck_transformer_flax.models.flops import abstract_variables, count_multiply_adds
 
 SIZE = (28, 28)
 ACCURACIES = {"convolution": (0.90, 0.92), "attention": (0.91, 0.94)}

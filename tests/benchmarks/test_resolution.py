@@ -27,8 +27,8 @@ from resolution_report import draw_resolution, table_text
 from bottleneck_transformer_flax import load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.benchmarking.report import csv_text
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loading import load_splits
-from bottleneck_transformer_flax.data.sources import ArraySource
+from bottleneck_transformer_flax.data.datasets import load_splits
+from bottleneck_transformer_flax.data.sources.base import ArraySource
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.figures.style import save_png
 

@@ -14,7 +14,7 @@ from bottleneck_transformer_flax.checkpoints.locations import (
 )
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from reference.hub_server import WRITER
 from reference.variables import random_variables
 from training.tiny import CROPPED, SIZE, SMALL

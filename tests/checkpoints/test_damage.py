@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from reference.variables import random_variables
 from training.tiny import CLASSES, CROPPED, SIZE, SMALL
 

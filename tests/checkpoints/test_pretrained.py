@@ -12,7 +12,7 @@ from bottleneck_transformer_flax import load_pretrained, save_pretrained
 from bottleneck_transformer_flax.checkpoints import pretrained as module
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from reference.variables import random_variables
 from training.tiny import CROPPED, SIZE, SMALL, assert_same_bits, entries
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.data.loading import fingerprint, load_splits
+from bottleneck_transformer_flax.data.datasets import fingerprint, load_splits
 from training.tiny import CLASSES, truncated_jpeg, write_classes, write_data
 
 

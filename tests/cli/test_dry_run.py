@@ -7,7 +7,7 @@ from jax.errors import JaxRuntimeError
 
 from bottleneck_transformer_flax import BoTNet, get_config
 from bottleneck_transformer_flax.cli.train_options import parse
-from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
+from bottleneck_transformer_flax.models.flops import abstract_variables, count_parameters
 from bottleneck_transformer_flax.training.recipes import default_config
 from cli.conftest import QUICK
 from training.tiny import entries, truncated_jpeg
@@ -48,7 +48,7 @@ def test_too_little_memory_is_one_line_with_what_helps(fails, trained, monkeypat
     if dry:
         monkeypatch.setattr("bottleneck_transformer_flax.cli.dry_run.estimate", exhausted)
     else:
-        monkeypatch.setattr("bottleneck_transformer_flax.training.loop.train", exhausted)
+        monkeypatch.setattr("bottleneck_transformer_flax.training.trainer.train", exhausted)
     message = fails(1, "train", "--data", "data", *QUICK, *(["--dry-run"] if dry else []))
     assert "Out of memory allocating 5 bytes" in message
     for option in ("--batch-size", "--accumulation-steps", "--remat"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
-from bottleneck_transformer_flax.checkpoints.public_weights import PUBLIC_WEIGHTS
+from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from training.tiny import colour_images
 
 MOST_BYTES = 3_000_000

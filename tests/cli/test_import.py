@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.checkpoints import foreign_sources
-from bottleneck_transformer_flax.checkpoints.timm_repository import read_timm_config
+from bottleneck_transformer_flax.conversion import convert as foreign_sources
+from bottleneck_transformer_flax.conversion.timm_repository import read_timm_config
 from bottleneck_transformer_flax.data import imagenet
 from reference.foreign_arrays import foreign_arrays
 from reference.timm_models import timm, timm_model

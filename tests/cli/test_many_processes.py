@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from training.tiny import write_data
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ COMMAND = ("-m", "bottleneck_transformer_flax")
 LATE_COMMAND = """
 import sys, time
 from bottleneck_transformer_flax.cli import main
-from bottleneck_transformer_flax.training import plan
+from bottleneck_transformer_flax.training import setup as plan
 
 make_plan = plan.make_plan
 def make_plan_late(config):

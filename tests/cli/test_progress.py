@@ -10,11 +10,11 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-from bottleneck_transformer_flax.data.records import PackedReader
-from bottleneck_transformer_flax.data.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.array_record import PackedReader
+from bottleneck_transformer_flax.data.sources.stored import StoredSource
 from bottleneck_transformer_flax.errors import CheckpointError
-from bottleneck_transformer_flax.training.reporter import Reporter, RunProgress
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.callbacks import Reporter, RunProgress
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from training.linear_runs import CONFIG, plan_of
 
 ROW = {

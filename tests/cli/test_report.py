@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.data.decoding import decode_image
+from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from reference.html_pages import assert_self_contained
 from training.tiny import entries, truncated_jpeg

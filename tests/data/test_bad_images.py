@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.sources import FolderSource
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.data.sources.base import FolderSource
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 

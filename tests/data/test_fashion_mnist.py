@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.data.fashion_mnist import (
     CLASS_NAMES,
     FOLDER_VARIABLE,
     default_folder,
     read_split,
 )
-from bottleneck_transformer_flax.data.loading import load_splits
 from bottleneck_transformer_flax.errors import DataError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_embedded_data.py"

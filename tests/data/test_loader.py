@@ -14,6 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bottleneck_transformer_flax.augmentation.image import (
+    Augmentation,
+    EvaluationTransform,
+    TrainingTransform,
+)
 from bottleneck_transformer_flax.data import loader
 from bottleneck_transformer_flax.data.batches import Batch, bad_images
 from bottleneck_transformer_flax.data.loader import (
@@ -21,12 +26,7 @@ from bottleneck_transformer_flax.data.loader import (
     evaluation_batches,
     training_batches,
 )
-from bottleneck_transformer_flax.data.sources import ArraySource, FolderSource
-from bottleneck_transformer_flax.data.transforms import (
-    Augmentation,
-    EvaluationTransform,
-    TrainingTransform,
-)
+from bottleneck_transformer_flax.data.sources.base import ArraySource, FolderSource
 from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -348,8 +348,8 @@ PROGRAM = """
 import multiprocessing, signal, sys, time
 import numpy as np
 from bottleneck_transformer_flax.data.loader import training_batches
-from bottleneck_transformer_flax.data.sources import ArraySource
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.data.sources.base import ArraySource
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 if __name__ == "__main__":

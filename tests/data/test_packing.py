@@ -9,12 +9,13 @@ import msgpack
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.data import packing, shards, stored
-from bottleneck_transformer_flax.data.loading import fingerprint, load_folder_all, load_splits
+from bottleneck_transformer_flax.data import packing, shards
+from bottleneck_transformer_flax.data.datasets import fingerprint, load_folder_all, load_splits
 from bottleneck_transformer_flax.data.packing import load_parts, pack
+from bottleneck_transformer_flax.data.sources import stored
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_images
-from data.test_parquet import write as write_parquet
+from data.sources.test_parquet import write as write_parquet
 
 COUNTS = {"ant": 5, "bee": 4, "cat": 8}
 

@@ -8,10 +8,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.data import stored
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.data.formats import has_two_parts, open_stored
-from bottleneck_transformer_flax.data.loading import load_splits
-from bottleneck_transformer_flax.data.sources import ImageSource
+from bottleneck_transformer_flax.data.sources import stored
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 from data.image_files import image_bytes
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loading import load_folder_all
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.data.datasets import load_folder_all
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from reference.variables import random_variables
 from training.tiny import (
     CLASSES,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loading import load_folder_all
+from bottleneck_transformer_flax.data.datasets import load_folder_all
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.evaluation.mistakes import find_mistakes
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from reference.variables import random_variables
 from training.tiny import (
     CLASSES,

@@ -10,7 +10,7 @@ from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from reference.variables import random_variables
 from training.tiny import CROPPED, SIZE, SMALL, LinearModel, colour_images
 

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bottleneck_transformer_flax.layers import attention_backends, blockwise_attention
-from bottleneck_transformer_flax.layers.attention_backends import BACKENDS, reference_attention
-from bottleneck_transformer_flax.layers.fused_attention import longest_fused_head
+from bottleneck_transformer_flax.layers.attention_backends import blockwise as blockwise_attention
+from bottleneck_transformer_flax.layers.attention_backends import choice as attention_backends
+from bottleneck_transformer_flax.layers.attention_backends.choice import (
+    BACKENDS,
+    reference_attention,
+)
+from bottleneck_transformer_flax.layers.attention_backends.fused import longest_fused_head
 from bottleneck_transformer_flax.models.config_checks import AttentionBackend
 from reference import attention as oracle
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bottleneck_transformer_flax.checkpoints.importing import export_file
 from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
+from bottleneck_transformer_flax.conversion.files import export_file
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.surgery import (
     fold_batch_norm,
@@ -18,7 +18,7 @@ from bottleneck_transformer_flax.models.surgery import (
 )
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.plan import make_plan
+from bottleneck_transformer_flax.training.setup import make_plan
 from reference.small_models import (
     SMALL_MODELS,
     all_outputs,

@@ -20,10 +20,10 @@ from bottleneck_transformer_flax.benchmarking.cases import (
     write_case,
 )
 from bottleneck_transformer_flax.benchmarking.timm_networks import load_network, timm_network
-from bottleneck_transformer_flax.checkpoints.rules.conversion import to_ours, to_theirs
-from bottleneck_transformer_flax.checkpoints.rules.timm import rules
+from bottleneck_transformer_flax.conversion.mapping import to_ours, to_theirs
+from bottleneck_transformer_flax.conversion.timm import rules
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables, count_parameters
+from bottleneck_transformer_flax.models.flops import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from reference.forms import BACKEND_FORMS, FORMS, in_form

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import (
+from bottleneck_transformer_flax.models.flops import (
     abstract_variables,
     count_multiply_adds,
     count_parameters,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bottleneck_transformer_flax.layers.attention_backends import BACKENDS
+from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import fold_batch_norm
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.network import Options
 from reference.variables import random_variables

@@ -6,12 +6,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bottleneck_transformer_flax.devices import AXIS, Devices
+from bottleneck_transformer_flax.augmentation.batch import BatchAugmentation
+from bottleneck_transformer_flax.distributed import AXIS, Devices
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.training.batch_augmentation import BatchAugmentation
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from bottleneck_transformer_flax.training.optimizer import make_optimizer
-from bottleneck_transformer_flax.training.state import DeviceBatch, create_state, make_train_step
+from bottleneck_transformer_flax.training.train_step import (
+    DeviceBatch,
+    create_state,
+    make_train_step,
+)
 from training.tiny import CROPPED, SMALL, colour_images, labels_of
 
 BATCH = 8

@@ -5,20 +5,20 @@ import json
 import jax
 import jax.numpy as jnp
 
-from bottleneck_transformer_flax.checkpoints.training_state import TrainingCheckpoints
-from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.training.config import (
     InputOptions,
     ModelOptions,
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.loop import train
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
 from bottleneck_transformer_flax.training.outcome import StopRequest
-from bottleneck_transformer_flax.training.plan import Plan
-from bottleneck_transformer_flax.training.run import RunDirectory
-from bottleneck_transformer_flax.training.state import create_state
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Plan
+from bottleneck_transformer_flax.training.train_step import create_state
+from bottleneck_transformer_flax.training.trainer import train
 from training.tiny import (
     CROPPED,
     SMALL,

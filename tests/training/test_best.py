@@ -10,7 +10,7 @@ import pytest
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import best
 from bottleneck_transformer_flax.training.best import BestModel
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from training.linear_runs import plan_of
 
 ROW = {"epoch": 1, "step": 3, "test_accuracy": 0.5, "test_top5": 1.0, "test_loss": 0.7}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.devices import find_devices
+from bottleneck_transformer_flax.distributed import find_devices
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from training.device_runs import STEPS, devices_of, first_steps
 

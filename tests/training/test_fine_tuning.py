@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
-from bottleneck_transformer_flax.data.loading import load_splits
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import (
     FineTuningOptions,
@@ -18,10 +18,10 @@ from bottleneck_transformer_flax.training.config import (
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.loop import train
-from bottleneck_transformer_flax.training.plan import make_plan
 from bottleneck_transformer_flax.training.recipes import FINE_TUNING, IMAGE_FOLDER
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import make_plan
+from bottleneck_transformer_flax.training.trainer import train
 from reference.variables import random_variables
 from training.linear_runs import Recorder
 from training.tiny import (

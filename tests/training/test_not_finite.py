@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.errors import TrainingError
-from bottleneck_transformer_flax.training import loop
+from bottleneck_transformer_flax.training import trainer as loop
 from bottleneck_transformer_flax.training.config import (
     OptimizerOptions,
 )
-from bottleneck_transformer_flax.training.loop import train
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.trainer import train
 from training.linear_runs import CONFIG, Recorder, go, plan_of, saved
 from training.tiny import (
     entries,

@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import list_variants
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from bottleneck_transformer_flax.training.config_checks import OptimizerName

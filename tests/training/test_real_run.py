@@ -11,13 +11,13 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loading import load_splits
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig
-from bottleneck_transformer_flax.training.loop import train
-from bottleneck_transformer_flax.training.plan import make_plan
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import make_plan
+from bottleneck_transformer_flax.training.trainer import train
 from training.linear_runs import Recorder, untimed
 from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_data
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.training.reporter import Reporter, Reporters, RunProgress
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.callbacks import Reporter, Reporters, RunProgress
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
 from reference.tensorboard_events import shown
 from training.linear_runs import Recorder, plan_of

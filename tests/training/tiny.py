@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.data.loading import Splits
-from bottleneck_transformer_flax.data.sources import ArraySource
-from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.data.datasets import Splits
+from bottleneck_transformer_flax.data.sources.base import ArraySource
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
@@ -23,7 +23,7 @@ from bottleneck_transformer_flax.training.config import (
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.state import TrainState
+from bottleneck_transformer_flax.training.train_step import TrainState
 
 # The import hook would check how records are built. But they take what JSON has, lists and strings,
 # bring it into form and check it themselves; and jax builds trees of anything. Lifted here and not

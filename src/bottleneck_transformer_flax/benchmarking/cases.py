@@ -11,12 +11,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
-from bottleneck_transformer_flax.checkpoints.rules import timm
-from bottleneck_transformer_flax.checkpoints.rules.conversion import projections, to_theirs
+from bottleneck_transformer_flax.conversion import timm
+from bottleneck_transformer_flax.conversion.mapping import projections, to_theirs
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.cost import abstract_variables, count_multiply_adds
+from bottleneck_transformer_flax.models.flops import abstract_variables, count_multiply_adds
 
 PyTree = Any
 Workload = Literal["inference", "training", "attention", "attention-training"]

@@ -16,23 +16,23 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from bottleneck_transformer_flax.axes import Array
-from bottleneck_transformer_flax.benchmarking.implementations import package_version
-from bottleneck_transformer_flax.benchmarking.photographs import USUAL_SIZE
-from bottleneck_transformer_flax.data.decoding import open_image
-from bottleneck_transformer_flax.data.loader import training_batches
-from bottleneck_transformer_flax.data.sources import FolderSource
-from bottleneck_transformer_flax.data.transforms import (
+from bottleneck_transformer_flax.augmentation.batch import (
+    BatchAugmentation,
+    augment_batch,
+)
+from bottleneck_transformer_flax.augmentation.image import (
     Augmentation,
     Box,
     TrainingTransform,
     random_box,
 )
+from bottleneck_transformer_flax.axes import Array
+from bottleneck_transformer_flax.benchmarking.implementations import package_version
+from bottleneck_transformer_flax.benchmarking.photographs import USUAL_SIZE
+from bottleneck_transformer_flax.data.loader import training_batches
+from bottleneck_transformer_flax.data.sources.base import FolderSource
+from bottleneck_transformer_flax.decoding import open_image
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.batch_augmentation import (
-    BatchAugmentation,
-    augment_batch,
-)
 
 InputPolicy = Literal["none", "rand"]
 ReaderName = Literal["ours", "ours-threads", "timm", "plain-loop"]

@@ -21,7 +21,11 @@ from bottleneck_transformer_flax.benchmarking.implementations import (
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import fold_batch_norm
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.state import DeviceBatch, create_state, make_train_step
+from bottleneck_transformer_flax.training.train_step import (
+    DeviceBatch,
+    create_state,
+    make_train_step,
+)
 
 
 def build(case: Case, folder: Path) -> Built:

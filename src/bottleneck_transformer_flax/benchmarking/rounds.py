@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from bottleneck_transformer_flax.atomic import temporary_directory
 from bottleneck_transformer_flax.benchmarking.cases import Case, write_case
 from bottleneck_transformer_flax.benchmarking.implementations import (
     PRODUCT_SIDE,
@@ -23,6 +22,7 @@ from bottleneck_transformer_flax.benchmarking.workers import (
     Worker,
     WorkerError,
 )
+from bottleneck_transformer_flax.files import temporary_directory
 
 LARGEST_DIFFERENCE = 1e-4
 """Of any output from the first implementation's, as a fraction of the largest of its values."""

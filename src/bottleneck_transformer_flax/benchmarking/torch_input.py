@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bottleneck_transformer_flax.augmentation.image import Box
 from bottleneck_transformer_flax.benchmarking.input_readers import BuiltReader, InputCase
 from bottleneck_transformer_flax.benchmarking.timm_networks import timm_data
-from bottleneck_transformer_flax.data.transforms import Box
 
 _AUTO_AUGMENT = {"none": None, "rand": "rand-m10-n2"}
 # So many that no epoch ends while it is measured: between two, its workers would wait.

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bottleneck_transformer_flax.allocator import keep_freed_memory
 from bottleneck_transformer_flax.benchmarking.cases import Case
 from bottleneck_transformer_flax.benchmarking.implementations import (
     IMPLEMENTATIONS,
     PRODUCTS,
     FreedMemory,
 )
+from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError
 
 _SECONDS_TO_END = 5.0

@@ -15,9 +15,9 @@ import jax
 from flax.traverse_util import flatten_dict
 
 import bottleneck_transformer_flax
-from bottleneck_transformer_flax.atomic import write_bytes
+from bottleneck_transformer_flax.files import write_bytes
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 

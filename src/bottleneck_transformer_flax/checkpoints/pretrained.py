@@ -14,7 +14,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from bottleneck_transformer_flax.atomic import replaced_directory
 from bottleneck_transformer_flax.checkpoints.hub import (
     at_commit,
     download_repository,
@@ -32,8 +31,9 @@ from bottleneck_transformer_flax.checkpoints.locations import (
     find_pretrained,
     is_ours,
 )
-from bottleneck_transformer_flax.data.folders import is_text
+from bottleneck_transformer_flax.data.sources.folder import is_text
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
+from bottleneck_transformer_flax.files import replaced_directory
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions

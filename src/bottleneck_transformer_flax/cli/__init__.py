@@ -13,9 +13,9 @@ from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
 
-from bottleneck_transformer_flax.allocator import collect_garbage_seldom, keep_freed_memory
 from bottleneck_transformer_flax.cli.compiled_programs import keep_compiled_programs
 from bottleneck_transformer_flax.cli.interrupts import interrupts_end_it
+from bottleneck_transformer_flax.cli.startup import collect_garbage_seldom, keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
 COMMANDS = {

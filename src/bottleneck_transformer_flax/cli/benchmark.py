@@ -73,11 +73,11 @@ def run(arguments: Sequence[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     _check(parsed)
 
-    from bottleneck_transformer_flax.atomic import write_text
     from bottleneck_transformer_flax.benchmarking.conditions import OURS, PEERS, conditions
     from bottleneck_transformer_flax.benchmarking.report import csv_text, table
     from bottleneck_transformer_flax.benchmarking.rounds import Row, measure
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
+    from bottleneck_transformer_flax.files import write_text
 
     circumstances = conditions(OURS + PEERS) | {"freed_memory": parsed.freed_memory}
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)

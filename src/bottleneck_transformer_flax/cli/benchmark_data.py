@@ -74,9 +74,9 @@ def run(arguments: Sequence[str]) -> int:
     _check(parsed)
     check_out(parsed.out, _files(parsed))
 
-    from bottleneck_transformer_flax.atomic import temporary_directory
     from bottleneck_transformer_flax.benchmarking.conditions import OURS, conditions
     from bottleneck_transformer_flax.benchmarking.input import measure_input
+    from bottleneck_transformer_flax.files import temporary_directory
 
     packages = (*OURS, "pillow", "numpy", "torch", "torchvision", "timm")
     circumstances = conditions(packages)
@@ -161,8 +161,8 @@ def _cases(parsed: DataBenchmarkOptions, folder: Path) -> "list[InputCase]":
 
 
 def _chosen_files(parsed: DataBenchmarkOptions) -> tuple[Path | None, tuple[str, ...]]:
-    from bottleneck_transformer_flax.data.loading import load_splits
-    from bottleneck_transformer_flax.data.sources import FolderSource
+    from bottleneck_transformer_flax.data.datasets import load_splits
+    from bottleneck_transformer_flax.data.sources.base import FolderSource
 
     if parsed.data is None:
         return None, ()
@@ -188,9 +188,9 @@ def _write(
     of_case: "list[InputRow]",
     circumstances: dict[str, str],
 ) -> None:
-    from bottleneck_transformer_flax.atomic import write_text
     from bottleneck_transformer_flax.benchmarking.report import csv_text
     from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
+    from bottleneck_transformer_flax.files import write_text
 
     parsed.out.mkdir(parents=True, exist_ok=True)
     # After every case, so that an interruption loses one.

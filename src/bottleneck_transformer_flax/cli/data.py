@@ -14,9 +14,9 @@ import tyro
 from jaxtyping import Float, UInt8
 from rich.console import Console
 
+from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.plan_text import describe_augmentation
-from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -24,7 +24,7 @@ from bottleneck_transformer_flax.training.recipes import default_config
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.packing import Packed
-    from bottleneck_transformer_flax.training.plan import Plan
+    from bottleneck_transformer_flax.training.setup import Plan
 
 ACTIONS = {
     "pack": "put the images of a data set into few large files, which train faster from slow disks",
@@ -175,7 +175,7 @@ def _show(arguments: Sequence[str]) -> int:
 
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
-    from bottleneck_transformer_flax.training.plan import make_plan
+    from bottleneck_transformer_flax.training.setup import make_plan
 
     config = default_config(parsed.data)
     plan = make_plan(
@@ -219,8 +219,8 @@ def _images(
     import jax
     import jax.numpy as jnp
 
-    from bottleneck_transformer_flax.data.transforms import EvaluationTransform
-    from bottleneck_transformer_flax.training.batch_augmentation import augment_batch
+    from bottleneck_transformer_flax.augmentation.batch import augment_batch
+    from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 
     source, preprocessing = plan.splits.train, plan.preprocessing
     evaluate, transform = (

@@ -7,9 +7,9 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import counted, plan_lines
-from bottleneck_transformer_flax.devices import first_process
-from bottleneck_transformer_flax.training.dry_run import estimate
-from bottleneck_transformer_flax.training.plan import Plan
+from bottleneck_transformer_flax.distributed import first_process
+from bottleneck_transformer_flax.training.estimate import estimate
+from bottleneck_transformer_flax.training.setup import Plan
 
 
 def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:

@@ -15,10 +15,10 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.training.recipes import default_config
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.data.sources import ImageSource
+    from bottleneck_transformer_flax.data.sources.base import ImageSource
 
 Split = Literal["test", "train", "all"]
 
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.cli.progress import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
-    from bottleneck_transformer_flax.data.sources import relabel
+    from bottleneck_transformer_flax.data.sources.base import relabel
     from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
     from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 
@@ -99,8 +99,8 @@ def _source(
     parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
 ) -> "tuple[ImageSource, str]":
     """The images to score on, and what they are."""
+    from bottleneck_transformer_flax.data.datasets import load_folder_all, load_splits
     from bottleneck_transformer_flax.data.formats import has_two_parts
-    from bottleneck_transformer_flax.data.loading import load_folder_all, load_splits
 
     if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
         raise ConfigError(

@@ -34,8 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(ExportOptions, "export", arguments)
 
-    from bottleneck_transformer_flax.checkpoints.importing import export_file
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.conversion.files import export_file
 
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint)

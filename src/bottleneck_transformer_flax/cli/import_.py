@@ -14,7 +14,7 @@ from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, Dat
 from bottleneck_transformer_flax.preprocessing import checked_image_size
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.checkpoints.foreign_sources import Imported
+    from bottleneck_transformer_flax.conversion.convert import Imported
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _import(parsed: ImportOptions, classes: tuple[str, ...] | None) -> "Imported":
-    from bottleneck_transformer_flax.checkpoints.foreign_sources import (
+    from bottleneck_transformer_flax.conversion.convert import (
         import_local,
         import_repository,
     )
@@ -111,7 +111,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _description(source: str, imported: "Imported", directory: Path) -> dict[str, Any]:
-    from bottleneck_transformer_flax.models.cost import count_parameters
+    from bottleneck_transformer_flax.models.flops import count_parameters
 
     pretrained, published = imported.pretrained, imported.published
     return {

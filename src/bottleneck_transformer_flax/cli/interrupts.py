@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from bottleneck_transformer_flax.atomic import remove_unfinished
+from bottleneck_transformer_flax.files import remove_unfinished
 
 _CLEAR_LINE = b"\r\x1b[2K"
 _CLEAR_LINE_ABOVE = b"\x1b[1A\x1b[2K"

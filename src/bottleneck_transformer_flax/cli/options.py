@@ -14,7 +14,7 @@ import tyro
 
 from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
 RUNS = Path("runs")
 Options = TypeVar("Options")

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.cli.record_paths import differences
-from bottleneck_transformer_flax.data.transforms import Augmentation
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.training.plan import Plan
+    from bottleneck_transformer_flax.training.setup import Plan
 
 # What other lines say.
 _ELSEWHERE = ("data", "variant", "pretrained")

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.data.decoding import decode_image
-from bottleneck_transformer_flax.data.folders import files_below, has_image_suffix
+from bottleneck_transformer_flax.data.sources.folder import files_below, has_image_suffix
+from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 

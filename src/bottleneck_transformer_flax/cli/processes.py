@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.cli.record_paths import differences, flattened
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.training.plan import Plan
+    from bottleneck_transformer_flax.training.setup import Plan
 
 _HEARTBEAT_SECONDS = 30
 _START_SECONDS = 300
@@ -127,7 +127,7 @@ def planned_by_all(make_plan: "Callable[[], Plan]") -> "Plan":
     """
     import orbax.checkpoint as ocp
 
-    from bottleneck_transformer_flax.devices import texts_of_all
+    from bottleneck_transformer_flax.distributed import texts_of_all
 
     planned: Plan | BoTNetError | OSError
     try:
@@ -154,7 +154,7 @@ def _leave_together(error: Exception) -> NoReturn:
 
 def _identity(plan: "Plan") -> dict[str, Any]:
     """All that must be the same in every process."""
-    from bottleneck_transformer_flax.data.loading import fingerprint
+    from bottleneck_transformer_flax.data.datasets import fingerprint
 
     options = {
         path: value for path, value in flattened(plan.config.to_json()) if path not in _MAY_DIFFER

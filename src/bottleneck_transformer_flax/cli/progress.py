@@ -23,11 +23,11 @@ from rich.text import Text
 from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
-from bottleneck_transformer_flax.data.records import PackedReader
-from bottleneck_transformer_flax.data.stored import StoredSource
-from bottleneck_transformer_flax.training.plan import Plan
-from bottleneck_transformer_flax.training.reporter import RunProgress, read_rows
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.data.sources.array_record import PackedReader
+from bottleneck_transformer_flax.data.sources.stored import StoredSource
+from bottleneck_transformer_flax.training.callbacks import RunProgress, read_rows
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Plan
 
 LARGEST_INPUT_WAIT = 0.2
 """Of the time, without a remark."""

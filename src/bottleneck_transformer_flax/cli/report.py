@@ -15,7 +15,6 @@ from jaxtyping import Int
 from PIL import Image
 from rich.console import Console
 
-from bottleneck_transformer_flax.atomic import temporary_directory, write_text
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.report_facts import (
     facts_of_model,
@@ -32,12 +31,13 @@ from bottleneck_transformer_flax.figures.report import (
     ShownMistake,
     report_page,
 )
+from bottleneck_transformer_flax.files import temporary_directory, write_text
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.run import RunDirectory, newest_run
+from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
-    from bottleneck_transformer_flax.data.sources import ImageSource
+    from bottleneck_transformer_flax.data.sources.base import ImageSource
     from bottleneck_transformer_flax.evaluation.mistakes import Mistakes
 
 MOST_PAIRS = 10
@@ -103,7 +103,7 @@ def _choose(given: Path | None) -> RunDirectory:
 
 def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions) -> RunPage:
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
-    from bottleneck_transformer_flax.training.reporter import read_rows
+    from bottleneck_transformer_flax.training.callbacks import read_rows
     from bottleneck_transformer_flax.training.results import DATA_SETS
 
     rows = read_rows(run_directory)
@@ -176,8 +176,8 @@ def _read_evaluation(run_directory: RunDirectory) -> dict[str, Any]:
 
 
 def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) -> "ImageSource":
-    from bottleneck_transformer_flax.data.loading import load_splits
-    from bottleneck_transformer_flax.data.sources import relabel
+    from bottleneck_transformer_flax.data.datasets import load_splits
+    from bottleneck_transformer_flax.data.sources.base import relabel
 
     splits = load_splits(
         data or config.data,

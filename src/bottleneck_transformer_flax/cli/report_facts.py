@@ -47,7 +47,7 @@ def facts_of_run(config: RunConfig, rows: Sequence[dict[str, Any]]) -> tuple[Fac
 
 def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tuple[Fact, ...]:
     """What the model takes and is made of."""
-    from bottleneck_transformer_flax.models.cost import count_parameters
+    from bottleneck_transformer_flax.models.flops import count_parameters
 
     height, width = pretrained.preprocessing.size
     return (

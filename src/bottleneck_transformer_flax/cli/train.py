@@ -25,12 +25,12 @@ from bottleneck_transformer_flax.errors import (
     TrainingError,
 )
 from bottleneck_transformer_flax.training.recipes import recipe_for
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-    from bottleneck_transformer_flax.training.plan import Plan
-    from bottleneck_transformer_flax.training.reporter import Reporter
+    from bottleneck_transformer_flax.training.callbacks import Reporter
+    from bottleneck_transformer_flax.training.setup import Plan
     from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
 
 
@@ -66,9 +66,9 @@ def _one_of_several(parsed: TrainOptions) -> int:
 def _train(parsed: TrainOptions) -> int:
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.cli.dry_run import say_estimate
-    from bottleneck_transformer_flax.devices import first_process, texts_of_all
-    from bottleneck_transformer_flax.training.loop import train as train_to_end
+    from bottleneck_transformer_flax.distributed import first_process, texts_of_all
     from bottleneck_transformer_flax.training.outcome import StopRequest
+    from bottleneck_transformer_flax.training.trainer import train as train_to_end
 
     console = Console(stderr=parsed.json, emoji=False, quiet=not first_process())
     start = time.perf_counter()
@@ -124,8 +124,8 @@ def _memory_named() -> Iterator[None]:
 
 
 def _plan(parsed: TrainOptions) -> "Plan":
-    from bottleneck_transformer_flax.devices import first_process
-    from bottleneck_transformer_flax.training.plan import make_plan
+    from bottleneck_transformer_flax.distributed import first_process
+    from bottleneck_transformer_flax.training.setup import make_plan
 
     writes = not (parsed.resume or parsed.dry_run) and first_process()
     if writes and parsed.run_directory is not None:
@@ -163,7 +163,7 @@ def _make_reporters(
 @contextmanager
 def _all_of(reporters: "list[TrainingDisplay | TensorBoardReporter]") -> "Iterator[Reporter]":
     """Several reporters as one, each begun and ended."""
-    from bottleneck_transformer_flax.training.reporter import Reporters
+    from bottleneck_transformer_flax.training.callbacks import Reporters
 
     with ExitStack() as stack:
         for reporter in reporters:

@@ -12,7 +12,7 @@ from bottleneck_transformer_flax.cli.record_paths import differences
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config
-from bottleneck_transformer_flax.training.run import RUN_FILE, RunDirectory, newest_run
+from bottleneck_transformer_flax.training.run_directory import RUN_FILE, RunDirectory, newest_run
 
 Recipe = Literal[
     "paper-standard",

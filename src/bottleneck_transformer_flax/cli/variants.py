@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bottleneck_transformer_flax.checkpoints.public_weights import PUBLIC_WEIGHTS, PublicWeights
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS, PublicWeights
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
 

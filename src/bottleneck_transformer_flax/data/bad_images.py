@@ -1,7 +1,7 @@
 """What to do about images that cannot be read: stop, or count them and go on."""
 
 from bottleneck_transformer_flax.data.batches import Batch, bad_images
-from bottleneck_transformer_flax.data.sources import ImageSource
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from jaxtyping import Bool, Int32, Integer, UInt8
 
-from bottleneck_transformer_flax.data.sources import ImageSource
-from bottleneck_transformer_flax.data.transforms import Transform
+from bottleneck_transformer_flax.augmentation.image import Transform
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 
 

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from bottleneck_transformer_flax.data import parquet, records, tfds
-from bottleneck_transformer_flax.data.folders import (
+from bottleneck_transformer_flax.data import tfds
+from bottleneck_transformer_flax.data.sources import array_record as records
+from bottleneck_transformer_flax.data.sources import parquet
+from bottleneck_transformer_flax.data.sources.folder import (
     TEST_FOLDERS,
     TRAINING_FOLDER,
     Listing,
     split_listing,
 )
-from bottleneck_transformer_flax.data.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.stored import StoredSource
 from bottleneck_transformer_flax.errors import DataError
 
 

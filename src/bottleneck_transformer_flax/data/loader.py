@@ -6,10 +6,10 @@ import grain
 import numpy as np
 from jaxtyping import Integer
 
+from bottleneck_transformer_flax.augmentation.image import Transform
 from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
 from bottleneck_transformer_flax.data.reading_ahead import read_ahead
-from bottleneck_transformer_flax.data.sources import ImageSource
-from bottleneck_transformer_flax.data.transforms import Transform
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 

@@ -16,11 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bottleneck_transformer_flax.atomic import UNFINISHED_FILES, write_bytes
-from bottleneck_transformer_flax.data.folders import TRAINING_FOLDER
+from bottleneck_transformer_flax.data.datasets import load_folder_all, load_splits
 from bottleneck_transformer_flax.data.formats import only_part, open_stored, two_parts
-from bottleneck_transformer_flax.data.loading import load_folder_all, load_splits
-from bottleneck_transformer_flax.data.records import (
+from bottleneck_transformer_flax.data.shards import (
+    ShardJob,
+    ShardPacker,
+    make_jobs,
+    names_of,
+)
+from bottleneck_transformer_flax.data.sources.array_record import (
     DESCRIPTION_FILE,
     LABELS_FILE,
     NAMES_FILE,
@@ -29,16 +33,12 @@ from bottleneck_transformer_flax.data.records import (
     Shard,
     read_description,
 )
-from bottleneck_transformer_flax.data.shards import (
-    ShardJob,
-    ShardPacker,
-    make_jobs,
-    names_of,
-)
-from bottleneck_transformer_flax.data.sources import ImageSource
-from bottleneck_transformer_flax.data.stored import DATA_EXTRA, require
+from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.data.sources.folder import TRAINING_FOLDER
+from bottleneck_transformer_flax.data.sources.stored import DATA_EXTRA, require
 from bottleneck_transformer_flax.data.workers import run_jobs, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.files import UNFINISHED_FILES, write_bytes
 from bottleneck_transformer_flax.locks import locked
 
 ONLY_PART = "all"

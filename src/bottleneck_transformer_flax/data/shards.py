@@ -7,12 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottleneck_transformer_flax.atomic import replaced_file
-from bottleneck_transformer_flax.data.decoding import EncodedImage
-from bottleneck_transformer_flax.data.records import Record, Shard, encode_record, open_records
-from bottleneck_transformer_flax.data.sources import FolderSource, ImageSource
-from bottleneck_transformer_flax.data.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.array_record import (
+    Record,
+    Shard,
+    encode_record,
+    open_records,
+)
+from bottleneck_transformer_flax.data.sources.base import FolderSource, ImageSource
+from bottleneck_transformer_flax.data.sources.stored import StoredSource
+from bottleneck_transformer_flax.decoding import EncodedImage
 from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.files import replaced_file
 
 # Images are compressed already, and each has to be read without the others.
 _WRITER_OPTIONS = "group_size:1,uncompressed"

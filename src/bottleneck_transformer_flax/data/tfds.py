@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bottleneck_transformer_flax.data.stored import OpenedOnce, StoredSource, distinct, require
+from bottleneck_transformer_flax.data.sources.stored import (
+    OpenedOnce,
+    StoredSource,
+    distinct,
+    require,
+)
 from bottleneck_transformer_flax.errors import DataError
 
 INFO_FILE = "dataset_info.json"

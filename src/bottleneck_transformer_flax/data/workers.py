@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
-from bottleneck_transformer_flax.atomic import remove_unfinished
 from bottleneck_transformer_flax.errors import BoTNetError, DataError
+from bottleneck_transformer_flax.files import remove_unfinished
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

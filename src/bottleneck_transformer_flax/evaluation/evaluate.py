@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import optax
 
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.sources import ImageSource
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
-from bottleneck_transformer_flax.devices import Devices
+from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.distributed import Devices
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.models.botnet import BoTNet, classify
 from bottleneck_transformer_flax.models.surgery import Variables

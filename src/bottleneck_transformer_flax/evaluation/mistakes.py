@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.sources import ImageSource
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.models.botnet import BoTNet, classify
 from bottleneck_transformer_flax.models.surgery import Variables
 from bottleneck_transformer_flax.preprocessing import Preprocessing

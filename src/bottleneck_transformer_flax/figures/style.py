@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bottleneck_transformer_flax.atomic import write_bytes
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.paths import check_png_path
+from bottleneck_transformer_flax.files import write_bytes
 
 DOTS_PER_INCH = 150
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
-from bottleneck_transformer_flax.data.decoding import DecodedImage
-from bottleneck_transformer_flax.data.transforms import EvaluationTransform
+from bottleneck_transformer_flax.decoding import DecodedImage
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import classify
 from bottleneck_transformer_flax.models.surgery import Variables, fold_batch_norm

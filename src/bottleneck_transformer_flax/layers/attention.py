@@ -8,11 +8,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.layers.attention_backends import (
+from bottleneck_transformer_flax.layers.attention_backends.choice import (
     BACKENDS,
     attention_weights,
 )
-from bottleneck_transformer_flax.layers.memory import KEPT
+from bottleneck_transformer_flax.layers.remat import KEPT
 
 
 class Projections(NamedTuple):

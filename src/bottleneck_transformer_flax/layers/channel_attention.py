@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.convolution import KERNEL_INIT, Activation
-from bottleneck_transformer_flax.layers.memory import KEPT
+from bottleneck_transformer_flax.layers.remat import KEPT
 
 
 def channel_means(x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:

@@ -10,8 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
-from bottleneck_transformer_flax.layers.cpu_convolution import halving, winograd
-from bottleneck_transformer_flax.layers.memory import KEPT
+from bottleneck_transformer_flax.layers.conv_algorithms import halving, winograd
+from bottleneck_transformer_flax.layers.remat import KEPT
 
 Activation = Callable[[Array], Array]
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

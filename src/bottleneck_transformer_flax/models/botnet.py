@@ -11,7 +11,7 @@ import numpy as np
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
-from bottleneck_transformer_flax.layers.memory import in_less_memory
+from bottleneck_transformer_flax.layers.remat import in_less_memory
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     AttentionBottleneck,

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 from bottleneck_transformer_flax.models.botnet import BoTNet, classifier_head
-from bottleneck_transformer_flax.models.cost import abstract_variables
+from bottleneck_transformer_flax.models.flops import abstract_variables
 
 Variables = dict[str, Any]
 Path = tuple[str, ...]

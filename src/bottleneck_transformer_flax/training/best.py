@@ -10,9 +10,9 @@ import numpy as np
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.surgery import Variables
-from bottleneck_transformer_flax.training.plan import Plan
 from bottleneck_transformer_flax.training.results import model_card
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Plan
 
 
 class BestModel:

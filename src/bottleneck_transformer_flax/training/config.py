@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottleneck_transformer_flax.data.transforms import Augmentation
+from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.config_checks import FrozenPart

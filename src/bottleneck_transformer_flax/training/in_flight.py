@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from bottleneck_transformer_flax.training.state import StepMetrics
+from bottleneck_transformer_flax.training.train_step import StepMetrics
 
 _MOST_STEPS = 2
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 
 @dataclass

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bottleneck_transformer_flax.axes import Float
-from bottleneck_transformer_flax.devices import Devices, find_devices
+from bottleneck_transformer_flax.distributed import Devices, find_devices
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
-from bottleneck_transformer_flax.training.plan import Plan
+from bottleneck_transformer_flax.training.setup import Plan
 from bottleneck_transformer_flax.training.start import initial_variables
-from bottleneck_transformer_flax.training.state import (
+from bottleneck_transformer_flax.training.train_step import (
     TrainState,
     TrainStep,
     create_state,

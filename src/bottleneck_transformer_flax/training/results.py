@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.atomic import write_text
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 from bottleneck_transformer_flax.figures.curves import plot_training_curves
+from bottleneck_transformer_flax.files import write_text
 from bottleneck_transformer_flax.models.surgery import Variables
-from bottleneck_transformer_flax.training.plan import Plan
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Plan
 
 
 def write_results(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.models.surgery import Variables, replace_head
-from bottleneck_transformer_flax.training.plan import Plan
+from bottleneck_transformer_flax.training.setup import Plan
 
 
 def initial_variables(plan: Plan) -> Variables:

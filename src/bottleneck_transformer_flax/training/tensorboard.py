@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.training.plan import Plan
-from bottleneck_transformer_flax.training.reporter import RunProgress
-from bottleneck_transformer_flax.training.run import RunDirectory
+from bottleneck_transformer_flax.training.callbacks import RunProgress
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Plan
 
 MOST_STEPS_AN_EPOCH = 100
 

@@ -1,0 +1,274 @@
+"""One image to one uint8 array of the model's size: the same each time, or augmented."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from bottleneck_transformer_flax.augmentation.auto_augment import Policy, PolicyName
+from bottleneck_transformer_flax.decoding import OpenedImage
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+Crop = Literal["none", "shift", "resized"]
+Box = tuple[int, int, int, int]
+
+_CROP_ATTEMPTS = 10
+_REDUCTIONS = (8, 4, 2)
+# Both halves of a blend weigh the same long before, and draws need a number that float32 holds.
+_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
+_LARGEST_ASPECT = 100.0
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """What the loader applies to every image; picklable, for worker processes."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The record whose ``size`` all results have."""
+        ...
+
+    def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+        """An image as an array of ``preprocessing.size``, values in [0, 255].
+
+        Raises:
+            DataError: when the image cannot be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """Resize, proportions kept, until ``size / crop`` just fits inside; cut out the centre.
+
+    With the target ``t = round(size / crop)`` the scale is ``max(t_h / h, t_w / w)``. An image
+    that already has that size is not resampled. Images are decoded whole, so that accuracies are
+    those that other programs find.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(
+        self, image: OpenedImage, rng: np.random.Generator | None = None
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The centre of an image; may be read-only. The generator is not used.
+
+        Raises:
+            DataError: when the image cannot be decoded.
+        """
+        return np.asarray(self.centre(image.decode()))
+
+    def centre(self, image: Image.Image) -> Image.Image:
+        """The same of an RGB image, as one."""
+        height, width = self.preprocessing.size
+        target_height = round(height / self.preprocessing.crop)
+        target_width = round(width / self.preprocessing.crop)
+        scale = max(target_height / image.height, target_width / image.width)
+        resized_height = max(target_height, round(image.height * scale))
+        resized_width = max(target_width, round(image.width * scale))
+        top, left = (resized_height - height) // 2, (resized_width - width) // 2
+        if (resized_height, resized_width) == (image.height, image.width):
+            if (height, width) != (image.height, image.width):
+                image = image.crop((left, top, left + width, top + height))
+            return image
+        # Only what the crop keeps is computed: the box is the crop in the image's own pixels.
+        across, down = image.width / resized_width, image.height / resized_height
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return image.resize((width, height), _filter(self.preprocessing), box)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images are changed at random, one by one and then in batches on the device.
+
+    Attributes:
+        crop: "none" keeps the evaluation geometry; "shift" then moves the image by up to
+            ``shift_pixels`` and fills with zeros (small images); "resized" resizes a random part
+            to the model's size (photographs).
+        shift_pixels: the longest move along each axis, in pixels of the model's input.
+        min_scale: the smallest part of the image's area that "resized" takes, in (0, 1].
+        aspect_ratio: (lowest, highest) width / height of that part, relative to the width /
+            height of the model's input.
+        policy: what is then done to each image's colours and shape: "rand" is RandAugment,
+            "trivial" is TrivialAugment.
+        policy_layers: operations of "rand" an image.
+        policy_magnitude: how strong those of "rand" are, in [0, 30]; 10 is strong.
+        flip: whether half of the images are mirrored left to right.
+        mixup_alpha: of mixup, which blends images with others; 0 for none.
+        cutmix_alpha: of cutmix, which pastes parts of other images; 0 for none. With mixup,
+            each batch has one of the two.
+        erasing_probability: of an image to have a random part erased.
+
+    Raises:
+        ConfigError: when a value is outside what is said above.
+    """
+
+    crop: Crop = "none"
+    shift_pixels: int = 2
+    min_scale: float = 0.08
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    policy: PolicyName = "none"
+    policy_layers: int = 2
+    policy_magnitude: float = 10.0
+    flip: bool = True
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    erasing_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Turn lists (JSON has no tuples) into tuples, then check every value."""
+        object.__setattr__(self, "aspect_ratio", tuple(self.aspect_ratio))
+        if self.crop not in get_args(Crop):
+            raise ConfigError(
+                f"augmentation crop is {self.crop!r}; expected one of {', '.join(get_args(Crop))}"
+            )
+        if not isinstance(self.shift_pixels, int) or self.shift_pixels < 0:
+            raise ConfigError(
+                f"augmentation shift_pixels is {self.shift_pixels}; expected an integer, 0 or more"
+            )
+        if not 0 < self.min_scale <= 1:
+            raise ConfigError(
+                f"augmentation min_scale is {self.min_scale}; expected a value in (0, 1]"
+            )
+        lowest, highest_ratio = self.aspect_ratio if len(self.aspect_ratio) == 2 else (0, 0)
+        if not 1 / _LARGEST_ASPECT <= lowest <= highest_ratio <= _LARGEST_ASPECT:
+            raise ConfigError(
+                f"augmentation aspect_ratio is {self.aspect_ratio}; expected (lowest, highest), "
+                f"both in [1/{_LARGEST_ASPECT:g}, {_LARGEST_ASPECT:g}]"
+            )
+        # Of less than the smallest, shares could not be drawn in float32.
+        alpha = f"0 or a number in [{_SMALLEST_ALPHA:g}, {_LARGEST_ALPHA:g}]"
+        for name, lowest, highest, allowed in (
+            ("mixup_alpha", _SMALLEST_ALPHA, _LARGEST_ALPHA, alpha),
+            ("cutmix_alpha", _SMALLEST_ALPHA, _LARGEST_ALPHA, alpha),
+            ("erasing_probability", 0.0, 1.0, "a number in [0, 1]"),
+        ):
+            value = getattr(self, name)
+            known = isinstance(value, int | float)
+            if not known or not (value == 0 or lowest <= value <= highest):
+                raise ConfigError(f"augmentation {name} is {value!r}; expected {allowed}")
+        self.make_policy()
+
+    def make_policy(self) -> Policy:
+        """The policy with its options."""
+        return Policy(name=self.policy, layers=self.policy_layers, magnitude=self.policy_magnitude)
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """An augmented image of the model's size.
+
+    Raises:
+        ConfigError: when ``shift_pixels`` would move an image out of sight.
+    """
+
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        """Check the shift against the size, which the augmentation alone does not know."""
+        if self.augmentation.crop == "shift" and self.augmentation.shift_pixels >= min(
+            self.preprocessing.size
+        ):
+            raise ConfigError(
+                f"augmentation shift_pixels is {self.augmentation.shift_pixels}; expected less "
+                f"than the shorter side of the input size {self.preprocessing.size}"
+            )
+
+    def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+        """An image, cropped or shifted and changed as the generator decides; may be read-only.
+
+        Raises:
+            DataError: when the image cannot be decoded.
+        """
+        if self.augmentation.crop == "resized":
+            resized = self._random_part(image, rng)
+        else:
+            resized = EvaluationTransform(self.preprocessing).centre(image.decode())
+        pixels = np.asarray(self._policy(resized, rng))
+        if self.augmentation.crop == "shift":
+            pixels = shift(pixels, self.augmentation.shift_pixels, rng)
+        return pixels
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return self.augmentation.make_policy()
+
+    def _random_part(self, image: OpenedImage, rng: np.random.Generator) -> Image.Image:
+        """A random box of an image in the model's size.
+
+        The image is decoded at the lowest resolution at which the box still has as many pixels
+        as the model's input.
+        """
+        height, width = self.preprocessing.size
+        left, top, right, bottom = random_box(image.size, width / height, self.augmentation, rng)
+        fitting = (
+            n for n in _REDUCTIONS if right - left >= n * width and bottom - top >= n * height
+        )
+        decoded = image.decode(next(fitting, 1))
+        down, across = decoded.height / image.size[0], decoded.width / image.size[1]
+        box = (left * across, top * down, right * across, bottom * down)
+        return decoded.resize((width, height), _filter(self.preprocessing), box)
+
+
+def shift(
+    pixels: UInt8[np.ndarray, "h w 3"], longest: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Move an image by a uniform whole number of pixels in [-longest, longest] along each axis.
+
+    What comes into view is zero. ``longest`` must be less than both sides.
+    """
+    height, width, _ = pixels.shape
+    down, right = rng.integers(-longest, longest, size=2, endpoint=True).tolist()
+    shifted = np.zeros_like(pixels)
+    shifted[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = pixels[
+        max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)
+    ]
+    return shifted
+
+
+def random_box(
+    size: tuple[int, int],
+    target_aspect_ratio: float,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> Box:
+    """Draw the part of an image that "resized" takes, as (left, top, right, bottom) in pixels.
+
+    The area is uniform in [min_scale, 1] of the image's, the logarithm of the aspect ratio
+    uniform too, and the position uniform among those that fit (Szegedy et al. 2015, "Going
+    Deeper with Convolutions", section 6). When ten draws don't fit, the largest centred part
+    with an allowed aspect ratio is taken. Unlike torchvision's, the aspect ratios are relative
+    to the model's input, so that a wide input distorts no more than a square one.
+
+    Args:
+        size: (height, width) of the image.
+        target_aspect_ratio: width / height of the model's input.
+        augmentation: gives ``min_scale`` and ``aspect_ratio``.
+        rng: drawn from.
+    """
+    height, width = size
+    lowest, highest = (target_aspect_ratio * ratio for ratio in augmentation.aspect_ratio)
+    for _ in range(_CROP_ATTEMPTS):
+        area = height * width * rng.uniform(augmentation.min_scale, 1)
+        ratio = math.exp(rng.uniform(math.log(lowest), math.log(highest)))
+        box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top = int(rng.integers(height - box_height, endpoint=True))
+            left = int(rng.integers(width - box_width, endpoint=True))
+            return left, top, left + box_width, top + box_height
+    ratio = min(max(width / height, lowest), highest)
+    box_height = min(height, max(1, round(width / ratio)))
+    box_width = min(width, max(1, round(height * ratio)))
+    top, left = (height - box_height) // 2, (width - box_width) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def _filter(preprocessing: Preprocessing) -> Image.Resampling:
+    """Pillow's name of the resampling filter."""
+    return Image.Resampling[preprocessing.interpolation.upper()]

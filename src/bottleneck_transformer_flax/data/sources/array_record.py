@@ -1,0 +1,253 @@
+"""A packed data set: images in few large files, which any of them can be read from at once.
+
+``botnet data pack`` writes it. It is a folder::
+
+    dataset.json                                what there is; written last
+    train/part-00000-of-00016.arrayrecord       the images
+    train/labels.npy                            int32, an index into the class names, by image
+    train/names.json                            a list: what the images are called
+    val/…                                       likewise
+
+or with one part ``all/``, which is split as an image folder is: by the names. Images are numbered
+through the files of a part. A file is an ArrayRecord file whose records are msgpack maps of
+``name`` (string), ``label`` (integer) and ``image``: the bytes of the image file as it was.
+``dataset.json`` says, besides the class names, how many images, bytes and which SHA-256 digest
+every file has.
+"""
+
+import bisect
+import functools
+import json
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bottleneck_transformer_flax.data.sources.stored import (
+    DATA_EXTRA,
+    OpenedOnce,
+    StoredSource,
+    require,
+)
+from bottleneck_transformer_flax.errors import DataError
+
+if TYPE_CHECKING:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+DESCRIPTION_FILE = "dataset.json"
+PROGRESS_FILE = "packing.json"
+LABELS_FILE = "labels.npy"
+NAMES_FILE = "names.json"
+FORMAT = "bottleneck-transformer-flax packed images"
+VERSION = 1
+# Images are read one by one from anywhere, so nothing around them is worth reading ahead.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_READER_BUFFER_BYTES = 2**15
+
+
+class Record(NamedTuple):
+    """One image as it is packed."""
+
+    name: str
+    label: int
+    image: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What is known of one file.
+
+    Attributes:
+        file: its POSIX path below the data set's folder.
+        images: how many it holds.
+        bytes: its size.
+        sha256: its digest.
+        left_out: images that were to be in it but cannot be read: their names → the reasons.
+    """
+
+    file: str
+    images: int
+    bytes: int
+    sha256: str
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """``dataset.json``.
+
+    Attributes:
+        source: a digest of what was packed and how; see ``packing``.
+        class_names: what the labels mean.
+        parts: "train" and "val", or "all": the files, in the order of the images.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    parts: dict[str, tuple[Shard, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The description as plain JSON values."""
+        return {"format": FORMAT, "version": VERSION} | asdict(self)
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as msgpack; names that are no text keep their bytes."""
+    import msgpack
+
+    return msgpack.packb(record._asdict(), unicode_errors="surrogateescape")
+
+
+def decode_record(content: bytes) -> Record:
+    """The record of its msgpack.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    import msgpack
+
+    try:
+        return Record(**msgpack.unpackb(content, unicode_errors="surrogateescape"))
+    except TypeError as error:
+        raise ValueError("expected a map of name, label and image") from error
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder's ``dataset.json`` is there and ours, or too damaged to tell."""
+    try:
+        values = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return isinstance(values, dict) and values.get("format") == FORMAT
+
+
+def read_description(file: Path) -> Description:
+    """Read ``dataset.json``.
+
+    Raises:
+        DataError: when it is damaged, or of another project or a later version.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        if values.pop("version") != VERSION:
+            raise ValueError(f"its version is not {VERSION}; a later version of botnet wrote it")
+        parts = {
+            name: tuple(Shard(**shard) for shard in shards)
+            for name, shards in values["parts"].items()
+        }
+        class_names = tuple(values["class_names"])
+        return Description(source=values["source"], class_names=class_names, parts=parts)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{error!r}" if isinstance(error, KeyError) else f"{error}"
+        raise DataError(
+            f"{file}: cannot be read as the description of a packed data set: {reason}; pack the "
+            "data anew with botnet data pack"
+        ) from error
+
+
+def open_packed(folder: Path) -> dict[str, StoredSource]:
+    """The parts of a packed data set.
+
+    Raises:
+        DataError: when a file is missing, or not as it was written.
+    """
+    require("array_record", f"{folder}: a packed data set", DATA_EXTRA)
+    require("msgpack", f"{folder}: a packed data set", DATA_EXTRA)
+    description = read_description(folder / DESCRIPTION_FILE)
+    return {
+        part: _open_part(folder, part, shards, description.class_names)
+        for part, shards in description.parts.items()
+    }
+
+
+def _open_part(
+    folder: Path, part: str, shards: tuple[Shard, ...], class_names: tuple[str, ...]
+) -> StoredSource:
+    for shard in shards:
+        _check_size(folder / shard.file, shard.bytes)
+    try:
+        labels = np.load(folder / part / LABELS_FILE).astype(np.int32)
+        names = tuple(json.loads((folder / part / NAMES_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / part}: {error}; {_REMEDY}") from error
+    count = sum(shard.images for shard in shards)
+    if not len(names) == len(labels) == count:
+        raise DataError(
+            f"{folder / part}: {LABELS_FILE} has {len(labels)} images and {NAMES_FILE} "
+            f"{len(names)}, but the files have {count}; {_REMEDY}"
+        )
+    if count and not 0 <= labels.min() <= labels.max() < len(class_names):
+        raise DataError(
+            f"{folder / part / LABELS_FILE}: has labels from {labels.min()} to {labels.max()} but "
+            f"there are {len(class_names)} classes; {_REMEDY}"
+        )
+    return StoredSource(
+        reader=PackedReader([(str(folder / shard.file), shard.images) for shard in shards]),
+        positions=np.arange(count),
+        names=names,
+        labels=labels,
+        class_names=class_names,
+        origin=str(folder / part),
+    )
+
+
+_REMEDY = "copy the data set again, or run the botnet data pack that wrote it once more"
+
+
+def _check_size(file: Path, expected: int) -> None:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file}: {(error.strerror or str(error)).lower()}; {_REMEDY}") from error
+    if size != expected:
+        raise DataError(f"{file}: has {size} bytes; expected {expected}; {_REMEDY}")
+
+
+class PackedReader:
+    """Reads images by their number, through all files of a part."""
+
+    def __init__(self, files: list[tuple[str, int]]) -> None:
+        """For files, each with the number of its images; they are opened when first needed."""
+        self._files = [file for file, _ in files]
+        self._ends = list(accumulate(count for _, count in files))
+        self._readers = [OpenedOnce(functools.partial(open_records, file)) for file in self._files]
+
+    def read(self, position: int) -> bytes:
+        """The bytes of one image.
+
+        Raises:
+            DataError: when the file is damaged there.
+        """
+        number = bisect.bisect_right(self._ends, position)
+        place = position - (self._ends[number - 1] if number else 0)
+        try:
+            # The reader raises RuntimeError alone, and ValueError is what a wrong record gives.
+            (content,) = self._readers[number].get().read([place])
+            return decode_record(content).image
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{self._files[number]}: image {place} cannot be read: {reason}; {_REMEDY}"
+            ) from error
+
+
+def open_records(file: str) -> "ArrayRecordReader":
+    """An ArrayRecord file, to be read from anywhere and by several threads at once.
+
+    Raises:
+        RuntimeError: when it is damaged or not there.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(
+        file, options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER_BYTES
+    )
+    if not reader.ok():
+        raise RuntimeError("it is no whole ArrayRecord file")
+    return reader

@@ -1,0 +1,137 @@
+"""A run on disk: what is where, and how the run was defined."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.files import write_text
+from bottleneck_transformer_flax.locks import locked
+from bottleneck_transformer_flax.training.config import RunConfig
+
+RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        path: the folder that holds them.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The training state by step."""
+        return self.path / "checkpoints"
+
+    @property
+    def pretrained(self) -> Path:
+        """The model for inference, after the last step."""
+        return self.path / "pretrained"
+
+    @property
+    def best(self) -> Path:
+        """The model for inference, after the epoch with the best test accuracy."""
+        return self.path / "best"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Events for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON line for every epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """The last evaluation, as JSON."""
+        return self.path / "evaluation.json"
+
+    @property
+    def curves(self) -> Path:
+        """A picture of the metrics over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def confusion(self) -> Path:
+        """A picture of which classes are taken for which."""
+        return self.path / "confusion.png"
+
+    @property
+    def example(self) -> Path:
+        """One test image, to try a prediction on."""
+        return self.path / "example.png"
+
+    def require_new(self) -> None:
+        """See that a run can be begun here.
+
+        Raises:
+            CheckpointError: when there is a run, or anything else, already.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(f"{self.path} is a file; name a new folder as --run-directory")
+        if self.path.exists() and any(self.path.iterdir()):
+            raise CheckpointError(
+                f"{self.path} is not empty; name another --run-directory, or go on with the run "
+                "in it with --resume"
+            )
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write down how the run is defined.
+
+        Raises:
+            CheckpointError: as ``require_new``.
+        """
+        self.require_new()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from training here meanwhile.
+
+        Entering raises CheckpointError when another process does.
+        """
+        refusal = f"another process is training in {self.path}; wait for it, or end it first"
+        return locked(self.path / LOCK_FILE, CheckpointError(refusal))
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write down how the run is defined."""
+        write_text(self.path / RUN_FILE, json.dumps(config.to_json(), indent=2) + "\n")
+
+    def read_config(self) -> RunConfig:
+        """How the run is defined.
+
+        Raises:
+            CheckpointError: when this is no run, or its record is damaged.
+        """
+        file = self.path / RUN_FILE
+        if not file.is_file():
+            raise CheckpointError(f"{self.path} is not a run: it has no {RUN_FILE}")
+        try:
+            return RunConfig.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, ConfigError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the rows of all epochs so far."""
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def newest_run(runs: Path, *, having: str, lacking: str | None = None) -> RunDirectory | None:
+    """The run below a folder whose file or folder of a name is newest, and that lacks another."""
+    found = [
+        (path.stat().st_mtime, path.parent)
+        for path in runs.glob(f"*/{having}")
+        if (path.parent / RUN_FILE).is_file()
+        and not (lacking is not None and (path.parent / lacking).exists())
+    ]
+    return RunDirectory(max(found)[1]) if found else None

@@ -1,0 +1,360 @@
+"""Geometry against a plain two-step oracle; augmentations as their definitions say."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bottleneck_transformer_flax.augmentation.auto_augment import Policy
+from bottleneck_transformer_flax.augmentation.image import (
+    Augmentation,
+    EvaluationTransform,
+    TrainingTransform,
+    Transform,
+    random_box,
+    shift,
+)
+from bottleneck_transformer_flax.decoding import (
+    DecodedImage,
+    EncodedImage,
+    OpenedImage,
+    decode_image,
+)
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+SIDES = st.integers(1, 40)
+
+
+def noise(height: int, width: int, lowest: int = 0, highest: int = 255) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(lowest, highest, (height, width, 3), endpoint=True)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def resize_then_crop(image: Image.Image, record: Preprocessing) -> np.ndarray:
+    """The documented geometry, one step after the other."""
+    height, width = record.size
+    target = round(height / record.crop), round(width / record.crop)
+    scale = max(target[0] / image.height, target[1] / image.width)
+    resized = image.resize(
+        (max(target[1], round(image.width * scale)), max(target[0], round(image.height * scale))),
+        Image.Resampling[record.interpolation.upper()],
+    )
+    top, left = (resized.height - height) // 2, (resized.width - width) // 2
+    return np.asarray(resized)[top : top + height, left : left + width]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.tuples(SIDES, SIDES),
+    size=st.tuples(SIDES, SIDES),
+    crop=st.sampled_from([1.0, 0.95, 0.875, 0.5]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
+)
+def test_evaluation_is_resize_then_crop(shape, size, crop, interpolation):
+    record = Preprocessing(size=size, crop=crop, interpolation=interpolation)
+    # Little contrast: where a filter overshoots [0, 255] after its first pass, Pillow cuts off,
+    # and which pass is first depends on the sizes.
+    image = noise(*shape, 100, 155)
+    found = EvaluationTransform(record)(DecodedImage(image))
+    assert found.shape == (*size, 3)
+    expected = resize_then_crop(image, record)
+    # Each pass rounds to 8 bits, and the order of the passes may differ: at most 2.
+    np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=2)
+
+
+def test_known_sizes():
+    # 320 x 480 fits 256 at scale 0.8 (height), so 384 columns, of which the middle 224 stay.
+    ramp = np.zeros((320, 480, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, 480)[None]
+    found = EvaluationTransform(Preprocessing(size=(224, 224)))(DecodedImage(Image.fromarray(ramp)))
+    assert found.shape == (224, 224, 3)
+    np.testing.assert_allclose(
+        found[100, [0, -1], 0], 255 * np.array([80.5, 303.5]) / 384, atol=1.5
+    )
+
+
+def test_proportions_are_kept_for_a_size_that_is_not_square():
+    """A disc stays a disc, and the side that is too long is what is cut."""
+    rows, columns = np.mgrid[:200, :300]
+    disc = (np.hypot(rows - 99.5, columns - 149.5) < 50).astype(np.uint8) * 255
+    image = Image.fromarray(np.stack([disc] * 3, -1))
+    found = EvaluationTransform(Preprocessing(size=(100, 50), crop=1.0))(DecodedImage(image))
+    found = found[..., 0] > 127
+    assert abs(found.any(axis=1).sum() - 50) <= 1
+    assert abs(found.any(axis=0).sum() - 50) <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_no_change_at_the_models_own_size(interpolation):
+    image = noise(7, 11)
+    record = Preprocessing(size=(7, 11), crop=1.0, interpolation=interpolation)
+    np.testing.assert_array_equal(
+        EvaluationTransform(record)(DecodedImage(image)), np.asarray(image)
+    )
+
+
+def test_only_cut_when_the_resized_size_is_there_already():
+    record = Preprocessing(size=(7, 7), crop=0.5)
+    image = noise(14, 14)
+    np.testing.assert_array_equal(
+        EvaluationTransform(record)(DecodedImage(image)), np.asarray(image)[3:10, 3:10]
+    )
+
+
+def test_very_long_image_needs_little_memory():
+    record = Preprocessing(size=(64, 64))
+    assert EvaluationTransform(record)(DecodedImage(noise(1, 20000))).shape == (64, 64, 3)
+
+
+def training(crop, size=(16, 20), **options) -> TrainingTransform:
+    return TrainingTransform(Preprocessing(size=size, crop=1.0), Augmentation(crop=crop, **options))
+
+
+@pytest.mark.parametrize("crop", ["none", "shift", "resized"])
+@pytest.mark.parametrize("size", [(16, 20), (9, 5), (1, 3)])
+def test_training_transform(crop, size):
+    transform = training(crop, size, shift_pixels=0 if 1 in size else 2)
+    assert isinstance(transform, Transform)
+    for shape in ((16, 20), (31, 17), (3, 50), (1, 1)):
+        first = transform(DecodedImage(noise(*shape)), np.random.default_rng(5))
+        assert first.shape == (*size, 3)
+        assert first.dtype == np.uint8
+        copy = pickle.loads(pickle.dumps(transform))
+        np.testing.assert_array_equal(
+            copy(DecodedImage(noise(*shape)), np.random.default_rng(5)), first
+        )
+    image = DecodedImage(noise(31, 17))
+    many = {transform(image, np.random.default_rng(seed)).tobytes() for seed in range(30)}
+    least = {"none": 1, "shift": 1 if 1 in size else 10, "resized": 15}[crop]
+    assert len(many) >= least
+
+
+def test_none_is_the_evaluation_geometry():
+    transform, image = training("none"), DecodedImage(noise(33, 30))
+    plain = EvaluationTransform(transform.preprocessing)(image)
+    for seed in range(4):
+        np.testing.assert_array_equal(transform(image, np.random.default_rng(seed)), plain)
+
+
+def test_shift_moves_over_zeros_evenly():
+    """Compare with the definition, and count the offsets."""
+    pixels = np.asarray(noise(5, 9)) | 1  # Nothing in the image is zero.
+    padded = np.pad(pixels, ((2, 2), (2, 2), (0, 0)))
+    windows = {
+        padded[2 - y : 7 - y, 2 - x : 11 - x].tobytes(): (y, x)
+        for y in range(-2, 3)
+        for x in range(-2, 3)
+    }
+    rng = np.random.default_rng(0)
+    counts = dict.fromkeys(windows.values(), 0)
+    for _ in range(2500):
+        counts[windows[shift(pixels, 2, rng).tobytes()]] += 1
+    assert len(counts) == 25
+    assert 60 < min(counts.values()) <= max(counts.values()) < 145
+    np.testing.assert_array_equal(shift(pixels, 0, rng), pixels)
+
+
+def test_random_box_has_the_area_and_shape_asked_for():
+    rng = np.random.default_rng(0)
+    options = Augmentation(crop="resized", min_scale=0.2, aspect_ratio=(0.5, 2.0))
+    boxes = np.array([random_box((300, 400), 1.0, options, rng) for _ in range(3000)])
+    left, top, right, bottom = boxes.T
+    assert left.min() == top.min() == 0
+    assert (right.max(), bottom.max()) == (400, 300)
+    area = (right - left) * (bottom - top) / (300 * 400)
+    ratio = (right - left) / (bottom - top)
+    assert 0.198 < area.min() < 0.21
+    assert 0.95 < area.max() <= 1
+    assert 0.49 < ratio.min() < 0.55
+    assert 1.8 < ratio.max() < 2.03
+    # Small areas always fit: there the area and the logarithm of the ratio are uniform.
+    small = area < 0.3
+    assert abs(np.log(ratio[small]).mean()) < 0.1
+    assert abs(area[small].mean() - 0.25) < 0.01
+
+
+def test_random_box_is_relative_to_the_models_input():
+    options = Augmentation(crop="resized", min_scale=0.08, aspect_ratio=(1.0, 1.0))
+    rng = np.random.default_rng(0)
+    left, top, right, bottom = np.array(
+        [random_box((1000, 1000), 0.5, options, rng) for _ in range(100)]
+    ).T
+    np.testing.assert_allclose((right - left) / (bottom - top), 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((10, 1000), (493, 0, 506, 10)), ((1000, 9), (0, 494, 9, 506)), ((1, 1), (0, 0, 1, 1))],
+)
+def test_random_box_falls_back_to_the_centre(size, expected):
+    options = Augmentation(crop="resized", min_scale=1.0)
+    found = random_box(size, 1.0, options, np.random.default_rng(0))
+    assert np.abs(np.subtract(found, expected)).max() <= 1
+    assert found[2] <= size[1]
+    assert found[3] <= size[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.tuples(SIDES, SIDES), aspect=st.floats(0.1, 10), seed=st.integers(0, 1000))
+def test_random_box_is_inside_and_not_empty(size, aspect, seed):
+    left, top, right, bottom = random_box(
+        size, aspect, Augmentation(crop="resized"), np.random.default_rng(seed)
+    )
+    assert 0 <= left < right <= size[1]
+    assert 0 <= top < bottom <= size[0]
+
+
+def test_resized_takes_the_part_that_random_box_draws():
+    image = noise(50, 60)
+    transform = training("resized", flip=False)
+    box = random_box((50, 60), 20 / 16, transform.augmentation, np.random.default_rng(9))
+    found = transform(DecodedImage(image), np.random.default_rng(9)).astype(int)
+    expected = np.asarray(image.resize((20, 16), Image.Resampling.BICUBIC, box)).astype(int)
+    np.testing.assert_array_equal(found, expected)
+
+
+class Blank:
+    """An image of which only the size is known, and what was asked of it."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.reduction = 0
+
+    def decode(self, reduction: int = 1) -> Image.Image:
+        self.reduction = reduction
+        return Image.new("RGB", tuple(-(-side // reduction) for side in self.size[::-1]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    target=st.tuples(SIDES, SIDES),
+    seed=st.integers(0, 1000),
+)
+def test_an_image_is_decoded_no_larger_than_its_box_needs(size, target, seed):
+    transform, image = training("resized", target, shift_pixels=0), Blank(size)
+    assert isinstance(image, OpenedImage)
+    rng = np.random.default_rng(seed)
+    left, top, right, bottom = random_box(size, target[1] / target[0], transform.augmentation, rng)
+    assert transform(image, np.random.default_rng(seed)).shape == (*target, 3)
+    enough = [
+        n
+        for n in (1, 2, 4, 8)
+        if (bottom - top) / n >= target[0] and (right - left) / n >= target[1]
+    ]
+    assert image.reduction == max(enough, default=1)
+
+
+def test_evaluation_decodes_whole():
+    image = Blank((400, 400))
+    EvaluationTransform(Preprocessing(size=(20, 20)))(image)
+    assert image.reduction == 1
+
+
+def test_large_parts_are_decoded_at_a_fraction_and_look_the_same():
+    rows, columns = np.mgrid[:400, :640]
+    waves = [127 + 90 * np.sin(rows / period + columns / 70) for period in (30, 50, 90)]
+    photograph = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
+    file = io.BytesIO()
+    photograph.save(file, "JPEG", quality=95)
+    asked = []
+
+    class Watched(EncodedImage):
+        def decode(self, reduction=1):
+            asked.append(reduction)
+            return super().decode(reduction)
+
+    encoded, whole = Watched(file.getvalue(), "waves"), decode_image(file)
+    transform = training("resized", (24, 40), min_scale=0.004)
+    for seed in range(40):
+        found = transform(encoded, np.random.default_rng(seed)).astype(int)
+        plain = transform(DecodedImage(whole), np.random.default_rng(seed)).astype(int)
+        assert np.abs(found - plain).mean() < 2
+    assert set(asked) == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize("crop", ["none", "shift", "resized"])
+def test_a_policy_changes_what_was_resized(crop):
+    options = {"policy": "rand", "policy_layers": 3, "policy_magnitude": 7.0}
+    transform, image = training(crop, **options), noise(50, 60)
+    rng = np.random.default_rng(4)
+    if crop == "resized":
+        box = random_box((50, 60), 20 / 16, transform.augmentation, rng)
+        resized = image.resize((20, 16), Image.Resampling.BICUBIC, box)
+    else:
+        resized = EvaluationTransform(transform.preprocessing).centre(image)
+    expected = np.asarray(Policy(name="rand", layers=3, magnitude=7.0)(resized, rng))
+    if crop == "shift":
+        expected = shift(expected, 2, rng)
+    found = transform(DecodedImage(image), np.random.default_rng(4))
+    np.testing.assert_array_equal(found, expected)
+    plain = training(crop)(DecodedImage(image), np.random.default_rng(4))
+    assert not np.array_equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"shift_pixels": -1}, "shift_pixels"),
+        ({"min_scale": 0.0}, "min_scale"),
+        ({"min_scale": 1.5}, "min_scale"),
+        ({"aspect_ratio": (2.0, 1.0)}, "aspect_ratio"),
+        ({"aspect_ratio": (0.0, 1.0)}, "aspect_ratio"),
+        ({"aspect_ratio": (1.0, float("inf"))}, "aspect_ratio"),
+        ({"aspect_ratio": (float("nan"), 1.0)}, "aspect_ratio"),
+        ({"policy_layers": 0}, "policy layers is 0"),
+        ({"policy_magnitude": 31.0}, "policy magnitude is 31"),
+        (
+            {"mixup_alpha": -0.1},
+            r"mixup_alpha is -0\.1; expected 0 or a number in \[0\.001, 1000\]",
+        ),
+        ({"cutmix_alpha": 1e-40}, "cutmix_alpha is 1e-40"),
+        (
+            {"cutmix_alpha": 1e300},
+            r"cutmix_alpha is 1e\+300; expected 0 or a number in \[0\.001, 1000\]",
+        ),
+        ({"cutmix_alpha": float("inf")}, "cutmix_alpha is inf"),
+        ({"erasing_probability": 1.5}, r"erasing_probability is 1\.5; .* in \[0, 1\]"),
+        ({"erasing_probability": float("nan")}, "erasing_probability is nan"),
+    ],
+)
+def test_augmentation_checks_itself(options, name):
+    with pytest.raises(ConfigError, match=name):
+        Augmentation(**options)
+
+
+def unchecked(**options) -> Augmentation:
+    """As ``Augmentation(**options)`` without the type checks that tests switch on."""
+    augmentation = object.__new__(Augmentation)
+    vars(augmentation).update(options)
+    augmentation.__post_init__()
+    return augmentation
+
+
+def test_augmentation_checks_values_of_wrong_types():
+    with pytest.raises(ConfigError, match="crop is 'zoom'; expected one of none, shift, resized"):
+        unchecked(crop="zoom")
+    with pytest.raises(ConfigError, match=r"shift_pixels is 1\.5"):
+        unchecked(shift_pixels=1.5)
+    with pytest.raises(ConfigError, match="mixup_alpha is '1'"):
+        unchecked(mixup_alpha="1")
+
+
+def test_augmentation_checks_its_policy(as_users_have_it):
+    with pytest.raises(ConfigError, match="policy name is 'auto'; expected one of none, rand"):
+        Augmentation(policy="auto")
+
+
+def test_augmentation_takes_lists_from_json():
+    assert unchecked(aspect_ratio=[0.5, 2.0]).aspect_ratio == (0.5, 2.0)
+
+
+def test_shift_must_leave_something_in_sight():
+    with pytest.raises(ConfigError, match=r"shift_pixels is 5; .*\(16, 5\)"):
+        training("shift", size=(16, 5), shift_pixels=5)
+    training("none", size=(16, 5), shift_pixels=5)

@@ -1,0 +1,267 @@
+"""Packed data sets: what a plain writer of the documented format wrote is read, damage is told."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import msgpack
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bottleneck_transformer_flax.data.datasets import fingerprint, load_folder_all, load_splits
+from bottleneck_transformer_flax.data.sources import stored
+from bottleneck_transformer_flax.data.sources.array_record import (
+    FORMAT,
+    Record,
+    decode_record,
+    encode_record,
+    open_packed,
+    read_description,
+)
+from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.decoding import decode_image
+from bottleneck_transformer_flax.errors import DataError
+from data.image_files import image_bytes
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def write_part(root, part, count, files, seed=0):
+    """The documented format, written plainly. Returns the records and the files' description."""
+    (root / part).mkdir(parents=True)
+    records = [
+        {"name": f"{CLASSES[i % 3]}/{i}.png", "label": i % 3, "image": image_bytes(seed + i)}
+        for i in range(count)
+    ]
+    shards = []
+    for number in range(files):
+        mine = records[number * count // files : (number + 1) * count // files]
+        file = f"{part}/part-{number:05}-of-{files:05}.arrayrecord"
+        writer = ArrayRecordWriter(str(root / file), "group_size:1")
+        for record in mine:
+            writer.write(msgpack.packb(record))
+        writer.close()
+        content = (root / file).read_bytes()
+        shards.append(
+            {
+                "file": file,
+                "images": len(mine),
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "left_out": {},
+            }
+        )
+    np.save(root / part / "labels.npy", np.array([r["label"] for r in records], np.int32))
+    (root / part / "names.json").write_text(json.dumps([r["name"] for r in records]))
+    return records, shards
+
+
+def describe(root, parts, **changes):
+    description = {
+        "format": "bottleneck-transformer-flax packed images",
+        "version": 1,
+        "source": "0" * 64,
+        "class_names": CLASSES,
+        "parts": parts,
+    }
+    (root / "dataset.json").write_text(json.dumps(description | changes))
+    return root
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Two parts, and their records."""
+    train, train_shards = write_part(tmp_path, "train", 11, files=3)
+    val, val_shards = write_part(tmp_path, "val", 4, files=1, seed=100)
+    describe(tmp_path, {"train": train_shards, "val": val_shards})
+    return tmp_path, {"train": train, "val": val}
+
+
+def test_every_image_is_read_with_its_name_and_label(packed):
+    root, records = packed
+    parts = open_packed(root)
+    assert list(parts) == ["train", "val"]
+    for part, source in parts.items():
+        assert isinstance(source, ImageSource)
+        assert (len(source), source.native_size) == (len(records[part]), None)
+        assert source.class_names == CLASSES
+        assert source.labels.tolist() == [record["label"] for record in records[part]]
+        assert source.names == tuple(record["name"] for record in records[part])
+        for index in np.random.default_rng(0).permutation(len(source)).tolist():
+            record = records[part][index]
+            assert source.content(index) == record["image"]
+            assert source.describe(index) == f"{root}/{part}/{record['name']}"
+            height = 4 + (index + (100 if part == "val" else 0)) % 3
+            assert source.open(index).size == (height, 5)
+            assert source.read(index).size == (5, height)
+
+
+def test_what_is_read_is_what_a_file_of_its_own_gives(packed, tmp_path):
+    root, records = packed
+    source = open_packed(root)["train"]
+    for index, record in enumerate(records["train"]):
+        file = tmp_path / "alone.png"
+        file.write_bytes(record["image"])
+        assert source.read(index).tobytes() == decode_image(file).tobytes()
+
+
+def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(packed):
+    root, records = packed
+    source = open_packed(root)["train"]
+    source.content(0)
+    copy = pickle.loads(pickle.dumps(source))
+    indices = np.random.default_rng(0).integers(11, size=500).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(copy.content, indices))
+    assert contents == [records["train"][index]["image"] for index in indices]
+
+
+def test_load_splits_takes_the_parts(packed):
+    root, _ = packed
+    splits = load_splits(str(root))
+    assert splits.description == f"11 training and 4 test images, 3 classes ({root})"
+    assert splits.test.content(2) == image_bytes(102)
+    with pytest.raises(DataError, match=r"comes in parts \(train, val\)"):
+        load_folder_all(root)
+
+
+def test_one_part_is_split_by_name_whatever_the_order(tmp_path):
+    _, shards = write_part(tmp_path / "a", "all", 30, files=2)
+    first = load_splits(str(describe(tmp_path / "a", {"all": shards})), validation_fraction=0.2)
+    assert (len(first.train), len(first.test)) == (24, 6)
+    assert sorted(first.test.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert not set(first.train.names) & set(first.test.names)
+    for source in first[:2]:
+        for index, name in enumerate(source.names):
+            number = int(name.split("/")[1].split(".")[0])
+            assert source.content(index) == image_bytes(number)
+            assert source.labels[index] == number % 3
+    assert len(load_folder_all(tmp_path / "a")) == 30
+    again = load_splits(str(tmp_path / "a"), validation_fraction=0.2)
+    assert fingerprint(again) == fingerprint(first)
+    other = load_splits(str(tmp_path / "a"), validation_fraction=0.2, split_seed=1)
+    assert fingerprint(other) != fingerprint(first)
+
+
+@settings(max_examples=50, deadline=None)
+@given(name=st.text(), label=st.integers(0, 2**31 - 1), image=st.binary(max_size=100))
+def test_a_record_comes_back(name, label, image):
+    record = Record(name, label, image)
+    assert decode_record(encode_record(record)) == record
+    assert msgpack.unpackb(encode_record(record)) == record._asdict()
+
+
+def test_a_name_that_is_no_text_keeps_its_bytes():
+    record = Record("caf\udce9.png", 0, b"")
+    assert b"caf\xe9.png" in encode_record(record)
+    assert decode_record(encode_record(record)) == record
+
+
+@pytest.mark.parametrize("content", [b"", b"\x01", msgpack.packb({"name": "a"}), b"\xc1"])
+def test_what_is_no_record(content):
+    with pytest.raises(ValueError):
+        decode_record(content)
+
+
+def error_of(root):
+    with pytest.raises(DataError) as caught:
+        load_splits(str(root))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_that_is_missing_or_of_another_size(packed):
+    root, _ = packed
+    file = root / "train/part-00001-of-00003.arrayrecord"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert f"{file}: has {len(whole) - 1} bytes; expected {len(whole)}" in error_of(root)
+    file.unlink()
+    assert f"{file}: no such file or directory" in error_of(root)
+
+
+def test_an_image_that_is_damaged_is_named_and_the_others_are_read(packed):
+    root, records = packed
+    file = root / "train/part-00000-of-00003.arrayrecord"
+    content = bytearray(file.read_bytes())
+    content[content.index(records["train"][1]["image"][20:40])] ^= 255
+    file.write_bytes(content)
+    source = open_packed(root)["train"]
+    with pytest.raises(DataError, match=r"part-00000-of-00003.arrayrecord: image 1 cannot be read"):
+        source.content(1)
+    assert source.content(0) == records["train"][0]["image"]
+    assert source.content(2) == records["train"][2]["image"]
+
+
+def test_a_file_that_is_no_arrayrecord_at_all(packed):
+    root, _ = packed
+    file = root / "val/part-00000-of-00001.arrayrecord"
+    file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(DataError, match="no whole ArrayRecord file"):
+        open_packed(root)["val"].content(0)
+
+
+def test_an_index_that_does_not_fit(packed):
+    root, _ = packed
+    np.save(root / "train/labels.npy", np.zeros(10, np.int32))
+    assert "labels.npy has 10 images and names.json 11, but the files have 11" in error_of(root)
+    np.save(root / "train/labels.npy", np.full(11, 3, np.int32))
+    assert "has labels from 3 to 3 but there are 3 classes" in error_of(root)
+    (root / "train/labels.npy").unlink()
+    assert "No such file" in error_of(root)
+
+
+def test_a_description_that_is_damaged(tmp_path):
+    (tmp_path / "dataset.json").write_text("{")
+    assert "Expecting" in error_of(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"format": FORMAT}))
+    assert "KeyError" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "packed data set"),
+        ('{"format": "another"}', "its format is not"),
+        ('{"parts": {}}', "KeyError"),
+    ],
+)
+def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_text(text)
+    assert "no images found in class folders" in error_of(tmp_path)
+    with pytest.raises(DataError, match=message):
+        read_description(tmp_path / "dataset.json")
+
+
+def test_a_later_version(packed):
+    root, _ = packed
+    describe(root, {}, version=2)
+    assert "a later version of botnet wrote it" in error_of(root)
+
+
+def test_without_the_library(packed, monkeypatch):
+    root, _ = packed
+    monkeypatch.setattr(stored, "find_spec", lambda _: None)
+    assert "needs array_record; install it with pip install 'bott" in error_of(root)
+
+
+def test_select_keeps_everything_together(packed):
+    root, records = packed
+    source = open_packed(root)["train"].select(np.array([7, 2, 7]))
+    assert [source.content(i) for i in range(3)] == [
+        records["train"][i]["image"] for i in (7, 2, 7)
+    ]
+    assert source.names == ("bee/7.png", "cat/2.png", "bee/7.png")
+    assert source.labels.tolist() == [1, 2, 1]
+    assert dataclasses.replace(source, origin="x").describe(1) == "x/cat/2.png"
+
+
+def test_class_names_that_are_there_twice_get_their_number():
+    assert stored.distinct(["crane", "kite", "crane"]) == ("crane", "kite", "crane 2")
+    names = stored.distinct(["crane", "crane 2", "crane", "crane"])
+    assert names == ("crane", "crane 2", "crane 2 2", "crane 3")

@@ -1,0 +1,402 @@
+"""Every mode Pillow knows becomes RGB; every damage becomes one DataError."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from bottleneck_transformer_flax.decoding import (
+    IMAGE_SUFFIXES,
+    DecodedImage,
+    EncodedImage,
+    OpenedImage,
+    decode_image,
+    open_image,
+)
+from bottleneck_transformer_flax.errors import DataError
+
+COLOURS = np.array(
+    [[[250, 10, 20], [30, 240, 40], [50, 60, 230]], [[0, 0, 0], [255] * 3, [128] * 3]]
+)
+
+
+def rgb() -> Image.Image:
+    """An image of 2 rows and 3 columns, all pixels different."""
+    return Image.fromarray(COLOURS.astype(np.uint8))
+
+
+def decoded(path) -> np.ndarray:
+    image = decode_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def assert_grey(path, expected, tolerance=0) -> None:
+    found = decoded(path)
+    assert np.ptp(found, axis=-1).max() == 0
+    np.testing.assert_allclose(found[..., 0], expected, atol=tolerance)
+
+
+def test_rgb(tmp_path):
+    rgb().save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), COLOURS)
+    np.testing.assert_array_equal(decoded(str(tmp_path / "a.png")), COLOURS)
+
+
+def test_file_object():
+    stream = io.BytesIO()
+    rgb().save(stream, "PNG")
+    stream.seek(0)
+    np.testing.assert_array_equal(decoded(stream), COLOURS)
+    assert not stream.closed
+
+
+def test_bilevel(tmp_path):
+    Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], np.uint8)).convert("1").save(
+        tmp_path / "a.png"
+    )
+    assert_grey(tmp_path / "a.png", [[0, 255, 0], [255, 255, 0]])
+
+
+def test_grey(tmp_path):
+    Image.fromarray(np.array([[0, 7], [200, 255]], np.uint8)).save(tmp_path / "a.png")
+    assert_grey(tmp_path / "a.png", [[0, 7], [200, 255]])
+
+
+def test_grey_with_alpha_over_white(tmp_path):
+    values = np.array([[[100, 255], [100, 0], [100, 51]]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == "LA"
+    assert_grey(tmp_path / "a.png", [[100, 255, 255 - 155 * 51 / 255]], tolerance=1)
+
+
+def test_grey_with_transparent_value(tmp_path):
+    Image.fromarray(np.array([[9, 50]], np.uint8)).save(tmp_path / "a.png", transparency=9)
+    assert_grey(tmp_path / "a.png", [[255, 50]])
+
+
+def test_rgb_with_transparent_colour(tmp_path):
+    rgb().save(tmp_path / "a.png", transparency=(250, 10, 20))
+    expected = COLOURS.copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+
+
+def palette_image() -> Image.Image:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("L")
+    image.putpalette([250, 0, 0, 0, 250, 0, 0, 0, 250])
+    assert image.mode == "P"
+    return image
+
+
+def test_palette(tmp_path):
+    palette_image().save(tmp_path / "a.png")
+    expected = [[[250, 0, 0], [0, 250, 0], [0, 0, 250]]]
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
+def test_palette_with_transparency(tmp_path, transparency):
+    palette_image().save(tmp_path / "a.png", transparency=transparency)
+    expected = [[[250, 0, 0], [255, 255, 255], [0, 0, 250]]]
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+
+
+def test_rgba_over_white(tmp_path):
+    values = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 51]]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    expected = [[[200, 0, 0], [255, 255, 255], [244, 204, 204]]]
+    np.testing.assert_allclose(decoded(tmp_path / "a.png"), expected, atol=1)
+
+
+def test_cmyk_tiff(tmp_path):
+    Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(decoded(tmp_path / "a.tif")[0, 0], [255, 0, 0])
+
+
+def test_cmyk_jpeg(tmp_path):
+    # Pillow writes CMYK as Adobe does: inverted, with the Adobe marker.
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_allclose(decoded(tmp_path / "a.jpg")[8, 8], [255, 0, 0], atol=3)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+def test_other_colour_spaces(tmp_path, mode):
+    image = Image.new("RGB", (4, 4), (200, 60, 40))
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.mode == mode
+    np.testing.assert_allclose(decoded(tmp_path / "a.tif")[0, 0], [200, 60, 40], atol=4)
+
+
+# No file format of Pillow's opens in these modes, but plug-ins may.
+@pytest.mark.parametrize("mode", ["HSV", "PA", "La", "RGBa", "RGBX", "I;16B"])
+def test_modes_without_a_file_format(mode, monkeypatch):
+    if mode == "I;16B":
+        image = Image.frombytes(mode, (1, 1), np.array([51 * 257], ">u2").tobytes())
+    elif mode in ("La", "RGBa"):
+        image = Image.new({"La": "LA", "RGBa": "RGBA"}[mode], (1, 1), "#333333").convert(mode)
+    elif mode == "PA":
+        image = Image.new("RGB", (1, 1), "#333333").convert("P").convert("PA")
+    else:
+        image = Image.new("RGB", (1, 1), "#333333").convert(mode)
+    assert image.mode == mode
+    monkeypatch.setattr(Image, "open", lambda *_, **__: image)
+    np.testing.assert_allclose(decoded("any"), [[[51, 51, 51]]], atol=2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_is_scaled(tmp_path, suffix):
+    values = np.array([[0, 257, 32896], [65535, 300, 60000]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as saved:
+        assert saved.mode.startswith("I;16")
+    assert_grey(tmp_path / f"a.{suffix}", np.rint(values / 257))
+
+
+def test_16_bit_grey_with_a_transparent_value_is_laid_over_white(tmp_path):
+    values = np.array([[0, 1000, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    assert_grey(tmp_path / "a.png", [[0, 255, 255]])
+
+
+def test_16_bit_big_endian_grey_is_scaled(tmp_path):
+    values = np.array([[0, 257, 32896], [65535, 300, 60000]], ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 65535\n" + values.tobytes())
+    assert_grey(tmp_path / "a.pgm", np.rint(values / 257))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 257, 65535]], [[0, 1, 255]]),
+        ([[-5, 0, 2**31 - 1]], [[0, 0, 255]]),
+        ([[0, 35000, 70000]], [[0, 128, 255]]),
+    ],
+)
+def test_32_bit_grey_is_scaled(tmp_path, values, expected):
+    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.mode == "I"
+    assert_grey(tmp_path / "a.tif", expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 0.5, 1]], [[0, 128, 255]]),
+        ([[0, 0.5, 200]], [[0, 0, 200]]),
+        ([[0, 0.5, 1.005]], [[0, 128, 255]]),
+        ([[-3, 40, 300]], [[0, 36, 255]]),
+        ([[10, 100, 1000]], [[3, 26, 255]]),
+        ([[0, 65535, np.inf]], [[0, 255, 255]]),
+        ([[-1, 0, 1]], [[0, 128, 255]]),
+        ([[-5, -5, -5]], [[0, 0, 0]]),
+        ([[np.nan, 0.2, 1]], [[0, 51, 255]]),
+    ],
+)
+def test_float_grey(tmp_path, values, expected):
+    Image.fromarray(np.array(values, np.float32)).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as saved:
+        assert saved.mode == "F"
+    assert_grey(tmp_path / "a.tif", expected)
+
+
+# What must be done to the stored pixels, in NumPy (EXIF 2.3, 4.6.4 A, "Orientation").
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}.get(suffix, {})
+    rgb().save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    np.testing.assert_array_equal(decoded(tmp_path / f"a.{suffix}"), UPRIGHT[orientation](COLOURS))
+
+
+def test_damaged_exif_counts_as_none(tmp_path):
+    rgb().save(tmp_path / "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05\x01\x12")
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), COLOURS)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as saved:
+        assert saved.n_frames == 3
+    np.testing.assert_array_equal(decoded(tmp_path / "a.gif")[0, 0], [255, 0, 0])
+
+
+def jpeg_bytes() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (jpeg_bytes()[:-2000], "truncated"),
+        (jpeg_bytes()[:30], "cannot be read"),
+        (b"these are only words", "no image format"),
+        (b"", "empty"),
+    ],
+)
+def test_damaged_files(tmp_path, content, reason):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        decode_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="the given image"):
+        decode_image(io.BytesIO(content))
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
+        decode_image(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match="directory"):
+        decode_image(tmp_path)
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    rgb().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(DataError, match="exceeds limit"):
+        decode_image(tmp_path / "a.png")
+
+
+def test_large_but_allowed_image_gives_no_warning(tmp_path, monkeypatch):
+    rgb().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decode_image(tmp_path / "a.png")
+    assert not caught
+
+
+def test_postscript_is_never_run(tmp_path):
+    rgb().save(tmp_path / "a.eps")
+    with pytest.raises(DataError, match="no image format"):
+        decode_image(tmp_path / "a.eps")
+
+
+def test_suffixes():
+    assert {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".ppm"} <= IMAGE_SUFFIXES
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+    assert not {".eps", ".h5", ".mpg", ".pdf", ".txt"} & IMAGE_SUFFIXES
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    """An image of which a fraction of the pixels tells nearly everything; no two corners alike."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [rows / height, columns / width, np.sin(rows / 9) * np.cos(columns / 13) / 2 + 0.5]
+    return Image.fromarray((20 + 200 * np.stack(waves, axis=-1)).astype(np.uint8))
+
+
+def encoded(image: Image.Image, image_format: str = "JPEG", **options) -> EncodedImage:
+    stream = io.BytesIO()
+    image.save(stream, image_format, **options)
+    return EncodedImage(stream.getvalue(), "a file")
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode"),
+    [
+        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+        *(("PNG", mode) for mode in ("RGB", "L", "RGBA", "P")),
+        ("TIFF", "CMYK"),
+        ("WEBP", "RGBA"),
+        ("BMP", "RGB"),
+        ("MPO", "RGB"),
+    ],
+)
+def test_an_encoded_image_is_what_decode_image_gives(image_format, mode):
+    stream = io.BytesIO()
+    smooth(37, 50).convert(mode).save(stream, image_format)
+    image = EncodedImage(stream.getvalue(), "a file")
+    assert isinstance(image, OpenedImage)
+    assert image.size == (37, 50)
+    for _ in range(2):
+        np.testing.assert_array_equal(image.decode(), decode_image(stream))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_encoded_images_are_upright_in_every_size(orientation, image_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = encoded(smooth(40, 72), image_format, exif=exif)
+    expected = UPRIGHT[orientation](np.asarray(smooth(40, 72)).astype(int))
+    assert image.size == expected.shape[:2]
+    assert np.abs(np.asarray(image.decode()) - expected).mean() < 2
+    reduced = np.asarray(image.decode(4)).astype(int)
+    if image_format == "JPEG":
+        expected = expected.reshape(reduced.shape[0], 4, reduced.shape[1], 4, 3).mean((1, 3))
+    assert reduced.shape == expected.shape
+    assert np.abs(reduced - expected).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(96, 160), (101, 67), (8, 9)])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_reduced_to_the_means_of_blocks(size, reduction, mode):
+    image = encoded(smooth(*size).convert(mode), quality=95)
+    whole = np.asarray(image.decode()).astype(float)
+    reduced = np.asarray(image.decode(reduction)).astype(float)
+    assert reduced.shape == (*(-(-side // reduction) for side in size), 3)
+    rows, columns = size[0] // reduction, size[1] // reduction
+    blocks = whole[: rows * reduction, : columns * reduction]
+    means = blocks.reshape(rows, reduction, columns, reduction, 3).mean((1, 3))
+    assert np.abs(reduced[:rows, :columns] - means).mean() < 2
+
+
+def test_an_image_that_is_smaller_than_the_reduction():
+    assert encoded(smooth(3, 100)).decode(8).height >= 1
+    assert encoded(smooth(1, 1)).decode(8).size == (1, 1)
+
+
+def test_a_damaged_encoded_image_is_told_of_by_its_name(tmp_path):
+    with pytest.raises(DataError, match=r"^x: .* no image format"):
+        EncodedImage(b"these are only words", "x")
+    truncated = EncodedImage(jpeg_bytes()[:-2000], "x")
+    assert truncated.size == (64, 64)
+    for reduction in (1, 2):
+        with pytest.raises(DataError, match=r"^x: .* truncated"):
+            truncated.decode(reduction)
+    with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
+        open_image(tmp_path / "nowhere.png")
+
+
+def test_an_opened_file(tmp_path):
+    rgb().save(tmp_path / "a.png")
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png").decode(), COLOURS)
+
+
+def test_a_decoded_image_is_itself():
+    image = DecodedImage(rgb())
+    assert isinstance(image, OpenedImage)
+    assert image.size == (2, 3)
+    assert image.decode(8) is image.decode()

@@ -1,0 +1,214 @@
+"""The step on a model that NumPy can differentiate: loss, masks, parts, averages, purity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bottleneck_transformer_flax.training.config import OptimizerOptions
+from bottleneck_transformer_flax.training.optimizer import make_optimizer
+from bottleneck_transformer_flax.training.train_step import (
+    DeviceBatch,
+    create_state,
+    make_train_step,
+)
+from training.tiny import (
+    CROPPED,
+    SMALL,
+    LinearModel,
+    assert_same_bits,
+    colour_images,
+    labels_of,
+    tree_differs,
+)
+
+RATE = 0.1
+SGD = OptimizerOptions(optimizer="sgd", momentum=0.0, weight_decay=0.0)
+
+
+def batch_of(count, valid=None, seed=3):
+    valid = np.ones(count, bool) if valid is None else np.asarray(valid)
+    return DeviceBatch(colour_images(count, seed), labels_of(count), valid)
+
+
+def stepper(options=SGD, *, dropout=0.0, seed=0, **rest):
+    """A step and a function that makes the same first state again."""
+    model = LinearModel(config=SMALL.replace(dropout_rate=dropout))
+    optimizer = make_optimizer(options, optax.constant_schedule(RATE))
+
+    def start():
+        variables = model.init(jax.random.key(7), jnp.zeros((1, 16, 16, 3)))
+        return create_state(variables, optimizer, average=rest.get("ema_decay") is not None)
+
+    return make_train_step(model, optimizer, CROPPED, seed=seed, **rest), start
+
+
+def copied(tree):
+    return jax.tree.map(lambda leaf: np.array(leaf), tree)
+
+
+def oracle(variables, batch, smoothing=0.0):
+    """Loss sum, number correct, gradient of the mean loss, and the new running mean, in NumPy."""
+    params = {name: np.asarray(value, np.float64) for name, value in variables["params"].items()}
+    mean, std = np.asarray(CROPPED.mean), np.asarray(CROPPED.std)
+    features = ((batch.image / 255 - mean) / std).mean(axis=(1, 2))
+    scaled = features * params["scale"]
+    logits = scaled @ params["kernel"] + params["bias"]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    targets = np.eye(3)[batch.label] * (1 - smoothing) + smoothing / 3
+    losses = -(targets * np.log(probabilities)).sum(axis=1)
+    slope = (probabilities - targets) * batch.valid[:, None] / max(batch.valid.sum(), 1)
+    gradient = {
+        "bias": slope.sum(axis=0),
+        "kernel": scaled.T @ slope,
+        "scale": ((slope @ params["kernel"].T) * features).sum(axis=0),
+    }
+    correct = int(((logits.argmax(axis=1) == batch.label) & batch.valid).sum())
+    running = 0.9 * np.asarray(variables["batch_stats"]["mean"]) + 0.1 * features.mean(axis=0)
+    return (losses * batch.valid).sum(), correct, gradient, running
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+def test_a_step_does_what_numpy_does(smoothing):
+    step, start = stepper(label_smoothing=smoothing)
+    for valid in (np.ones(7, bool), np.array([1, 1, 0, 1, 0, 1, 1], bool)):
+        check_step(step, start, batch_of(7, valid), smoothing)
+
+
+def check_step(step, start, batch, smoothing):
+    before = copied(start().variables)
+    loss, correct, gradient, running = oracle(before, batch, smoothing)
+    state, metrics = step(start(), batch)
+    assert float(metrics.loss_sum) == pytest.approx(loss, rel=1e-5)
+    assert int(metrics.correct) == correct
+    assert int(metrics.images) == batch.valid.sum()
+    norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+    assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-5)
+    for name, value in gradient.items():
+        expected = before["params"][name] - RATE * value
+        np.testing.assert_allclose(state.variables["params"][name], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        state.variables["batch_stats"]["mean"], running, rtol=1e-5, atol=1e-6
+    )
+    assert int(state.step) == 1
+    assert state.average is None
+
+
+def test_masked_images_contribute_nothing_to_loss_accuracy_and_gradient():
+    step, start = stepper()
+    valid = np.array([1, 0, 1, 1, 0, 0, 1], bool)
+    batch = batch_of(7, valid)
+    other_labels = np.where(valid, batch.label, (batch.label + 1) % 3).astype(np.int32)
+    other_images = np.where(valid[:, None, None, None], batch.image, 255 - batch.image)
+    first, first_metrics = step(start(), batch)
+    second, second_metrics = step(start(), DeviceBatch(other_images, other_labels, valid))
+    assert_same_bits(first_metrics, second_metrics)
+    assert_same_bits(first.variables["params"], second.variables["params"])
+
+
+def test_a_batch_without_any_valid_image_moves_no_parameter():
+    step, start = stepper()
+    state, metrics = step(start(), batch_of(4, np.zeros(4, bool)))
+    assert_same_bits(state.variables["params"], start().variables["params"])
+    assert (float(metrics.loss_sum), int(metrics.images)) == (0.0, 0)
+    assert float(metrics.gradient_norm) == 0.0
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_batch_in_parts_is_the_whole_batch(parts):
+    # Unequal numbers of valid images in the parts: each part's mean would be another one.
+    batch = batch_of(6, np.array([1, 1, 1, 0, 1, 0], bool))
+    whole, start = stepper(label_smoothing=0.1)
+    accumulated, _ = stepper(label_smoothing=0.1, accumulation_steps=parts)
+    expected, expected_metrics = whole(start(), batch)
+    state, metrics = accumulated(start(), batch)
+    for name, value in expected.variables["params"].items():
+        np.testing.assert_allclose(state.variables["params"][name], value, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(metrics, expected_metrics, rtol=1e-6)
+    assert int(state.step) == 1
+
+
+def test_each_part_moves_the_statistics_on():
+    step, start = stepper(accumulation_steps=3)
+    batch = batch_of(6)
+    running = np.zeros(3)
+    for first in range(3):
+        part = DeviceBatch(*(value[first::3] for value in batch))
+        running = oracle(copied(start().variables) | {"batch_stats": {"mean": running}}, part)[3]
+    state, _ = step(start(), batch)
+    np.testing.assert_allclose(state.variables["batch_stats"]["mean"], running, rtol=1e-4)
+
+
+def test_parts_draw_their_own_dropout():
+    # The same image twice: were both parts dropped alike, the sum would be twice that of one.
+    step, start = stepper(dropout=0.5, accumulation_steps=6)
+    one = batch_of(1)
+    sums = []
+    for number in range(1, 7):
+        valid = np.arange(6) < number
+        batch = DeviceBatch(one.image.repeat(6, 0), one.label.repeat(6), valid)
+        sums.append(float(step(start(), batch)[1].loss_sum))
+    alone = np.diff([0.0, *sums])
+    assert len(set(alone.round(4))) > 1
+
+
+def test_the_average_follows_with_a_decay_that_grows():
+    decay = 0.15
+    step, start = stepper(ema_decay=decay)
+    state = start()
+    expected = copied(state.variables)
+    for number in range(4):
+        state, _ = step(state, batch_of(5, seed=number))
+        keep = min(decay, (1 + number) / (10 + number))
+        expected = jax.tree.map(
+            lambda old, new, keep=keep: keep * old + (1 - keep) * np.asarray(new),
+            expected,
+            copied(state.variables),
+        )
+        for ours, value in zip(
+            jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True
+        ):
+            np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-6)
+    # Both regimes were met, parameters and statistics both moved.
+    assert 1 / 10 < decay < 4 / 13
+    assert set(state.average) == {"params", "batch_stats"}
+    assert tree_differs(state.average["batch_stats"], start().variables["batch_stats"])
+    assert state.inference_variables is state.average
+
+
+def test_the_first_average_is_a_copy():
+    _, start = stepper(ema_decay=0.9)
+    state = start()
+    assert_same_bits(state.average, state.variables)
+    pairs = zip(jax.tree.leaves(state.average), jax.tree.leaves(state.variables), strict=True)
+    assert all(a.unsafe_buffer_pointer() != v.unsafe_buffer_pointer() for a, v in pairs)
+
+
+def test_without_an_average_the_variables_serve():
+    _, start = stepper()
+    state = start()
+    assert state.average is None
+    assert state.inference_variables is state.variables
+
+
+def test_the_state_is_used_up():
+    step, start = stepper(ema_decay=0.9)
+    state = start()
+    step(state, batch_of(4))
+    for leaf in jax.tree.leaves((state.variables, state.average)):
+        assert leaf.is_deleted()
+
+
+def test_a_step_is_pure_and_its_randomness_is_of_seed_and_step():
+    step, start = stepper(dropout=0.5)
+    again, _ = stepper(dropout=0.5)
+    other, _ = stepper(dropout=0.5, seed=1)
+    batch = batch_of(6)
+    results = [one(start(), batch) for one in (step, step, again)]
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+    assert tree_differs(other(start(), batch)[0].variables, results[0][0].variables)
+    later = start().replace(step=jnp.asarray(5, jnp.int32))
+    assert tree_differs(step(later, batch)[0].variables, results[0][0].variables)
