@@ -204,7 +204,7 @@ def _grid(variables: Variables) -> tuple[int, int]:
 
 def measure_all() -> list[Row]:
     """Every way at every size, with a line of progress for each size."""
-    trained, source = load_pretrained(MODEL), load_splits("embedded").test
+    trained, source = load_pretrained(MODEL), load_splits("embedded").validation
     rows: list[Row] = []
     for number, (height, width) in enumerate(IMAGE_SIZES, start=1):
         start = time.perf_counter()

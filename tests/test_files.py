@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bottleneck_transformer_flax.files import (
+    atomic_directory,
     remove_unfinished,
-    replaced_directory,
     temporary_directory,
     write_text,
 )
@@ -49,7 +49,7 @@ def test_errors_have_the_name_that_was_meant(tmp_path, monkeypatch, refuse):
         write_text(tmp_path / "a.json", "new")
     assert caught.value.filename == str(tmp_path / "a.json")
     told = pytest.raises(OSError, match="folder")
-    with told as caught, replaced_directory(tmp_path / "folder") as beside:
+    with told as caught, atomic_directory(tmp_path / "folder") as beside:
         (beside / "b.json").write_bytes(b"new")
     assert caught.value.filename == str(tmp_path / "folder")
     assert entries(tmp_path) == []
@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_made_has_its_own_name_too(tmp_path, monkeypatch
     monkeypatch.setattr(
         Path, "mkdir", lambda path, **o: (forbidden if path.name[0] == "." else make)(path, **o)
     )
-    with pytest.raises(PermissionError) as caught, replaced_directory(tmp_path / "folder"):
+    with pytest.raises(PermissionError) as caught, atomic_directory(tmp_path / "folder"):
         pass
     assert caught.value.filename == str(tmp_path / "folder")
 
@@ -94,7 +94,7 @@ def test_a_directory_appears_whole(tmp_path, existed):
     if existed:
         directory.mkdir()
         (directory / "old").write_text("old")
-    with replaced_directory(directory) as beside:
+    with atomic_directory(directory) as beside:
         (beside / "new").write_text("new")
         assert entries(beside) == ["new"]
         assert directory.exists() == existed
@@ -109,7 +109,7 @@ def test_a_failed_directory_changes_nothing(tmp_path, existed):
         directory.mkdir()
         (directory / "old").write_text("old")
     before = entries(tmp_path)
-    with pytest.raises(RuntimeError), replaced_directory(directory) as beside:
+    with pytest.raises(RuntimeError), atomic_directory(directory) as beside:
         (beside / "new").write_text("new")
         raise RuntimeError
     assert entries(tmp_path) == before
@@ -129,7 +129,7 @@ def test_a_directory_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, mo
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(PermissionError), replaced_directory(directory):
+    with pytest.raises(PermissionError), atomic_directory(directory):
         pass
     assert entries(tmp_path) == ["model"]
     assert entries(directory) == ["old"]
@@ -139,7 +139,7 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path)
     left = tmp_path / f".folder.{os.getpid()}.new"
     left.mkdir()
     (left / "half").touch()
-    with replaced_directory(tmp_path / "folder") as folder:
+    with atomic_directory(tmp_path / "folder") as folder:
         (folder / "whole").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "whole"]
 
@@ -147,10 +147,10 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path)
 PROGRAM = """
 import sys
 from pathlib import Path
-from bottleneck_transformer_flax import atomic
+from bottleneck_transformer_flax import files
 from bottleneck_transformer_flax.cli.interrupts import end_at_once
 
-with atomic.replaced_directory(Path("folder")) as folder, atomic.replaced_file(Path("a")) as file:
+with files.atomic_directory(Path("folder")) as folder, files.atomic_file(Path("a")) as file:
     (folder / "half").write_text("half")
     file.write_text("half")
     assert len(list(Path().iterdir())) == 4

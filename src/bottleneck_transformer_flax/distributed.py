@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Devices:
+class DataParallel:
     """The devices of a run, in one mesh.
 
     Attributes:
@@ -32,24 +32,24 @@ class Devices:
     shard_parameters: bool = False
 
     @property
-    def in_one_process(self) -> bool:
+    def is_single_process(self) -> bool:
         """Whether no other process takes part."""
         return jax.process_count() == 1
 
     @property
-    def count(self) -> int:
-        """Devices of all processes."""
+    def num_devices(self) -> int:
+        """DataParallel of all processes."""
         return self.mesh.size
 
     @property
-    def share(self) -> tuple[int, int]:
+    def process_shard(self) -> tuple[int, int]:
         """This process's number among those of the run, and how many there are."""
         return jax.process_index(), jax.process_count()
 
     @property
-    def writes(self) -> bool:
+    def is_primary(self) -> bool:
         """Whether this is the process that writes logs and results."""
-        return first_process()
+        return is_primary_process()
 
     @property
     def replicated(self) -> NamedSharding:
@@ -57,7 +57,7 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def by_image(self) -> NamedSharding:
+    def batch_sharding(self) -> NamedSharding:
         """The first axis of an array spread over the devices."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
@@ -66,7 +66,9 @@ class Devices:
         return jax.tree.map(self._sharding, state)
 
     def _sharding(self, leaf: Any) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % self.count == 0]
+        axes = [
+            axis for axis, size in enumerate(leaf.shape) if size and size % self.num_devices == 0
+        ]
         if not (self.shard_parameters and axes):
             return self.replicated
         longest = max(axes, key=lambda axis: leaf.shape[axis])
@@ -94,20 +96,20 @@ class Devices:
 
     def place_batch(self, batch: Tree) -> Tree:
         """This process's rows of a batch as part of the global one, spread over the devices."""
-        sharding = self.by_image
+        sharding = self.batch_sharding
         placed: Tree = jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
         )
         return placed
 
-    def agree(self, flag: bool) -> bool | jax.Array:
+    def any_process(self, flag: bool) -> bool | jax.Array:
         """Whether any process has the flag set, known once all have asked."""
-        if self.in_one_process:
+        if self.is_single_process:
             return flag
         flags = np.full(jax.local_device_count(), flag)
         return _any(self.place_batch(flags), self.replicated)
 
-    def whole(self, tree: Tree) -> Tree:
+    def replicate(self, tree: Tree) -> Tree:
         """A sharded tree with all of each array on every device."""
         everywhere = jax.tree.map(lambda _: self.replicated, tree)
         gathered: Tree = jax.jit(lambda x: x, out_shardings=everywhere)(tree)
@@ -124,12 +126,12 @@ def _any(flags: jax.Array, everywhere: NamedSharding) -> jax.Array:
     return reached
 
 
-def find_devices(images: int, *, shard_parameters: bool = False) -> Devices:
+def make_data_parallel(images: int, *, shard_parameters: bool = False) -> DataParallel:
     """All devices of all processes; of one process, as many as divide the images.
 
     Args:
         images: that are computed at a time: the batch, or a part of it where it is in parts.
-        shard_parameters: of ``Devices``.
+        shard_parameters: of ``DataParallel``.
 
     Raises:
         ConfigError: when several processes have devices that do not divide the images.
@@ -150,15 +152,15 @@ def find_devices(images: int, *, shard_parameters: bool = False) -> Devices:
             len(devices),
             images,
         )
-    return Devices(Mesh(np.array(devices[:count]), (AXIS,)), shard_parameters)
+    return DataParallel(Mesh(np.array(devices[:count]), (AXIS,)), shard_parameters)
 
 
-def first_process() -> bool:
+def is_primary_process() -> bool:
     """Whether this is the process that writes for all."""
     return jax.process_index() == 0
 
 
-def texts_of_all(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """The texts that the processes have, in their order; every process asks at the same time."""
     if jax.process_count() == 1:
         return [text]
@@ -170,7 +172,7 @@ def texts_of_all(text: str) -> list[str]:
     return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
-def agreed_number(number: int) -> int:
+def broadcast_from_primary(number: int) -> int:
     """The number that the first process has, in all of them."""
     if jax.process_count() == 1:
         return number

@@ -1,11 +1,16 @@
 """Files and folders that are whole or not there at all: written beside, then renamed."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from bottleneck_transformer_flax.errors import BoTNetError
+
+_log = logging.getLogger(__name__)
 
 UNFINISHED_FILES = ".*.new"
 """A pattern of the names that files have while they are written."""
@@ -20,7 +25,7 @@ def remove_unfinished() -> None:
 
 
 @contextlib.contextmanager
-def replaced_directory(directory: Path) -> Iterator[Path]:
+def atomic_directory(directory: Path) -> Iterator[Path]:
     """Give an empty folder to fill; on leaving without an error it takes the place of another.
 
     On an error the folder is removed and what was at ``directory`` stays as it was.
@@ -49,7 +54,7 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give the name of a file to write; on leaving without an error it takes the place of another.
 
     On an error it is removed and what was at ``path`` stays as it was.
@@ -84,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole: a reader sees the old content or the new."""
-    with replaced_file(path) as beside:
+    with atomic_file(path) as beside:
         beside.write_bytes(content)
 
 
@@ -101,3 +106,36 @@ def _remove(path: Path) -> None:
     else:
         path.unlink(missing_ok=True)
     _unfinished.discard(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: BoTNetError) -> Iterator[None]:
+    """Keep other processes from the same meanwhile.
+
+    Where the file system knows no locks, as Lustre and NFS may be mounted, this is a warning.
+
+    Args:
+        path: a folder, or a file that is made where there is none.
+        refusal: what is raised where another process has the lock.
+
+    Raises:
+        BoTNetError: ``refusal``.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise refusal from error
+        except OSError as error:
+            _log.warning(
+                "%s cannot be locked (%s): see that no other process writes there", path, error
+            )
+        yield
+    finally:
+        os.close(descriptor)

@@ -44,7 +44,7 @@ def trained(as_users_have_it):
 
 @pytest.fixture
 def few_images():
-    test = load_splits("embedded").test
+    test = load_splits("embedded").validation
     return ArraySource(test.images[:20], test.labels[:20], test.class_names)
 
 

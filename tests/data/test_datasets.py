@@ -18,9 +18,9 @@ def test_load_splits_of_a_folder(tmp_path):
     colour_folder(tmp_path, "x", "y", count=10)
     splits = load_splits(str(tmp_path), validation_fraction=0.2, split_seed=3)
     assert splits.description == f"16 training and 4 test images, 2 classes ({tmp_path})"
-    assert splits.test.labels.tolist() == [0, 0, 1, 1]
+    assert splits.validation.labels.tolist() == [0, 0, 1, 1]
     trained_on = {splits.train.describe(i) for i in range(16)}
-    tested_on = {splits.test.describe(i) for i in range(4)}
+    tested_on = {splits.validation.describe(i) for i in range(4)}
     assert len(trained_on | tested_on) == 20
 
 

@@ -58,7 +58,7 @@ def test_load_splits_reads_the_named_folder(folder, monkeypatch):
     assert default_folder() == folder
     splits = load_splits("fashion-mnist")
     assert splits.description == "80 training and 40 test images, 10 classes (Fashion-MNIST)"
-    assert splits.test.describe(12) == "fashion-mnist test image 12"
+    assert splits.validation.describe(12) == "fashion-mnist test image 12"
     assert splits.train.read(7).getpixel((0, 0)) == (7, 7, 7)
 
 
@@ -102,14 +102,14 @@ def test_embedded_data_is_stratified():
     assert splits.description == (
         "6000 training and 1000 test images, 10 classes (embedded Fashion-MNIST subset)"
     )
-    assert splits.train.class_names == splits.test.class_names == CLASS_NAMES
+    assert splits.train.class_names == splits.validation.class_names == CLASS_NAMES
     assert CLASS_NAMES[0] == "T-shirt/top"
     assert CLASS_NAMES[9] == "Ankle boot"
     assert np.bincount(splits.train.labels).tolist() == [600] * 10
-    assert np.bincount(splits.test.labels).tolist() == [100] * 10
-    assert splits.train.native_size == splits.test.native_size == (28, 28)
+    assert np.bincount(splits.validation.labels).tolist() == [100] * 10
+    assert splits.train.native_size == splits.validation.native_size == (28, 28)
     # Not sorted by class: a run of one label would make unshuffled batches useless.
-    assert len(set(splits.test.labels[:50].tolist())) == 10
+    assert len(set(splits.validation.labels[:50].tolist())) == 10
 
 
 def test_embedded_images_are_clothes():

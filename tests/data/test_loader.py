@@ -164,11 +164,12 @@ def joined(shares: list[list[Batch]]) -> list[Batch]:
 def test_the_shares_of_all_processes_are_the_whole_batch(processes, transform):
     options = {"transform": transform, "batch_size": 8}
     whole = train(7, **options)
-    shares = [train(7, share=(number, processes), **options) for number in range(processes)]
+    shares = [train(7, process_shard=(number, processes), **options) for number in range(processes)]
     assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
     assert_same(joined(shares), whole)
     resumed = [
-        train(4, share=(number, processes), start_step=3, **options) for number in range(processes)
+        train(4, process_shard=(number, processes), start_step=3, **options)
+        for number in range(processes)
     ]
     assert_same(joined(resumed), whole[3:])
 
@@ -178,13 +179,15 @@ def test_the_shares_of_an_evaluation_are_the_whole(processes):
     """In the last batch 7 of 8 are images, or in the one of three all are padding for a process."""
     for count in (COUNT, 17):
         source = array_source(count)
-        shares = [evaluate(source, 8, share=(number, processes)) for number in range(processes)]
+        shares = [
+            evaluate(source, 8, process_shard=(number, processes)) for number in range(processes)
+        ]
         assert_same(joined(shares), evaluate(source, 8))
 
 
 def test_a_bad_image_is_replaced_by_one_of_its_share(tmp_path):
     source = folder_source(tmp_path, bad=(0, 1, 6))
-    shares = [evaluate(source, 8, share=(number, 4)) for number in range(4)]
+    shares = [evaluate(source, 8, process_shard=(number, 4)) for number in range(4)]
     whole = joined(shares)
     assert [bad_images(batch) for batch in whole] == [[0, 1, 6], [], []]
     assert [batch["valid"].tolist() for batch in whole] == [
@@ -316,9 +319,9 @@ def test_a_worker_has_a_thousand_files_to_read(monkeypatch, files, expected):
         ({"num_workers": -1}, "num_workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "less than"),
-        ({"share": (0, 2)}, "batch_size is 5, which 2 processes cannot share equally; .* of 2"),
-        ({"share": (2, 2)}, r"share is \(2, 2\); expected this process's number"),
-        ({"share": (-1, 1)}, r"share is \(-1, 1\)"),
+        ({"process_shard": (0, 2)}, "batch_size is 5, which 2 processes cannot share equally; .* of 2"),
+        ({"process_shard": (2, 2)}, r"process_shard is \(2, 2\); expected this process's number"),
+        ({"process_shard": (-1, 1)}, r"process_shard is \(-1, 1\)"),
     ],
 )
 def test_arguments_are_checked_before_the_first_batch(options, message):

@@ -87,8 +87,8 @@ def test_train_and_val_stay_what_they_are(tmp_path):
     assert (packed.images, packed.files) == ({"train": 17, "val": 4}, 5)
     splits = load_splits(str(tmp_path / "out"))
     assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path / "images")))
-    file = tmp_path / "images/test" / splits.test.names[3]
-    assert splits.test.content(3) == file.read_bytes()
+    file = tmp_path / "images/test" / splits.validation.names[3]
+    assert splits.validation.content(3) == file.read_bytes()
 
 
 def test_several_processes_write_the_same_bytes(folder, tmp_path):
@@ -113,7 +113,7 @@ def test_parquet_files_are_packed(tmp_path):
     write_parquet(tmp_path / "hub/validation-00000-of-00001.parquet", range(7, 11))
     pack_folder(tmp_path / "hub", tmp_path / "out")
     splits = load_splits(str(tmp_path / "out"))
-    assert splits.test.content(3) == image_bytes(10)
+    assert splits.validation.content(3) == image_bytes(10)
     assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path / "hub")))
     write_parquet(tmp_path / "alone/train.parquet", range(9))
     assert pack_folder(tmp_path / "alone", tmp_path / "out2").images == {"all": 9}
@@ -124,7 +124,7 @@ def test_images_in_memory_are_packed_without_loss(tmp_path):
     few = {name: source_of_few(source) for name, source in parts.items()}
     pack(few, tmp_path / "out", num_workers=0)
     splits = load_splits(str(tmp_path / "out"))
-    for name, source in (("train", splits.train), ("val", splits.test)):
+    for name, source in (("train", splits.train), ("val", splits.validation)):
         assert source.labels.tolist() == few[name].labels.tolist()
         for index in range(len(source)):
             assert source.read(index).tobytes() == few[name].read(index).tobytes()

@@ -91,7 +91,7 @@ def test_every_image_is_read_with_its_label(prepared):
     splits = load_splits(str(folder))
     assert splits.description == f"9 training and 4 test images, 2 classes ({folder})"
     assert set(state["opened"]) == {str(folder)}
-    for source, first in ((splits.train, 0), (splits.test, 100)):
+    for source, first in ((splits.train, 0), (splits.validation, 100)):
         assert isinstance(source, ImageSource)
         assert source.class_names == ("cat", "dog")
         for index in range(len(source)):
@@ -114,10 +114,10 @@ def test_features_of_other_names(prepared):
     state["parts"] = {
         name: examples(range(4), "pixels", "object") for name in ("train", "validation")
     }
-    assert load_splits(str(folder)).test.content(2) == image_bytes(2)
+    assert load_splits(str(folder)).validation.content(2) == image_bytes(2)
     state["features"] |= {"image": Image()}
     state["parts"] = {"train": examples(range(4), "image", "object")}
-    assert len(load_splits(str(folder)).test) == 2
+    assert len(load_splits(str(folder)).validation) == 2
 
 
 def test_one_part_is_split_and_one_without_labels_or_images_is_left_out(prepared):
@@ -126,7 +126,7 @@ def test_one_part_is_split_and_one_without_labels_or_images_is_left_out(prepared
     state["parts"] = {"train": examples(range(20)), "test": unlabelled, "extra": []}
     assert list(open_stored(folder)) == ["train"]
     splits = load_splits(str(folder), validation_fraction=0.2)
-    assert (len(splits.train), len(splits.test)) == (16, 4)
+    assert (len(splits.train), len(splits.validation)) == (16, 4)
     write_info(folder, ["train"])
     assert not has_two_parts(folder)
 

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from bottleneck_transformer_flax.augmentation.batch import BatchAugmentation
-from bottleneck_transformer_flax.distributed import AXIS, Devices
+from bottleneck_transformer_flax.distributed import AXIS, DataParallel
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from bottleneck_transformer_flax.training.optimizer import make_optimizer
@@ -25,7 +25,7 @@ EVERYTHING = BatchAugmentation(mixup_alpha=0.2, cutmix_alpha=1.0, erasing_probab
 
 
 def devices_of(count, *, shard_parameters=False):
-    return Devices(Mesh(np.array(jax.devices()[:count]), (AXIS,)), shard_parameters)
+    return DataParallel(Mesh(np.array(jax.devices()[:count]), (AXIS,)), shard_parameters)
 
 
 def first_steps(devices, *, steps=STEPS, optimization=SGD, **changes):

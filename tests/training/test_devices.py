@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.distributed import find_devices
+from bottleneck_transformer_flax.distributed import make_data_parallel
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from training.device_runs import STEPS, devices_of, first_steps
 
@@ -61,9 +61,9 @@ def test_statistics_of_each_device_are_those_of_groups():
 
 
 def test_as_many_devices_as_divide_the_batch(caplog):
-    assert find_devices(6).count == 2
+    assert make_data_parallel(6).count == 2
     assert not caplog.messages
-    assert find_devices(7).count == 1
+    assert make_data_parallel(7).count == 1
     assert "1 of 2 devices are used" in caplog.text
     assert "the 7 images that are computed at a time" in caplog.text
 

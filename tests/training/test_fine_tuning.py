@@ -192,7 +192,7 @@ GROUPS = {
 
 def write_regrouped(root, *, negative):
     """Clothes that botnet_tiny was not trained on, in five groups, as larger images."""
-    source = load_splits("embedded").test
+    source = load_splits("embedded").validation
     for group, classes in GROUPS.items():
         members = [
             index

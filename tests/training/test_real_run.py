@@ -130,7 +130,7 @@ def test_the_pretrained_directory_gives_the_recorded_figures_again(whole, data):
     assert (preprocessing.size, preprocessing.crop) == (SIZE, 0.9)
     assert model.config.num_classes == 3
     evaluator = Evaluator(model, preprocessing, batch_size=20)
-    sums = evaluator(variables, load_splits(str(data)).test, bad_images=BadImages(skip=False))
+    sums = evaluator(variables, load_splits(str(data)).validation, bad_images=BadImages(skip=False))
     assert sums.to_json(classes) == outcome.evaluation
     assert_same_bits(variables, jax.tree.map(np.asarray, arrays_of(path)["average"]))
 

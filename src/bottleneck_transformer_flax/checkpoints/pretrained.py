@@ -33,7 +33,7 @@ from bottleneck_transformer_flax.checkpoints.locations import (
 )
 from bottleneck_transformer_flax.data.sources.folder import is_text
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
-from bottleneck_transformer_flax.files import replaced_directory
+from bottleneck_transformer_flax.files import atomic_directory
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
@@ -101,7 +101,7 @@ def save_pretrained(
         )
     if not_text := [name for name in classes if not is_text(name)]:
         raise CheckpointError(f"the class names {not_text} are not UTF-8 text")
-    with replaced_directory(directory) as beside:
+    with atomic_directory(directory) as beside:
         _write_json(beside / CONFIG, {"format": FORMAT, **model.config.to_json()})
         (beside / WEIGHTS).write_bytes(save(arrays, metadata={"format": FORMAT}))
         _write_json(beside / PREPROCESSING, preprocessing.to_json())

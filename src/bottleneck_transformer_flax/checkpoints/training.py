@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bottleneck_transformer_flax.checkpoints.digests import find_damage, write_digests
-from bottleneck_transformer_flax.distributed import agreed_number
+from bottleneck_transformer_flax.distributed import broadcast_from_primary
 from bottleneck_transformer_flax.errors import CheckpointError
 
 PyTree = Any
@@ -119,7 +119,7 @@ class TrainingCheckpoints:
         """
         if step == self.latest_step():
             return
-        if not wait and agreed_number(int(self._manager.is_saving_in_progress())):
+        if not wait and broadcast_from_primary(int(self._manager.is_saving_in_progress())):
             _log.info("step %d is not saved: the checkpoint before it is being written", step)
             return
         with self._failures_named():
@@ -147,7 +147,7 @@ class TrainingCheckpoints:
             CheckpointError: when there are only damaged ones, or it is not of that structure.
         """
         damaged = self._set_damaged_aside() if jax.process_index() == 0 else []
-        if agreed_number(len(damaged)):
+        if broadcast_from_primary(len(damaged)):
             self._manager.reload()
         step = self.latest_step()
         if step is None:

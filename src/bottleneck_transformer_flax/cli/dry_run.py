@@ -7,7 +7,7 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import counted, plan_lines
-from bottleneck_transformer_flax.distributed import first_process
+from bottleneck_transformer_flax.distributed import is_primary_process
 from bottleneck_transformer_flax.training.estimate import estimate
 from bottleneck_transformer_flax.training.setup import Plan
 
@@ -17,7 +17,7 @@ def say_estimate(console: Console, plan: Plan, *, as_json: bool) -> int:
     say(console, *plan_lines(plan))
     found = estimate(plan)
     if as_json:
-        if first_process():
+        if is_primary_process():
             print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
         return 0
     temporaries = found.temporaries_bytes

@@ -127,7 +127,7 @@ def _source(
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    source = splits.test if split == "test" else splits.train
+    source = splits.validation if split == "test" else splits.train
     return source, f"{len(source)} images: the {split} part of {data}"
 
 

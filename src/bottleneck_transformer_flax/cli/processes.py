@@ -127,7 +127,7 @@ def planned_by_all(make_plan: "Callable[[], Plan]") -> "Plan":
     """
     import orbax.checkpoint as ocp
 
-    from bottleneck_transformer_flax.distributed import texts_of_all
+    from bottleneck_transformer_flax.distributed import all_gather_text
 
     planned: Plan | BoTNetError | OSError
     try:
@@ -136,7 +136,9 @@ def planned_by_all(make_plan: "Callable[[], Plan]") -> "Plan":
         planned = error
     # Over CPUs a collective waits for half a minute, and one process may list images for longer.
     ocp.multihost.get_barrier_sync_fn()(key="planned", timeout_ms=1000 * _PLANNING_SECONDS)
-    texts = texts_of_all(json.dumps(None if isinstance(planned, Exception) else _identity(planned)))
+    texts = all_gather_text(
+        json.dumps(None if isinstance(planned, Exception) else _identity(planned))
+    )
     if isinstance(planned, Exception):
         _leave_together(planned)
     if problem := _disagreement([json.loads(text) for text in texts]):

@@ -184,7 +184,7 @@ def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) 
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    return relabel(splits.test, classes)
+    return relabel(splits.validation, classes)
 
 
 def _find_mistakes(

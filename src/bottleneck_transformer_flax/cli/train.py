@@ -66,11 +66,11 @@ def _one_of_several(parsed: TrainOptions) -> int:
 def _train(parsed: TrainOptions) -> int:
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.cli.dry_run import say_estimate
-    from bottleneck_transformer_flax.distributed import first_process, texts_of_all
+    from bottleneck_transformer_flax.distributed import all_gather_text, is_primary_process
     from bottleneck_transformer_flax.training.outcome import StopRequest
     from bottleneck_transformer_flax.training.trainer import train as train_to_end
 
-    console = Console(stderr=parsed.json, emoji=False, quiet=not first_process())
+    console = Console(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
     start = time.perf_counter()
     reporters = _make_reporters(console, tensorboard=parsed.tensorboard)
     several = parsed.processes.given
@@ -81,13 +81,13 @@ def _train(parsed: TrainOptions) -> int:
         with _memory_named():
             return say_estimate(console, plan, as_json=parsed.json)
     run_directory = RunDirectory(parsed.run_directory or Path())
-    if first_process():
+    if is_primary_process():
         run_directory = RunDirectory(parsed.run_directory or _new_directory(plan.model_name))
         if not parsed.resume:
             run_directory.create(parsed.config)
-    run_directory = RunDirectory(Path(texts_of_all(str(run_directory.path))[0]))
+    run_directory = RunDirectory(Path(all_gather_text(str(run_directory.path))[0]))
     with (
-        run_directory.locked() if first_process() else nullcontext(),
+        run_directory.locked() if is_primary_process() else nullcontext(),
         _memory_named(),
         _stop_on_signals(StopRequest()) as stop,
         _all_of(reporters) as reporter,
@@ -100,9 +100,9 @@ def _train(parsed: TrainOptions) -> int:
         again = options.command_line("train", "--resume", "--run-directory", run_directory.path)
         say(console, f"go on with: {again}")
         return 1
-    if parsed.json and first_process():
+    if parsed.json and is_primary_process():
         print(json.dumps(outcome.evaluation | {"run": str(run_directory.path)}))
-    elif first_process():
+    elif is_primary_process():
         _print_results(console, run_directory, outcome.evaluation, time.perf_counter() - start)
     return 0
 
@@ -124,10 +124,10 @@ def _memory_named() -> Iterator[None]:
 
 
 def _plan(parsed: TrainOptions) -> "Plan":
-    from bottleneck_transformer_flax.distributed import first_process
+    from bottleneck_transformer_flax.distributed import is_primary_process
     from bottleneck_transformer_flax.training.setup import make_plan
 
-    writes = not (parsed.resume or parsed.dry_run) and first_process()
+    writes = not (parsed.resume or parsed.dry_run) and is_primary_process()
     if writes and parsed.run_directory is not None:
         RunDirectory(parsed.run_directory).require_new()
     try:

@@ -29,7 +29,8 @@ class Splits(NamedTuple):
     """A data set: what to train on, what to measure on, and one line that describes both."""
 
     train: ImageSource
-    test: ImageSource
+    validation: ImageSource
+    test: ImageSource | None
     description: str
 
 
@@ -73,7 +74,7 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
 def fingerprint(splits: Splits) -> str:
     """A hash of which images with which labels a data set has, whatever folder it is in."""
     digest = hashlib.sha256()
-    for source in splits[:2]:
+    for source in filter(None, (splits.train, splits.validation, splits.test)):
         names = source.names if isinstance(source, FolderSource | StoredSource) else ()
         record = (source.class_names, names, source.labels.tolist())
         digest.update(json.dumps(record).encode())
@@ -112,6 +113,7 @@ def _describe(train: ImageSource, test: ImageSource, origin: str) -> Splits:
     return Splits(
         train,
         test,
+        None,
         f"{len(train)} training and {len(test)} test images, "
         f"{len(train.class_names)} classes ({origin})",
     )

@@ -26,7 +26,7 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     num_workers: int | None = None,
-    share: tuple[int, int] = (0, 1),
+    process_shard: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """Endless batches in an order and with augmentations that are new in every epoch.
 
@@ -44,7 +44,7 @@ def training_batches(
         num_workers: worker processes; with 0, threads of this process read ahead, as they do by
             default for images in memory and for few images. The program that starts workers must
             guard its ``__main__``.
-        share: (this process's number from 0, the number of processes): it reads that part of every
+        process_shard: (this process's index, the number of processes): it reads that part of every
             batch. In the place of an image that could not be read stands another of the share.
 
     Returns:
@@ -56,7 +56,7 @@ def training_batches(
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, start_step=start_step, num_workers=num_workers or 0, seed=seed)
-    rows = _rows(share, batch_size)
+    rows = _rows(process_shard, batch_size)
     if seed >= 2**32:
         raise ConfigError(f"seed is {seed}; expected less than 2**32")
     if batch_size > len(source):
@@ -82,7 +82,7 @@ def evaluation_batches(
     *,
     batch_size: int,
     num_workers: int | None = None,
-    share: tuple[int, int] = (0, 1),
+    process_shard: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """Every image once, in order; the last batch is padded to ``batch_size``.
 
@@ -94,7 +94,7 @@ def evaluation_batches(
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, num_workers=num_workers or 0)
-    rows = _rows(share, batch_size)
+    rows = _rows(process_shard, batch_size)
     draws = (
         grain.MapDataset.range(len(source))
         .batch(batch_size, drop_remainder=False)
@@ -127,13 +127,13 @@ def _read(
     )
 
 
-def _rows(share: tuple[int, int], batch_size: int) -> slice:
+def _rows(process_shard: tuple[int, int], batch_size: int) -> slice:
     """The rows of a batch that a process reads."""
-    process, processes = share
+    process, processes = process_shard
     if not 0 <= process < processes:
         raise ConfigError(
-            f"share is {share}; expected this process's number, counted from 0, and the number "
-            "of processes"
+            f"process_shard is {process_shard}; expected this process's index, counted from 0, and "
+            "the number of processes"
         )
     if batch_size % processes:
         raise ConfigError(

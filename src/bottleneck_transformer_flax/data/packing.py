@@ -38,8 +38,7 @@ from bottleneck_transformer_flax.data.sources.folder import TRAINING_FOLDER
 from bottleneck_transformer_flax.data.sources.stored import DATA_EXTRA, require
 from bottleneck_transformer_flax.data.workers import run_jobs, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
-from bottleneck_transformer_flax.files import UNFINISHED_FILES, write_bytes
-from bottleneck_transformer_flax.locks import locked
+from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
 
 ONLY_PART = "all"
 TEST_PART = "val"
@@ -80,7 +79,7 @@ def load_parts(data: str) -> dict[str, ImageSource]:
     if folder.is_dir() and not (folder / TRAINING_FOLDER).is_dir():
         return {ONLY_PART: load_folder_all(folder)}
     splits = load_splits(data)
-    return {TRAINING_FOLDER: splits.train, TEST_PART: splits.test}
+    return {TRAINING_FOLDER: splits.train, TEST_PART: splits.validation}
 
 
 def pack(

@@ -17,7 +17,7 @@ from bottleneck_transformer_flax.data.sources.base import FolderSource, ImageSou
 from bottleneck_transformer_flax.data.sources.stored import StoredSource
 from bottleneck_transformer_flax.decoding import EncodedImage
 from bottleneck_transformer_flax.errors import ConfigError, DataError
-from bottleneck_transformer_flax.files import replaced_file
+from bottleneck_transformer_flax.files import atomic_file
 
 # Images are compressed already, and each has to be read without the others.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -73,7 +73,7 @@ class ShardPacker:
         path = self.folder / job.file
         left_out: dict[str, str] = {}
         try:
-            with replaced_file(path) as beside:
+            with atomic_file(path) as beside:
                 written = self._write(beside, job, left_out, on_image)
                 num_images = len(job.indices) - len(left_out)
                 if _digest_of_records(beside, num_images) != written:

@@ -13,7 +13,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.distributed import Devices
+from bottleneck_transformer_flax.distributed import DataParallel
 from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
 from bottleneck_transformer_flax.models.botnet import BoTNet, classify
 from bottleneck_transformer_flax.models.surgery import Variables
@@ -42,14 +42,14 @@ class Evaluator:
         *,
         batch_size: int,
         num_workers: int | None = None,
-        devices: Devices | None = None,
+        devices: DataParallel | None = None,
     ) -> None:
         """For a model, its preprocessing, how images are read, and on which devices they are.
 
         The batch is made a multiple of the devices.
         """
         if devices is not None:
-            batch_size = devices.count * -(-batch_size // devices.count)
+            batch_size = devices.num_devices * -(-batch_size // devices.num_devices)
         self._devices = devices
         self._num_classes = model.config.num_classes
         self._transform = EvaluationTransform(preprocessing)
@@ -113,7 +113,7 @@ class Evaluator:
             self._transform,
             batch_size=self.batch_size,
             num_workers=self._num_workers,
-            share=(0, 1) if self._devices is None else self._devices.share,
+            process_shard=(0, 1) if self._devices is None else self._devices.process_shard,
         )
 
     def scores(self, variables: Variables, batch: Batch) -> Scores:

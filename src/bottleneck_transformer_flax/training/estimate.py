@@ -72,7 +72,7 @@ def estimate(plan: Plan) -> Estimate:
         batch_size=plan.batch_size,
         seed=config.seed,
         num_workers=config.input.num_workers,
-        share=parts.devices.share,
+        process_shard=parts.devices.process_shard,
     )
     bad_images, state = BadImages(skip=config.input.skip_bad_images), parts.state
     seconds: list[float] = []
@@ -112,7 +112,7 @@ def estimate(plan: Plan) -> Estimate:
         steps=plan.total_steps,
         images=plan.total_steps * plan.batch_size,
         evaluations=evaluations,
-        devices=parts.devices.count,
+        devices=parts.devices.num_devices,
         state_bytes=state_bytes,
         temporaries_bytes=None if analysis is None else analysis.temp_size_in_bytes,
         compile_seconds=compile_seconds,
@@ -129,7 +129,7 @@ def _later(seconds: list[float]) -> float:
 
 def _evaluation_seconds(plan: Plan, parts: TrainingParts, bad_images: BadImages) -> float:
     """Of all test images, from the second of two batches; the first compiles."""
-    test, evaluator = plan.splits.test, parts.evaluator
+    test, evaluator = plan.splits.validation, parts.evaluator
     variables, batches = parts.state.inference_variables, evaluator.batches(test)
     first = next(batches)
     bad_images.check(first, test)

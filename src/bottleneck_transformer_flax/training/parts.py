@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bottleneck_transformer_flax.axes import Float
-from bottleneck_transformer_flax.distributed import Devices, find_devices
+from bottleneck_transformer_flax.distributed import DataParallel, make_data_parallel
 from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
 from bottleneck_transformer_flax.training.setup import Plan
@@ -34,7 +34,7 @@ class TrainingParts(NamedTuple):
         state: before the first step, on the devices.
     """
 
-    devices: Devices
+    devices: DataParallel
     learning_rates: Float[np.ndarray, " steps"]
     train_step: TrainStep
     evaluator: Evaluator
@@ -51,7 +51,7 @@ def make_parts(plan: Plan) -> TrainingParts:
     schedule = learning_rate_schedule(
         optimization, steps_per_epoch=plan.steps_per_epoch, epochs=config.epochs
     )
-    devices = find_devices(
+    devices = make_data_parallel(
         plan.batch_size // optimization.accumulation_steps,
         shard_parameters=optimization.shard_parameters,
     )

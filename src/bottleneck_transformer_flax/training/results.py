@@ -26,7 +26,7 @@ def write_results(
     sums: ClassificationSums,
 ) -> dict[str, Any]:
     """Write everything, and return the evaluation as it is in ``evaluation.json``."""
-    classes, test = plan.splits.train.class_names, plan.splits.test
+    classes, test = plan.splits.train.class_names, plan.splits.validation
     evaluation = sums.to_json(classes)
     card = model_card(plan, evaluation)
     save_pretrained(run.pretrained, plan.model, variables, plan.preprocessing, classes, card=card)
@@ -76,7 +76,7 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 
 | | |
 |---|---|
-| data | {data}, {len(splits.train)} training and {len(splits.test)} test images |
+| data | {data}, {len(splits.train)} training and {len(splits.validation)} test images |
 | input | {height} × {width} pixels |
 | start | {pretrained or "random weights"} |
 | epochs | {config.epochs} |

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
-from bottleneck_transformer_flax.files import write_text
-from bottleneck_transformer_flax.locks import locked
+from bottleneck_transformer_flax.files import locked, write_text
 from bottleneck_transformer_flax.training.config import RunConfig
 
 RUN_FILE = "run.json"

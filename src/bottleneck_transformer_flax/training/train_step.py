@@ -14,7 +14,7 @@ from bottleneck_transformer_flax.augmentation.batch import (
     augment_batch,
 )
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
-from bottleneck_transformer_flax.distributed import Devices
+from bottleneck_transformer_flax.distributed import DataParallel
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import resized_tables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -98,7 +98,7 @@ def make_train_step(
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
     augmentation: BatchAugmentation = NOTHING,
-    devices: Devices | None = None,
+    devices: DataParallel | None = None,
 ) -> TrainStep:
     """The jitted step; the state given to it is used up.
 

@@ -68,9 +68,9 @@ class _Training:
         self.checkpoints = checkpoints
         parts = make_parts(plan)
         self.devices, self.learning_rates, self.train_step, self.evaluator, self.state = parts
-        self.peak_operations = self.devices.count * peak_operations(plan.model.config.dtype)
+        self.peak_operations = self.devices.num_devices * peak_operations(plan.model.config.dtype)
         # Of several processes only one has something to say.
-        self.reporter = reporter if self.devices.writes else Reporters()
+        self.reporter = reporter if self.devices.is_primary else Reporters()
         self.best = BestModel(plan, run)
         self.bad_images = BadImages(skip=plan.config.input.skip_bad_images)
         self.history = History()
@@ -79,7 +79,7 @@ class _Training:
         self.step = 0
         self._restore()
         # Only now: options that were changed may not have been accepted.
-        if self.devices.writes:
+        if self.devices.is_primary:
             run.write_config(plan.config)
         self.in_flight = StepsInFlight()
         self.stop_agreed = False
@@ -136,7 +136,7 @@ class _Training:
             seed=plan.config.seed,
             start_step=self.step,
             num_workers=plan.config.input.num_workers,
-            share=self.devices.share,
+            process_shard=self.devices.process_shard,
         )
         try:
             while True:
@@ -158,14 +158,14 @@ class _Training:
 
     def _stops(self) -> bool:
         """Whether to leave now; several processes do so after the same step."""
-        return self.stop.requested if self.devices.in_one_process else self.stop_agreed
+        return self.stop.requested if self.devices.is_single_process else self.stop_agreed
 
     def _take_step(self, batches: Generator[Batch, None, None]) -> None:
         start = time.perf_counter()
         batch = next(batches)
         input_seconds = time.perf_counter() - start
         self.bad_images.check(batch, self.plan.splits.train)
-        stop = self.devices.agree(self.stop.requested)
+        stop = self.devices.any_process(self.stop.requested)
         on_devices = self.devices.place_batch(
             DeviceBatch(batch["image"], batch["label"], batch["valid"])
         )
@@ -237,7 +237,7 @@ class _Training:
             row["test_top5"] = self.sums.top5
             self._keep_if_best(row)
         self.history = History([*self.history.rows, row])
-        if self.devices.writes:
+        if self.devices.is_primary:
             self.run.write_metrics(self.history.rows)
         if last or epoch % config.save_every_epochs == 0:
             self._save(wait=last)
@@ -256,16 +256,16 @@ class _Training:
     def _keep_if_best(self, row: dict[str, Any]) -> None:
         if not row.get("best"):
             return
-        variables = self.devices.whole(self.state.inference_variables)
-        if self.devices.writes:
-            self.best.keep(variables, row, count=len(self.plan.splits.test))
+        variables = self.devices.replicate(self.state.inference_variables)
+        if self.devices.is_primary:
+            self.best.keep(variables, row, count=len(self.plan.splits.validation))
 
     def _evaluate(self) -> ClassificationSums:
-        test = self.plan.splits.test
+        test = self.plan.splits.validation
 
         def on_batch(done: int) -> None:
             # Of several processes none may leave the others waiting for its share.
-            if self.devices.in_one_process and self.stop.requested and done < len(test):
+            if self.devices.is_single_process and self.stop.requested and done < len(test):
                 raise _StopDuringEvaluation
             self.reporter.evaluating(done, len(test))
 
@@ -292,8 +292,8 @@ class _Training:
         except _StopDuringEvaluation:
             return self._leave()
         evaluation = sums.to_json(self.plan.splits.train.class_names)
-        variables = self.devices.whole(self.state.inference_variables)
-        if self.devices.writes:
+        variables = self.devices.replicate(self.state.inference_variables)
+        if self.devices.is_primary:
             evaluation = write_results(
                 self.run, self.plan, variables=variables, rows=self.history.rows, sums=sums
             )

@@ -125,7 +125,7 @@ def test_load_splits_takes_the_parts(packed):
     root, _ = packed
     splits = load_splits(str(root))
     assert splits.description == f"11 training and 4 test images, 3 classes ({root})"
-    assert splits.test.content(2) == image_bytes(102)
+    assert splits.validation.content(2) == image_bytes(102)
     with pytest.raises(DataError, match=r"comes in parts \(train, val\)"):
         load_folder_all(root)
 
@@ -133,9 +133,9 @@ def test_load_splits_takes_the_parts(packed):
 def test_one_part_is_split_by_name_whatever_the_order(tmp_path):
     _, shards = write_part(tmp_path / "a", "all", 30, files=2)
     first = load_splits(str(describe(tmp_path / "a", {"all": shards})), validation_fraction=0.2)
-    assert (len(first.train), len(first.test)) == (24, 6)
-    assert sorted(first.test.labels.tolist()) == [0, 0, 1, 1, 2, 2]
-    assert not set(first.train.names) & set(first.test.names)
+    assert (len(first.train), len(first.validation)) == (24, 6)
+    assert sorted(first.validation.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert not set(first.train.names) & set(first.validation.names)
     for source in first[:2]:
         for index, name in enumerate(source.names):
             number = int(name.split("/")[1].split(".")[0])

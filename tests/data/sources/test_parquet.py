@@ -52,7 +52,7 @@ def hub(tmp_path):
 def test_every_image_is_read_with_its_label(hub):
     splits = load_splits(str(hub))
     assert splits.description == f"17 training and 5 test images, 3 classes ({hub})"
-    for source, first in ((splits.train, 0), (splits.test, 100)):
+    for source, first in ((splits.train, 0), (splits.validation, 100)):
         assert isinstance(source, ImageSource)
         assert source.class_names == CLASSES
         assert source.native_size is None
@@ -78,7 +78,7 @@ def test_names_that_older_files_have(tmp_path):
     write(tmp_path / "train-00001-of-00002-3c61bb1d5a0c2f47.parquet", range(10, 17))
     write(tmp_path / "test-00000-of-00001-0123456789abcdef.parquet", range(100, 105))
     splits = load_splits(str(tmp_path))
-    assert (len(splits.train), len(splits.test)) == (17, 5)
+    assert (len(splits.train), len(splits.validation)) == (17, 5)
     assert splits.train.content(12) == image_bytes(12)
 
 
@@ -88,9 +88,9 @@ def test_parts_in_folders_of_their_own(tmp_path):
     write(tmp_path / "test/0000.parquet", range(100, 105))
     assert has_two_parts(tmp_path)
     splits = load_splits(str(tmp_path))
-    assert (len(splits.train), len(splits.test)) == (17, 5)
+    assert (len(splits.train), len(splits.validation)) == (17, 5)
     assert splits.train.content(12) == image_bytes(12)
-    assert splits.test.content(4) == image_bytes(104)
+    assert splits.validation.content(4) == image_bytes(104)
     assert len(load_folder_all(tmp_path / "test")) == 5
 
 
@@ -124,8 +124,8 @@ def test_columns_by_their_usual_names(tmp_path, image, label):
     write(tmp_path / "test.parquet", range(7, 9), image=image, label=label)
     splits = load_splits(str(tmp_path))
     assert splits.train.class_names == CLASSES
-    assert splits.test.labels.tolist() == [1, 2]
-    assert splits.test.content(1) == image_bytes(8)
+    assert splits.validation.labels.tolist() == [1, 2]
+    assert splits.validation.content(1) == image_bytes(8)
 
 
 def test_bytes_alone_as_a_column_and_small_labels(tmp_path):
@@ -150,7 +150,7 @@ def test_a_part_without_labels_is_left_out_and_validation_is_preferred(hub):
     assert list(open_stored(hub)) == ["train", "validation"]
     write(hub / "data/test-00000-of-00001.parquet", range(6))
     assert list(open_stored(hub)) == ["test", "train", "validation"]
-    assert len(load_splits(str(hub)).test) == 5
+    assert len(load_splits(str(hub)).validation) == 5
     assert has_two_parts(hub)
 
 
@@ -159,8 +159,8 @@ def test_one_part_is_split_by_the_rows(tmp_path):
     assert not has_two_parts(tmp_path)
     assert len(load_folder_all(tmp_path)) == 30
     splits = load_splits(str(tmp_path), validation_fraction=0.2)
-    assert (len(splits.train), len(splits.test)) == (24, 6)
-    for source in splits[:2]:
+    assert (len(splits.train), len(splits.validation)) == (24, 6)
+    for source in (splits.train, splits.validation):
         for index, name in enumerate(source.names):
             assert source.content(index) == image_bytes(int(name.split("/")[1]))
     assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path), validation_fraction=0.2))
@@ -199,7 +199,7 @@ def test_a_damaged_file_is_named(hub, damage):
 
 def test_a_file_that_is_damaged_where_the_images_are(hub):
     file = hub / "data/validation-00000-of-00001.parquet"
-    source = load_splits(str(hub)).test
+    source = load_splits(str(hub)).validation
     content = file.read_bytes()
     file.write_bytes(content[:4] + bytes(len(content) - 1000) + content[len(content) - 996 :])
     with pytest.raises(DataError, match=r"validation-00000-of-00001.parquet: cannot be read as"):

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bottleneck_transformer_flax.errors import DataError
-from bottleneck_transformer_flax.locks import locked
+from bottleneck_transformer_flax.files import locked
 
 BUSY = DataError("somebody is there")
 
