@@ -1,16 +1,19 @@
-"""What a user can do wrong, as exceptions whose message is one clear line.
+"""What a user can put right, as exceptions whose message is one clear line.
 
-The command line prints the message alone; anything that is not one of these is a defect of
-the package and keeps its traceback.
+The command line prints the message alone; any other exception is a defect of this package and
+keeps its traceback.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class BoTNetError(ValueError):
-    """Something the caller can mend; the message names it, what was expected, and the remedy."""
+    """Something the caller can fix: the message says what it is, what was expected, and how."""
 
 
 class ConfigError(BoTNetError):
-    """A configuration, an option or an input size that no model or run can have."""
+    """A configuration, an option or an input size that is not valid."""
 
 
 class DataError(BoTNetError):
@@ -22,4 +25,40 @@ class CheckpointError(BoTNetError):
 
 
 class TrainingError(BoTNetError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""
+
+
+@contextmanager
+def reraise(
+    caught: type[Exception] | tuple[type[Exception], ...],
+    kind: type[BoTNetError],
+    failure: str,
+    *,
+    remedy: str = "",
+) -> Iterator[None]:
+    """Raise other libraries' exceptions as ours: ``failure: their reason; remedy``.
+
+    Our own exceptions pass through unchanged: they already say what to do.
+
+    Args:
+        caught: what to catch, as in an ``except`` clause.
+        kind: what to raise.
+        failure: what could not be done, and with what: "a.parquet cannot be read".
+        remedy: what the user can do about it.
+    """
+    try:
+        yield
+    except BoTNetError:
+        raise
+    except caught as error:
+        message = f"{failure}: {reason(error)}"
+        raise kind(f"{message}; {remedy}" if remedy else message) from error
+
+
+def reason(error: BaseException) -> str:
+    """An exception's message in one line, without the file name that an OSError adds."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
