@@ -1,6 +1,6 @@
 """What a GPU makes of this library: fused attention, T3 beside timm's, T7 beside EfficientNet-B7.
 
-    python benchmarks/gpu.py --out FOLDER
+    python -m benchmarks gpu --out FOLDER
 
 One call, of less than 8 minutes, from a checkout; it needs jax, flax, optax, torch and timm. The
 sections come in order of importance, each is printed as soon as it is measured, and FOLDER/gpu.csv
@@ -17,17 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-_STARTED = time.monotonic()
+import jax
 
-from gpu_environment import prepare  # noqa: E402
-
-prepare()
-
-import jax  # noqa: E402
-from gpu_attention import CORRECTNESS, SPEED, check, measure_speed  # noqa: E402
-from gpu_measure import Row, one_line  # noqa: E402
-from gpu_memory import free_memory  # noqa: E402
-from gpu_networks import (  # noqa: E402
+from benchmarks import conditions as circumstances
+from benchmarks.gpu_attention import CORRECTNESS, SPEED, check, measure_speed
+from benchmarks.gpu_measure import Row, one_line
+from benchmarks.gpu_memory import free_memory
+from benchmarks.gpu_networks import (
     HEADLINE,
     OURS,
     T3_INFERENCE,
@@ -36,13 +32,11 @@ from gpu_networks import (  # noqa: E402
     measure_t3_inference,
     measure_t3_training,
 )
-from gpu_peers import TIMM  # noqa: E402
-from gpu_settings import FULL, MEASURED, SMALL, Settings  # noqa: E402
-from gpu_table import table_text  # noqa: E402
-
-from bottleneck_transformer_flax.benchmarking import conditions as circumstances  # noqa: E402
-from bottleneck_transformer_flax.benchmarking.report import csv_text  # noqa: E402
-from bottleneck_transformer_flax.files import write_text  # noqa: E402
+from benchmarks.gpu_peers import TIMM
+from benchmarks.gpu_settings import FULL, MEASURED, SMALL, Settings
+from benchmarks.gpu_table import table_text
+from benchmarks.report import csv_text
+from bottleneck_transformer_flax.files import write_text
 
 
 class Section(NamedTuple):
@@ -188,7 +182,7 @@ def skipped(name: str, passed: float, expected: float, budget_seconds: float) ->
     )
 
 
-def main(arguments: list[str] | None = None, started: float | None = None) -> int:
+def run(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
     """The command; 0 when it is done, 1 when something failed, which its row says.
 
     Args:
@@ -219,7 +213,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
     return int(any(row.status.startswith(FAILED) for row in rows))
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", required=True, help="where gpu.csv goes"
@@ -251,7 +245,3 @@ def _seconds(text: str) -> float:
     if not seconds >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on")
     return seconds
-
-
-if __name__ == "__main__":
-    sys.exit(main(started=_STARTED))

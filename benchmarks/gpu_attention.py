@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gpu_measure import (
+
+from benchmarks.gpu_measure import (
     Compiled,
     Row,
     Work,
@@ -18,8 +19,7 @@ from gpu_measure import (
     one_line,
     time_in_turns,
 )
-from gpu_settings import Settings
-
+from benchmarks.gpu_settings import Settings
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from gpu_settings import NOT_MEASURED, Settings
+
+from benchmarks.gpu_settings import NOT_MEASURED, Settings
 
 
 @dataclass(frozen=True, kw_only=True)

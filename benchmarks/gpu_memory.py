@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import jax
 import torch
-from gpu_measure import Row
-from gpu_settings import Settings
+
+from benchmarks.gpu_measure import Row
+from benchmarks.gpu_settings import Settings
 
 
 def free_memory() -> None:

@@ -8,13 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gpu_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-from gpu_measure import (
+
+from benchmarks import gpu_peers
+from benchmarks.cases import (
+    Case,
+    Workload,
+    inputs_and_labels,
+    our_variables,
+    timm_arrays,
+    write_case,
+)
+from benchmarks.gpu_measure import (
     Compiled,
     Row,
     Work,
@@ -24,26 +33,15 @@ from gpu_measure import (
     program_bytes,
     time_in_turns,
 )
-from gpu_memory import free_memory, with_memory
-from gpu_peers import Prepared
-from gpu_settings import Settings
-
-from bottleneck_transformer_flax.axes import Array
-from bottleneck_transformer_flax.benchmarking.cases import (
-    Case,
-    Workload,
-    inputs_and_labels,
-    our_variables,
-    random_variables,
-    timm_arrays,
-    write_case,
-)
-from bottleneck_transformer_flax.benchmarking.implementations import (
+from benchmarks.gpu_memory import free_memory, with_memory
+from benchmarks.gpu_peers import Prepared
+from benchmarks.gpu_settings import Settings
+from benchmarks.implementations import (
     LEARNING_RATE,
     MOMENTUM,
     UPDATES_COMPARED,
 )
-from bottleneck_transformer_flax.benchmarking.timm_networks import load_network, named_network
+from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, fold_batch_norm
@@ -54,6 +52,8 @@ from bottleneck_transformer_flax.training.train_step import (
     make_train_step,
     step_compiler_options,
 )
+from reference.timm_networks import load_network, named_network
+from reference.variables import random_variables
 
 OURS = "ours"
 T3_INFERENCE, T3_TRAINING, HEADLINE = "t3-inference", "t3-training", "t7-efficientnet"

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gpu_measure import Work, one_line
-from gpu_memory import out_of_memory
-from gpu_settings import Settings
 
-from bottleneck_transformer_flax.benchmarking.implementations import (
+from benchmarks.gpu_measure import Work, one_line
+from benchmarks.gpu_memory import out_of_memory
+from benchmarks.gpu_settings import Settings
+from benchmarks.implementations import (
     LEARNING_RATE,
     MOMENTUM,
     UPDATES_COMPARED,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from gpu_measure import Row
+from benchmarks.gpu_measure import Row
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("case", lambda row: row.case),

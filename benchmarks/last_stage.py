@@ -1,18 +1,19 @@
 """Train networks that differ in the last stage alone: 3×3 convolutions there, or attention.
 
-    python benchmarks/last_stage.py
+    python -m benchmarks last-stage
 
 docs/convolution-or-attention.md says what is compared and what came of it.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from last_stage_report import EpochRow, draw_last_stage, summary_text
 from rich.console import Console
-from study import run_study, study_parser
 
+from benchmarks.last_stage_report import EpochRow, draw_last_stage, summary_text
+from benchmarks.study import run_study, study_parser
 from bottleneck_transformer_flax import BoTNetConfig, get_config
 from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace) -> list[EpochRow]:
     return rows
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 when it is done, 1 when it failed, with one line that says why."""
     parser = study_parser("last-stage", __doc__ or "")
     parser.add_argument("--data", default="fashion-mnist", help="as of botnet train")
@@ -133,7 +134,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on after the last epoch saved", file=sys.stderr)
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,13 @@
 """Score botnet_tiny at other input sizes, its relative tables moved there in several ways.
 
-    python benchmarks/resolution.py
+    python -m benchmarks resolution
 
 docs/resolution.md says what is compared and what came of it.
 """
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import comb
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from resolution_report import Row, draw_resolution, table_text
-from study import run_study, study_parser
 
+from benchmarks.resolution_report import Row, draw_resolution, table_text
+from benchmarks.study import run_study, study_parser
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
@@ -215,13 +215,9 @@ def measure_all() -> list[Row]:
     return rows
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 when it is done, 1 when it failed, with one line that says why."""
     options = study_parser("resolution", __doc__ or "").parse_args(arguments)
     return run_study(
         "resolution", options, measure=measure_all, draw=draw_resolution, table=table_text
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

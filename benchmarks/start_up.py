@@ -1,6 +1,6 @@
 """Time until the package is imported, a command explains itself, and gives its first result.
 
-    python benchmarks/start_up.py
+    python -m benchmarks start-up
 
 Each is a process of its own, in turns; the medians are printed.
 """
@@ -18,12 +18,12 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
+from benchmarks.conditions import conditions
 from bottleneck_transformer_flax import BoTNet, Preprocessing, save_pretrained
-from bottleneck_transformer_flax.benchmarking.cases import random_variables
-from bottleneck_transformer_flax.benchmarking.conditions import conditions
 from bottleneck_transformer_flax.errors import BoTNetError
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import get_variant
+from reference.variables import random_variables
 
 FRAMEWORKS = "import jax, flax"
 PACKAGE = f"{FRAMEWORKS}, bottleneck_transformer_flax"
@@ -89,7 +89,7 @@ def write_model(variant_name: str, directory: Path) -> None:
     save_pretrained(directory, model, variables, Preprocessing(size=variant.image_size), classes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure the time to start.")
     parser.add_argument("--variant", default="botnet_t3", help="the model that predicts")
@@ -113,7 +113,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{second:6.3f} s  the same once more: {first / second:.2f} × faster")
     print("measured on " + ", ".join(f"{key} {value}" for key, value in conditions().items()))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,8 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bottleneck_transformer_flax.benchmarking.conditions import conditions
-from bottleneck_transformer_flax.benchmarking.report import csv_text
+from benchmarks.conditions import conditions
+from benchmarks.report import csv_text
 from bottleneck_transformer_flax.errors import BoTNetError
 from bottleneck_transformer_flax.figures.style import save_png
 

@@ -9,19 +9,15 @@ from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
-import gpu
-import gpu_environment
-import jax
-import numpy as np
 import pytest
-from gpu_measure import Row
-from gpu_settings import FULL, MEASURED, NOT_MEASURED
-from gpu_table import table_text
 from packaging.requirements import Requirement
 
-from bottleneck_transformer_flax import axes
+from benchmarks import gpu
+from benchmarks.gpu_measure import Row
+from benchmarks.gpu_settings import FULL, MEASURED, NOT_MEASURED
+from benchmarks.gpu_table import table_text
 
-SCRIPT = Path(gpu.__file__)
+ROOT = Path(gpu.__file__).parent.parent
 NEEDED = ("jax", "flax", "optax", "torch", "timm")
 COLUMNS = [field.name for field in fields(Row)]
 
@@ -38,7 +34,7 @@ class Without:
     def __getattr__(self, name):
         return getattr(self._finder, name)
 
-script, hidden, arguments = sys.argv[1], set(sys.argv[2].split(",")), sys.argv[3:]
+root, hidden, arguments = sys.argv[1], set(sys.argv[2].split(",")), sys.argv[3:]
 package = "bottleneck_transformer_flax"
 sys.path = [folder for folder in sys.path if not (pathlib.Path(folder) / package).is_dir()]
 sys.meta_path = [
@@ -46,13 +42,13 @@ sys.meta_path = [
 ]
 for name in ("jaxtyping", "grain", package):
     assert importlib.util.find_spec(name) is None, f"{name} can still be imported"
-sys.path.insert(0, str(pathlib.Path(script).parent))
-sys.argv = [script, *arguments]
+sys.path.insert(0, root)
+sys.argv = ["benchmarks", "gpu", *arguments]
 try:
-    runpy.run_path(script, run_name="__main__")
+    runpy.run_module("benchmarks", run_name="__main__")
 finally:
     package_file = pathlib.Path(sys.modules[package].__file__)
-    assert package_file.is_relative_to(pathlib.Path(script).parent.parent / "src")
+    assert package_file.is_relative_to(pathlib.Path(root) / "src")
 """
 
 
@@ -89,7 +85,7 @@ def run_without_other_packages(out, *arguments):
     hidden = hidden_modules()
     assert {"jaxtyping", "grain", "tyro", "matplotlib", "beartype"} <= hidden
     assert not {"jax", "flax", "optax", "torch", "timm", "numpy", "safetensors"} & hidden
-    command = [sys.executable, "-c", RUN_WITHOUT, str(SCRIPT), ",".join(sorted(hidden))]
+    command = [sys.executable, "-c", RUN_WITHOUT, str(ROOT), ",".join(sorted(hidden))]
     return subprocess.run(
         [*command, "--out", str(out), *arguments],
         capture_output=True,
@@ -128,10 +124,10 @@ def test_this_checkout_is_measured_whatever_is_installed(tmp_path):
     other = tmp_path / "other" / "bottleneck_transformer_flax"
     other.mkdir(parents=True)
     (other / "__init__.py").write_text("raise RuntimeError('another version')")
-    command = [sys.executable, str(SCRIPT), "--help"]
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--help"]
     environment = os.environ | {"PYTHONPATH": str(other.parent)}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
 
@@ -183,13 +179,13 @@ def test_small_sizes(tmp_path):
 )
 def test_bad_options(arguments, said, capsys):
     with pytest.raises(SystemExit) as ended:
-        gpu.main(arguments)
+        gpu.run(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
 
 
 def test_full_sizes_without_a_gpu_are_refused_in_one_line(tmp_path, capsys):
-    assert gpu.main(["--out", str(tmp_path / "out")]) == 1
+    assert gpu.run(["--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("gpu.py: error: jax finds no GPU") and said.err.count("\n") == 1
     assert "--small" in said.err and said.out == ""
@@ -235,7 +231,7 @@ def test_what_matters_more_is_begun_in_time():
 
 def test_a_file_in_the_place_of_the_folder_is_told_in_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert gpu.main(["--small", "--out", str(tmp_path / "file")]) == 1
+    assert gpu.run(["--small", "--out", str(tmp_path / "file")]) == 1
     assert capsys.readouterr().err == f"gpu.py: error: {tmp_path / 'file'}: File exists\n"
 
 
@@ -254,7 +250,7 @@ def test_a_section_that_fails_keeps_no_other_from_it(tmp_path, monkeypatch, caps
         gpu, "SECTIONS", {name: gpu.Section(each, 1) for name, each in sections.items()}
     )
     monkeypatch.setattr(gpu, "free_memory", lambda: None)
-    assert gpu.main(["--small", "--out", str(tmp_path), "--only", "second", "first"]) == 1
+    assert gpu.run(["--small", "--out", str(tmp_path), "--only", "second", "first"]) == 1
     # What was known before the second began, the first in its place.
     assert [row["status"] for row in seen] == ["failed: RuntimeError: no kernel", "not run"]
     statuses = [row["status"] for row in read_rows(tmp_path)]
@@ -271,10 +267,3 @@ def test_the_table_shows_what_there_is():
         "14 × 14 forward fused 12.500 2 not yet measured",
         "14 × 14 forward fused not yet measured",
     ]
-
-
-def test_the_stand_in_has_what_axes_takes():
-    module = gpu_environment.jaxtyping_stand_in()
-    assert {*gpu_environment.ARRAY_TYPES, "Array"} == set(axes.__all__)
-    for name in gpu_environment.ARRAY_TYPES:
-        assert getattr(module, name)[jax.Array | np.ndarray, "b h"] == jax.Array | np.ndarray

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import gpu_attention
 import jax
 import pytest
-from gpu_settings import NOT_MEASURED, SMALL
 
+from benchmarks import gpu_attention
+from benchmarks.gpu_settings import NOT_MEASURED, SMALL
 from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
 
 ARGUMENTS = ("output", "queries", "keys", "values", "height table", "width table")

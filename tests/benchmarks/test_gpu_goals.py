@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-import gpu
 import pytest
-from gpu_measure import Row
-from gpu_settings import MEASURED, NOT_MEASURED
+
+from benchmarks import gpu
+from benchmarks.gpu_measure import Row
+from benchmarks.gpu_settings import MEASURED, NOT_MEASURED
 
 
 def peer_rows(ratio, status=MEASURED, batch_size=256):

@@ -8,18 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import gpu_measure
-import gpu_memory
-import gpu_networks
-import gpu_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from gpu_measure import Row, Work, compile_in, program_bytes, time_in_turns
-from gpu_settings import NOT_MEASURED, SMALL
 
+from benchmarks import gpu_measure, gpu_memory, gpu_networks, gpu_peers
+from benchmarks.gpu_measure import Row, Work, compile_in, program_bytes, time_in_turns
+from benchmarks.gpu_settings import NOT_MEASURED, SMALL
 from bottleneck_transformer_flax.errors import ConfigError
 
 BENCHMARKS = Path(gpu_networks.__file__).parent
@@ -27,8 +24,9 @@ BENCHMARKS = Path(gpu_networks.__file__).parent
 # Not in the tests' own process, whose checks of types stop tracing a state's shapes.
 NETWORKS_IN_BFLOAT16 = """
 import dataclasses, json
-import gpu_networks, gpu_peers, jax
-from gpu_settings import SMALL
+import jax
+from benchmarks import gpu_networks, gpu_peers
+from benchmarks.gpu_settings import SMALL
 
 log = []
 
@@ -179,7 +177,7 @@ def test_weights_are_frozen_where_that_works(monkeypatch, capsys, fails):
 @pytest.mark.slow
 def test_networks_in_bfloat16():
     """The path of the full sizes; and ours is compiled before timm's begins, and not later."""
-    folders = map(str, (BENCHMARKS, BENCHMARKS.parent / "src"))
+    folders = map(str, (BENCHMARKS.parent, BENCHMARKS.parent / "src"))
     done = subprocess.run(
         [sys.executable, "-c", NETWORKS_IN_BFLOAT16],
         capture_output=True,

@@ -6,8 +6,10 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from last_stage import NETWORKS, main
-from last_stage_report import (
+from PIL import Image
+
+from benchmarks.last_stage import NETWORKS, run
+from benchmarks.last_stage_report import (
     EpochRow,
     differences,
     draw_last_stage,
@@ -15,8 +17,6 @@ from last_stage_report import (
     mean_and_interval,
     summary_text,
 )
-from PIL import Image
-
 from bottleneck_transformer_flax import BoTNet
 from bottleneck_transformer_flax.figures.style import save_png
 from bottleneck_transformer_flax.models.flops import abstract_variables, count_multiply_adds
@@ -109,7 +109,7 @@ def folder(tmp_path):
 def test_runs_that_have_ended_are_read_again(folder, tmp_path, capsys):
     words = ["--data", str(folder), "--seeds", "0", "1", "--epochs", "1"]
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    assert main([*words, *places]) == 0
+    assert run([*words, *places]) == 0
     first = capsys.readouterr().out
     assert (tmp_path / "out" / "last-stage.png").is_file()
     with (tmp_path / "out" / "last-stage.csv").open(newline="", encoding="utf-8") as file:
@@ -120,14 +120,14 @@ def test_runs_that_have_ended_are_read_again(folder, tmp_path, capsys):
         ("convolution", "1"),
         ("attention", "1"),
     ]
-    assert main([*words, *places]) == 0
+    assert run([*words, *places]) == 0
     assert capsys.readouterr().out == first
-    assert main([*words[:-1], "2", *places]) == 1
+    assert run([*words[:-1], "2", *places]) == 1
     assert "convolution-0 holds another run" in capsys.readouterr().err
 
 
 def test_one_seed_is_told_to_be_too_few(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--seeds", "1"])
+        run(["--seeds", "1"])
     assert stopped.value.code == 2
     assert "at least two" in capsys.readouterr().err

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
-from resolution import (
+
+from benchmarks.report import csv_text
+from benchmarks.resolution import (
     MOVES,
     clamped,
     cropped,
-    main,
     mcnemar_p_value,
     measure,
     move_tables,
+    run,
     score_each,
     ways_between,
     without,
     zero_padded,
 )
-from resolution_report import draw_resolution, table_text
-
+from benchmarks.resolution_report import draw_resolution, table_text
 from bottleneck_transformer_flax import load_pretrained, resize_relative_positions
-from bottleneck_transformer_flax.benchmarking.report import csv_text
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.data.sources.base import ArraySource
@@ -173,7 +173,7 @@ def test_rows_compare_each_way_with_the_library(trained, few_images, tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_told_in_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert main(["--out", str(tmp_path / "file")]) == 1
+    assert run(["--out", str(tmp_path / "file")]) == 1
     said = capsys.readouterr()
     assert said.err == f"resolution.py: error: {tmp_path / 'file'}: File exists\n"
     assert said.out == ""

@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
-from start_up import main, seconds_to_first_line
 
+from benchmarks.start_up import run as measure_start
+from benchmarks.start_up import seconds_to_first_line
 from bottleneck_transformer_flax.cli import main as botnet
 
 
@@ -36,13 +37,13 @@ def test_a_command_that_fails_is_an_error():
 @pytest.mark.parametrize("rounds", ["0", "-1"])
 def test_rounds_must_be_at_least_one(capsys, rounds):
     with pytest.raises(SystemExit) as ended:
-        main(["--rounds", rounds])
+        measure_start(["--rounds", rounds])
     assert ended.value.code == 2
     assert f"--rounds is {rounds}; expected at least 1" in capsys.readouterr().err
 
 
 def test_an_unknown_variant_is_one_line(capsys):
-    assert main(["--rounds", "1", "--variant", "botnet_t33"]) == 1
+    assert measure_start(["--rounds", "1", "--variant", "botnet_t33"]) == 1
     assert "error: unknown variant 'botnet_t33'" in capsys.readouterr().err
 
 
@@ -57,7 +58,7 @@ def test_commands_collect_garbage_seldom():
 
 @pytest.mark.slow
 def test_all_of_it(capsys):
-    assert main(["--rounds", "1", "--variant", "botnet_tiny"]) == 0
+    assert measure_start(["--rounds", "1", "--variant", "botnet_tiny"]) == 0
     printed = capsys.readouterr().out
     for words in ("botnet predict --help", "added by importing the package", "once more: "):
         assert words in printed

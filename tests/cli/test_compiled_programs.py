@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.cli import compiled_programs, main
+from bottleneck_transformer_flax.cli import compiled_programs
 from bottleneck_transformer_flax.cli.compiled_programs import (
     FOLDER,
     keep_compiled_programs,
@@ -147,15 +147,6 @@ def test_the_cache_is_where_the_system_has_it(elsewhere, monkeypatch, platform, 
     monkeypatch.setenv("XDG_CACHE_HOME", named)
     monkeypatch.setenv("HOME", str(elsewhere / "home"))
     assert compiled_programs._users_cache() == elsewhere / expected
-
-
-def test_a_benchmark_compiles_everything_anew(elsewhere, monkeypatch):
-    assert main(["benchmark", "--rounds", "0"]) == 2
-    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
-    assert main(["predict"]) == 2
-    assert "JAX_COMPILATION_CACHE_DIR" in os.environ
-    for name in JAX:
-        monkeypatch.delenv(name)
 
 
 def test_the_library_keeps_nothing(elsewhere):

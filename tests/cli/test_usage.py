@@ -17,7 +17,6 @@ COMMANDS = (
     "import",
     "export",
     "share",
-    "benchmark",
     "data",
     "report",
 )
@@ -37,6 +36,10 @@ def test_no_command_or_an_unknown_one_lists_the_known_ones(call, arguments):
     assert all(repr(name) in called.err for name in arguments)
     for name in COMMANDS:
         assert name in called.err
+
+
+def test_benchmark_names_the_new_command(fails):
+    assert "python -m benchmarks" in fails(2, "benchmark", "--help")
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -12,14 +12,13 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bottleneck_transformer_flax.benchmarking.cases import (
+from benchmarks.cases import (
     Case,
     inputs_and_labels,
     our_variables,
     timm_arrays,
     write_case,
 )
-from bottleneck_transformer_flax.benchmarking.timm_networks import load_network, timm_network
 from bottleneck_transformer_flax.conversion.mapping import to_ours, to_theirs
 from bottleneck_transformer_flax.conversion.timm import rules
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -28,6 +27,7 @@ from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from reference.forms import BACKEND_FORMS, FORMS, in_form
 from reference.timm_models import randomize
+from reference.timm_networks import load_network, timm_network
 
 SIZE = (64, 64)
 CONFIG = get_config("botnet_t3")

@@ -2,7 +2,7 @@
 
 import torch
 
-from bottleneck_transformer_flax.benchmarking.timm_networks import ByobNet, timm
+from reference.timm_networks import ByobNet, timm
 
 __all__ = ["randomize", "timm", "timm_model"]
 

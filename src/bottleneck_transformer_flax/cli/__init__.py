@@ -28,7 +28,6 @@ COMMANDS = {
     "import": "make a pretrained directory of another project's checkpoint",
     "export": "write a model as another project's checkpoint",
     "share": "upload a model to the Hugging Face hub",
-    "benchmark": "measure speed and memory beside other implementations",
 }
 
 
@@ -38,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         _parser().print_help(sys.stderr)
         return 2
+    if arguments[0] == "benchmark":
+        return _fail("benchmarks run from a checkout: python -m benchmarks --help", 2)
     parsed = _parser().parse_args(arguments)
     codecs.register_error("botnet", _encode_somehow)
     for stream in (sys.stdout, sys.stderr):
@@ -45,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="botnet")
     keep_freed_memory()
     collect_garbage_seldom()
-    # What is compared there is compiled there and then, each in a process of its own.
-    if parsed.command != "benchmark":
-        keep_compiled_programs()
+    keep_compiled_programs()
     _say_what_is_logged()
     try:
         with interrupts_end_it():

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.readers import BuiltReader, InputCase
 from bottleneck_transformer_flax.augmentation.image import Box
-from bottleneck_transformer_flax.benchmarking.input_readers import BuiltReader, InputCase
-from bottleneck_transformer_flax.benchmarking.timm_networks import timm_data
+from reference.timm_networks import timm_data
 
 _AUTO_AUGMENT = {"none": None, "rand": "rand-m10-n2"}
 # So many that no epoch ends while it is measured: between two, its workers would wait.

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bottleneck_transformer_flax.benchmarking.input_readers import READERS, InputCase, ReaderName
-from bottleneck_transformer_flax.benchmarking.workers import WorkerError, interrupts_ignored
+from benchmarks.readers import READERS, InputCase, ReaderName
+from benchmarks.workers import WorkerError, interrupts_ignored
 from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 
 _SECONDS_TO_END = 10.0

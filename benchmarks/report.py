@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bottleneck_transformer_flax.benchmarking.rounds import Row
+from benchmarks.rounds import Row
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -10,13 +10,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from bottleneck_transformer_flax.benchmarking.cases import Case, write_case
-from bottleneck_transformer_flax.benchmarking.implementations import (
+from benchmarks.cases import Case, write_case
+from benchmarks.implementations import (
     PRODUCT_SIDE,
     PRODUCTS,
     FreedMemory,
 )
-from bottleneck_transformer_flax.benchmarking.workers import (
+from benchmarks.workers import (
     Report,
     UnableError,
     Worker,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottleneck_transformer_flax.benchmarking.cases import Case, inputs_and_labels, timm_arrays
-from bottleneck_transformer_flax.benchmarking.implementations import Built
-from bottleneck_transformer_flax.benchmarking.timm_networks import load_network
+from benchmarks.cases import Case, inputs_and_labels, timm_arrays
+from benchmarks.implementations import Built
+from reference.timm_networks import load_network
 
 
 def build_onnxruntime(case: Case, folder: Path) -> Built:

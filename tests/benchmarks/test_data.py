@@ -8,10 +8,8 @@ from typing import get_args
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.benchmarking import input as input_benchmark
-from bottleneck_transformer_flax.benchmarking import input_readers
-from bottleneck_transformer_flax.benchmarking.input import InputResult, InputRow
-from bottleneck_transformer_flax.cli import benchmark_data
+from benchmarks import data, reader_rounds, readers
+from benchmarks.reader_rounds import InputResult, InputRow
 from training.tiny import write_data
 
 QUICK = ("--photograph-size", "16", "20", "--image-size", "8", "8", "--batch-size", "2")
@@ -46,14 +44,14 @@ def asked(monkeypatch):
         ]
         return InputResult(rows, ["timm: no such thing"] if case.num_workers == 13 else [])
 
-    monkeypatch.setattr(input_benchmark, "measure_input", measure)
+    monkeypatch.setattr(reader_rounds, "measure_input", measure)
     return asked
 
 
 def test_the_names_are_those_of_the_room_that_knows_them():
-    assert get_args(benchmark_data.Name) == get_args(input_readers.ReaderName)
-    assert get_args(benchmark_data.Name) == tuple(input_readers.READERS)
-    assert get_args(benchmark_data.PolicyName) == get_args(input_readers.InputPolicy)
+    assert get_args(data.Name) == get_args(readers.ReaderName)
+    assert get_args(data.Name) == tuple(readers.READERS)
+    assert get_args(data.PolicyName) == get_args(readers.InputPolicy)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +69,10 @@ def test_the_names_are_those_of_the_room_that_knows_them():
 )
 def test_bad_usage_is_one_line(call, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    called = call("benchmark", "data", *arguments)
+    called = call("data", *arguments)
     assert called.code == 2
     error = called.err.strip().splitlines()[-1]
-    assert error.startswith("botnet: error: ")
+    assert error.startswith("benchmarks: error: ")
     for word in words:
         assert word in error
     assert list(tmp_path.iterdir()) == []
@@ -82,14 +80,14 @@ def test_bad_usage_is_one_line(call, tmp_path, monkeypatch, arguments, words):
 
 def test_a_folder_in_the_place_of_a_result_is_told_before_measuring(call, tmp_path, asked):
     (tmp_path / "data-rand.png").mkdir()
-    called = call("benchmark", "data", "--out", tmp_path, *QUICK)
+    called = call("data", "--out", tmp_path, *QUICK)
     assert called.code == 2
     assert f"{tmp_path / 'data-rand.png'} is to be written, but is a folder" in called.err
     assert not asked
 
 
 def test_made_up_pictures_in_tables_and_files(call, tmp_path, asked):
-    called = call("benchmark", "data", "--out", tmp_path, "--num-workers", "3", *QUICK)
+    called = call("data", "--out", tmp_path, "--num-workers", "3", *QUICK)
     assert called.code == 0
     assert "reading random crops, 8 × 8, batch 2, 3 processes" in called.out
     assert "reading random crops, RandAugment, 8 × 8" in called.out
@@ -99,7 +97,7 @@ def test_made_up_pictures_in_tables_and_files(call, tmp_path, asked):
     assert len(asked[0][0].names) == 128
     with (tmp_path / "data.csv").open() as file:
         rows = list(csv.DictReader(file))
-    names = list(get_args(benchmark_data.Name))
+    names = list(get_args(data.Name))
     assert [(row["policy"], row["implementation"]) for row in rows] == [
         (policy, name) for policy in ("none", "rand") for name in names
     ]
@@ -112,7 +110,7 @@ def test_made_up_pictures_in_tables_and_files(call, tmp_path, asked):
 def test_a_folder_of_images_as_json(call, tmp_path, asked):
     write_data(tmp_path / "images")
     arguments = ("--policies", "rand", "--implementations", "ours", "--json", "--batch-size", "2")
-    called = call("benchmark", "data", tmp_path / "images", "--out", tmp_path / "out", *arguments)
+    called = call("data", tmp_path / "images", "--out", tmp_path / "out", *arguments)
     assert called.code == 0
     (line,) = called.out.splitlines()
     row = json.loads(line)
@@ -125,35 +123,35 @@ def test_a_folder_of_images_as_json(call, tmp_path, asked):
 
 def test_too_few_images_for_a_batch(call, tmp_path, asked):
     write_data(tmp_path / "images")
-    called = call("benchmark", "data", tmp_path / "images", "--out", tmp_path / "out")
+    called = call("data", tmp_path / "images", "--out", tmp_path / "out")
     assert called.code == 2
     assert "batch_size is 64 but" in called.err
     assert "training images; choose a batch_size of at most" in called.err
 
 
 def test_what_goes_wrong_is_told_and_the_rest_kept(call, tmp_path, asked):
-    called = call("benchmark", "data", "--out", tmp_path, "--num-workers", "13", *QUICK)
+    called = call("data", "--out", tmp_path, "--num-workers", "13", *QUICK)
     assert called.code == 1
-    assert "botnet: error: timm: no such thing" in called.err
+    assert "benchmarks: error: timm: no such thing" in called.err
     assert (tmp_path / "data.csv").exists()
 
 
 def test_a_peer_that_is_not_installed_is_a_note(call, tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(input_readers.Reader, "missing", lambda reader: list(reader.packages))
-    called = call("benchmark", "data", "--out", tmp_path, "--policies", "none", *QUICK)
+    monkeypatch.setattr(readers.Reader, "missing", lambda reader: list(reader.packages))
+    called = call("data", "--out", tmp_path, "--policies", "none", *QUICK)
     assert called.code == 0
     assert "timm is left out: it needs torch and timm (pip install torch timm)" in called.err
     assert asked[0][1] == ["ours", "ours-threads", "plain-loop"]
-    called = call("benchmark", "data", "--out", tmp_path, "--implementations", "timm", *QUICK)
+    called = call("data", "--out", tmp_path, "--implementations", "timm", *QUICK)
     assert called.code == 2
 
 
 @pytest.mark.slow
 def test_everyone_is_measured(call, tmp_path):
     chosen = ("--policies", "none", "--rounds", "1", "--num-workers", "1")
-    called = call("benchmark", "data", "--out", tmp_path, *chosen, *QUICK)
+    called = call("data", "--out", tmp_path, *chosen, *QUICK)
     assert called.code == 0, called.err
     with (tmp_path / "data.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["implementation"] for row in rows] == list(get_args(benchmark_data.Name))
+    assert [row["implementation"] for row in rows] == list(get_args(data.Name))
     assert all(float(row["mean_difference"]) < 4 for row in rows)

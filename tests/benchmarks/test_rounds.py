@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.benchmarking import rounds
-from bottleneck_transformer_flax.benchmarking.cases import Case, write_case
-from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
-from bottleneck_transformer_flax.benchmarking.workers import Report, Worker, WorkerError
+from benchmarks import rounds
+from benchmarks.cases import Case, write_case
+from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.workers import Report, Worker, WorkerError
 from bottleneck_transformer_flax.models.variants import get_config
 
 SMALL = get_config("botnet_t3", stage_sizes=(1, 1, 1, 1), initial_filters=8, head_dim=16)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from bottleneck_transformer_flax.benchmarking.cases import WORKLOADS, Case, Workload
+from benchmarks.cases import WORKLOADS, Case, Workload
 from bottleneck_transformer_flax.layers.attention_backends.choice import MANY_POSITIONS
 
 UPDATES_COMPARED = 3

@@ -42,7 +42,7 @@ def draw_benchmark(rows: Rows) -> Figure:
     """Draw the throughput of a few cases as bars; of many, as lines, memory and time or throughput.
 
     Args:
-        rows: of one workload: mappings with the fields of ``benchmarking.rounds.Row``.
+        rows: of one workload: mappings with the fields of ``rounds.Row``.
 
     Raises:
         DataError: when there are no rows.

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.benchmarking import input as input_benchmark
-from bottleneck_transformer_flax.benchmarking import input_readers
-from bottleneck_transformer_flax.benchmarking.input import measure_input
-from bottleneck_transformer_flax.benchmarking.input_processes import Begun, ReaderProcess
-from bottleneck_transformer_flax.benchmarking.input_readers import InputCase
-from bottleneck_transformer_flax.benchmarking.photographs import USUAL_SIZE, write_photographs
-from bottleneck_transformer_flax.benchmarking.workers import WorkerError
+from benchmarks import reader_rounds, readers
+from benchmarks.photographs import USUAL_SIZE, write_photographs
+from benchmarks.reader_processes import Begun, ReaderProcess
+from benchmarks.reader_rounds import measure_input
+from benchmarks.readers import InputCase
+from benchmarks.workers import WorkerError
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,10 @@ def test_photographs_are_photographs_and_the_same_each_time(folder, tmp_path):
 @pytest.mark.parametrize("size", [(40, 48), (224, 224)])
 def test_all_readers_show_the_same_parts(folder, size):
     pytest.importorskip("torch")
-    from bottleneck_transformer_flax.benchmarking.torch_input import part_of_image
+    from benchmarks.torch_reader import part_of_image
 
-    ours = input_readers.build_threads(case(folder, size))
-    plain = input_readers.build_plain_loop(case(folder, size))
+    ours = readers.build_threads(case(folder, size))
+    plain = readers.build_plain_loop(case(folder, size))
     assert ours.examples.shape == (3, *size, 3)
     # The same pixels, by other code.
     np.testing.assert_array_equal(ours.examples, plain.examples)
@@ -68,7 +67,7 @@ def test_all_readers_show_the_same_parts(folder, size):
 
 
 def test_ours_takes_batches_of_the_networks_input(folder):
-    reader = input_readers.build_threads(case(folder))
+    reader = readers.build_threads(case(folder))
     reader.take(3)
     reader.close()
 
@@ -83,7 +82,7 @@ def test_the_plain_loop_reads_as_many_images_as_it_says(folder, monkeypatch, pol
         return resize(image, size, *rest)
 
     monkeypatch.setattr(Image.Image, "resize", counted)
-    input_readers.read_plainly(case(folder, policy=policy), 0, 5)
+    readers.read_plainly(case(folder, policy=policy), 0, 5)
     assert resized == [(48, 40)] * 5
 
 
@@ -117,7 +116,7 @@ class FakeProcess(ReaderProcess):
 @pytest.fixture
 def fake_processes(monkeypatch):
     FakeProcess.turns, FakeProcess.closed = [], []
-    monkeypatch.setattr(input_benchmark, "ReaderProcess", FakeProcess)
+    monkeypatch.setattr(reader_rounds, "ReaderProcess", FakeProcess)
 
 
 def test_readers_take_turns_and_are_relative_to_the_first(fake_processes, folder):

@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from benchmarks.implementations import package_version
+from benchmarks.photographs import USUAL_SIZE
 from bottleneck_transformer_flax.augmentation.batch import (
     BatchAugmentation,
     augment_batch,
@@ -27,8 +29,6 @@ from bottleneck_transformer_flax.augmentation.image import (
     random_box,
 )
 from bottleneck_transformer_flax.axes import Array
-from bottleneck_transformer_flax.benchmarking.implementations import package_version
-from bottleneck_transformer_flax.benchmarking.photographs import USUAL_SIZE
 from bottleneck_transformer_flax.data.loader import training_batches
 from bottleneck_transformer_flax.data.sources.base import FolderSource
 from bottleneck_transformer_flax.decoding import open_image
@@ -129,10 +129,10 @@ class Reader(NamedTuple):
 
 
 READERS: dict[ReaderName, Reader] = {
-    "ours": Reader("input_readers", "build_workers"),
-    "ours-threads": Reader("input_readers", "build_threads"),
-    "timm": Reader("torch_input", "build", ("torch", "timm")),
-    "plain-loop": Reader("input_readers", "build_plain_loop"),
+    "ours": Reader("readers", "build_workers"),
+    "ours-threads": Reader("readers", "build_threads"),
+    "timm": Reader("torch_reader", "build", ("torch", "timm")),
+    "plain-loop": Reader("readers", "build_plain_loop"),
 }
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bottleneck_transformer_flax.benchmarking.cases import Case
-from bottleneck_transformer_flax.benchmarking.implementations import (
+from benchmarks.cases import Case
+from benchmarks.implementations import (
     IMPLEMENTATIONS,
     PRODUCTS,
     FreedMemory,

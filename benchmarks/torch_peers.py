@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottleneck_transformer_flax.benchmarking.cases import (
+from benchmarks.cases import (
     Case,
     inputs_and_labels,
     timm_arrays,
 )
-from bottleneck_transformer_flax.benchmarking.implementations import (
+from benchmarks.implementations import (
     LEARNING_RATE,
     MOMENTUM,
     PRODUCT_SIDE,
     UPDATES_COMPARED,
     Built,
 )
-from bottleneck_transformer_flax.benchmarking.timm_networks import load_attention, load_network
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from reference.timm_networks import load_attention, load_network
 
 Module = Callable[..., Any]
 

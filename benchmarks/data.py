@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
+from benchmarks.networks import check_out
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.benchmark import check_out
 from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import checked_image_size
@@ -22,8 +22,8 @@ from bottleneck_transformer_flax.preprocessing import checked_image_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bottleneck_transformer_flax.benchmarking.input import InputRow
-    from bottleneck_transformer_flax.benchmarking.input_readers import InputCase, ReaderName
+    from benchmarks.reader_rounds import InputRow
+    from benchmarks.readers import InputCase, ReaderName
 
 Name = Literal["ours", "ours-threads", "timm", "plain-loop"]
 PolicyName = Literal["none", "rand"]
@@ -74,8 +74,8 @@ def run(arguments: Sequence[str]) -> int:
     _check(parsed)
     check_out(parsed.out, _files(parsed))
 
-    from bottleneck_transformer_flax.benchmarking.conditions import OURS, conditions
-    from bottleneck_transformer_flax.benchmarking.input import measure_input
+    from benchmarks.conditions import OURS, conditions
+    from benchmarks.reader_rounds import measure_input
     from bottleneck_transformer_flax.files import temporary_directory
 
     packages = (*OURS, "pillow", "numpy", "torch", "torchvision", "timm")
@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
                 _write(parsed, rows, result.rows, circumstances)
                 for problem in result.problems:
                     failed = True
-                    print(f"botnet: error: {problem}", file=sys.stderr)
+                    print(f"benchmarks: error: {problem}", file=sys.stderr)
     if not parsed.json:
         print("written  " + ", ".join(str(parsed.out / name) for name in _files(parsed)))
         print("measured on " + ", ".join(f"{key} {value}" for key, value in circumstances.items()))
@@ -119,7 +119,7 @@ def _files(parsed: DataBenchmarkOptions) -> list[str]:
 
 def _installed(parsed: DataBenchmarkOptions) -> "list[ReaderName]":
     """Who is measured, after saying who is left out and why."""
-    from bottleneck_transformer_flax.benchmarking.input_readers import READERS
+    from benchmarks.readers import READERS
 
     chosen = []
     for name in dict.fromkeys(parsed.implementations or READERS):
@@ -134,8 +134,8 @@ def _installed(parsed: DataBenchmarkOptions) -> "list[ReaderName]":
 
 
 def _cases(parsed: DataBenchmarkOptions, folder: Path) -> "list[InputCase]":
-    from bottleneck_transformer_flax.benchmarking.input_readers import InputCase
-    from bottleneck_transformer_flax.benchmarking.photographs import USUAL_SIZE, write_photographs
+    from benchmarks.photographs import USUAL_SIZE, write_photographs
+    from benchmarks.readers import InputCase
 
     root, names = _chosen_files(parsed)
     examples = folder / "examples"
@@ -188,8 +188,8 @@ def _write(
     of_case: "list[InputRow]",
     circumstances: dict[str, str],
 ) -> None:
-    from bottleneck_transformer_flax.benchmarking.report import csv_text
-    from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
+    from benchmarks.figure import plot_benchmark
+    from benchmarks.report import csv_text
     from bottleneck_transformer_flax.files import write_text
 
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def _write(
 
 def _table(rows: "Sequence[InputRow]") -> "Table":
     """One policy's rows; times are relative to the first row's."""
-    from bottleneck_transformer_flax.benchmarking.report import empty_table, three_digits
+    from benchmarks.report import empty_table, three_digits
 
     first = rows[0]
     table = empty_table(

@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.figure import draw_benchmark, plot_benchmark
 from bottleneck_transformer_flax.errors import DataError
-from bottleneck_transformer_flax.figures.benchmark import draw_benchmark, plot_benchmark
 
 
 def row(name, rate, *, height=224, batch_size=8, workload="inference", memory=5_000_000):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from bottleneck_transformer_flax.benchmarking.implementations import package_version
+from benchmarks.implementations import package_version
 
 OURS = ("jax", "flax", "bottleneck-transformer-flax")
 PEERS = ("torch", "timm", "onnxruntime", "openvino")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bottleneck_transformer_flax.benchmarking.cases import Case, inputs_and_labels, our_variables
-from bottleneck_transformer_flax.benchmarking.implementations import (
+from benchmarks.cases import Case, inputs_and_labels, our_variables
+from benchmarks.implementations import (
     LEARNING_RATE,
     MOMENTUM,
     PRODUCT_SIDE,

@@ -17,7 +17,7 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.benchmarking.cases import Case
+    from benchmarks.cases import Case
 
 Workload = Literal["inference", "training", "attention", "attention-training"]
 Name = Literal[
@@ -64,19 +64,15 @@ class BenchmarkOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
-    if arguments[:1] == ["data"]:
-        from bottleneck_transformer_flax.cli import benchmark_data
-
-        return benchmark_data.run(arguments[1:])
     parsed = options.parse(BenchmarkOptions, "benchmark", arguments)
     # The peers compute on the CPU. Every process inherits this.
     os.environ["JAX_PLATFORMS"] = "cpu"
     _check(parsed)
 
-    from bottleneck_transformer_flax.benchmarking.conditions import OURS, PEERS, conditions
-    from bottleneck_transformer_flax.benchmarking.report import csv_text, table
-    from bottleneck_transformer_flax.benchmarking.rounds import Row, measure
-    from bottleneck_transformer_flax.figures.benchmark import plot_benchmark
+    from benchmarks.conditions import OURS, PEERS, conditions
+    from benchmarks.figure import plot_benchmark
+    from benchmarks.report import csv_text, table
+    from benchmarks.rounds import Row, measure
     from bottleneck_transformer_flax.files import write_text
 
     circumstances = conditions(OURS + PEERS) | {"freed_memory": parsed.freed_memory}
@@ -94,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
                 failed = True
                 height, width = case.size
                 print(
-                    f"botnet: error: no implementation fits into memory at {height} × {width}",
+                    f"benchmarks: error: no implementation fits into memory at {height} × {width}",
                     file=sys.stderr,
                 )
                 continue
@@ -127,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
                 problems += result.unable
             for problem in problems:
                 failed = True
-                print(f"botnet: error: {problem}", file=sys.stderr)
+                print(f"benchmarks: error: {problem}", file=sys.stderr)
         if rows and not parsed.json:
             print(f"written  {parsed.out / workload}.csv and .png")
     if not parsed.json:
@@ -164,7 +160,7 @@ def check_out(out: Path, names: Sequence[str]) -> None:
 
 
 def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
-    from bottleneck_transformer_flax.benchmarking.cases import Case
+    from benchmarks.cases import Case
     from bottleneck_transformer_flax.models.variants import get_variant
 
     variant = get_variant(parsed.variant)
@@ -192,7 +188,7 @@ def _cases(parsed: BenchmarkOptions, workload: Workload) -> "Iterator[Case]":
 
 def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
     """The implementations to measure, after saying which are left out and why."""
-    from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
+    from benchmarks.implementations import IMPLEMENTATIONS
 
     able = [name for name, each in IMPLEMENTATIONS.items() if workload in each.workloads]
     chosen = []
@@ -214,8 +210,8 @@ def _installed(parsed: BenchmarkOptions, workload: Workload) -> list[str]:
 
 def _that_fit(names: Sequence[str], case: "Case") -> list[str]:
     """As many as the free memory holds at once, in their order; the others are named."""
-    from bottleneck_transformer_flax.benchmarking.conditions import available_memory_bytes
-    from bottleneck_transformer_flax.benchmarking.implementations import IMPLEMENTATIONS
+    from benchmarks.conditions import available_memory_bytes
+    from benchmarks.implementations import IMPLEMENTATIONS
 
     available = available_memory_bytes()
     if available is None:

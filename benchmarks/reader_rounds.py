@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bottleneck_transformer_flax.benchmarking.input_processes import Begun, ReaderProcess
-from bottleneck_transformer_flax.benchmarking.input_readers import InputCase, ReaderName
-from bottleneck_transformer_flax.benchmarking.rounds import rotated
-from bottleneck_transformer_flax.benchmarking.workers import WorkerError
+from benchmarks.reader_processes import Begun, ReaderProcess
+from benchmarks.readers import InputCase, ReaderName
+from benchmarks.rounds import rotated
+from benchmarks.workers import WorkerError
 
 LARGEST_DIFFERENCE = 3.0
 """Of the examples from the first reader's, in the mean, of values in [0, 255]. Readers that cut a

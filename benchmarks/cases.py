@@ -1,6 +1,5 @@
 """What is measured: a piece of work, with the same weights and inputs for every implementation."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +16,7 @@ from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.flops import abstract_variables, count_multiply_adds
+from reference.variables import random_variables
 
 PyTree = Any
 Workload = Literal["inference", "training", "attention", "attention-training"]
@@ -88,38 +88,6 @@ class Case:
             multiply_adds = count_multiply_adds(BoTNet(config=self.config), self.size)
         passes = 3 if self.workload.endswith("training") else 1
         return 2 * passes * multiply_adds * self.batch_size
-
-
-def random_variables(shapes: PyTree, seed: int = 0) -> PyTree:
-    """Variables under which nothing is hidden: no zero scale, no trivial statistics.
-
-    Args:
-        shapes: of the variables, as ``abstract_variables`` gives them.
-        seed: of the random numbers.
-
-    Returns:
-        The same tree of float32 arrays, of a scale that lets activations, and so images, differ.
-    """
-    random = np.random.default_rng(seed)
-
-    def draw(path: Any, leaf: Any) -> jax.Array:
-        name = path[-1].key
-        if name == "var":
-            value = np.exp(random.normal(0, 0.3, leaf.shape))
-        elif name in ("mean", "bias"):
-            value = random.normal(0, 0.2, leaf.shape)
-        elif name == "scale":
-            value = random.normal(0.8, 0.2, leaf.shape)
-        elif name.startswith("relative"):
-            value = random.normal(0, 1.0, leaf.shape)
-        else:
-            projection = path[-2].key in ("query", "key", "value")
-            gain = 1.0 if projection else 1.4
-            fan_in = leaf.shape[0] if projection else math.prod(leaf.shape[:-1])
-            value = random.normal(0, gain * fan_in**-0.5, leaf.shape)
-        return jnp.asarray(value, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def write_case(case: Case, folder: Path) -> None:

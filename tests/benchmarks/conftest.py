@@ -1,0 +1,29 @@
+"""What tests of the benchmarks' command line share."""
+
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.__main__ import main
+
+
+class Called(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+    """Call ``python -m benchmarks`` in this process."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+        return Called(code, *capfd.readouterr())
+
+    return run
