@@ -19,6 +19,7 @@ from benchmarks.implementations import (
     Built,
 )
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.surgery import fold_batch_norm
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.train_step import (
@@ -30,17 +31,18 @@ from bottleneck_transformer_flax.training.train_step import (
 
 def build(case: Case, folder: Path) -> Built:
     """The fastest attention and, in inference, folded batch norm."""
-    return _build(case, folder, backend="auto", folded=True)
+    return _build(case, folder, Execution(), folded=True)
 
 
 def build_remat(case: Case, folder: Path) -> Built:
     """The training step whose backward pass computes whole blocks again."""
-    return _training(BoTNet(config=case.config.replace(remat=True)), folder)
+    return _training(BoTNet(config=case.config, execution=Execution(remat=True)), folder)
 
 
 def build_reference(case: Case, folder: Path) -> Built:
     """The model as it is trained, with all attention weights in memory."""
-    return _build(case, folder, backend="reference", folded=False)
+    plain = Execution(attention_backend="reference", convolution_algorithm="plain")
+    return _build(case, folder, plain, folded=False)
 
 
 def build_product(case: Case, folder: Path) -> Built:
@@ -49,10 +51,10 @@ def build_product(case: Case, folder: Path) -> Built:
     return _compiled(jnp.matmul, side, side)
 
 
-def _build(case: Case, folder: Path, *, backend: str, folded: bool) -> Built:
+def _build(case: Case, folder: Path, execution: Execution, *, folded: bool) -> Built:
     if case.of_layer:
-        return _layer(case, folder, backend)
-    model = BoTNet(config=case.config.replace(attention_backend=backend))
+        return _layer(case, folder, execution.attention_backend)
+    model = BoTNet(config=case.config, execution=execution)
     if case.workload == "training":
         return _training(model, folder)
     variables = our_variables(folder)

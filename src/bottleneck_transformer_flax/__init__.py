@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from bottleneck_transformer_flax.models.botnet import BoTNet
     from bottleneck_transformer_flax.models.config import BoTNetConfig
+    from bottleneck_transformer_flax.models.execution import Execution
     from bottleneck_transformer_flax.models.surgery import (
         fold_batch_norm,
         replace_head,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BoTNet",
     "BoTNetConfig",
+    "Execution",
     "Preprocessing",
     "Pretrained",
     "fold_batch_norm",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "BoTNet": "models.botnet",
     "BoTNetConfig": "models.config",
+    "Execution": "models.execution",
     "Preprocessing": "preprocessing",
     "Pretrained": "checkpoints.pretrained",
     "fold_batch_norm": "models.surgery",

@@ -17,7 +17,7 @@ from bottleneck_transformer_flax.layers.attention_backends.choice import (
     reference_attention,
 )
 from bottleneck_transformer_flax.layers.attention_backends.fused import longest_fused_head
-from bottleneck_transformer_flax.models.config_checks import AttentionBackend
+from bottleneck_transformer_flax.models.execution import AttentionBackend
 from reference import attention as oracle
 
 NAMES = ("query", "key", "value", "height_table", "width_table")

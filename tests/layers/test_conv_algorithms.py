@@ -7,14 +7,18 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.export import symbolic_shape
 
-from bottleneck_transformer_flax.layers import convolution
-from bottleneck_transformer_flax.layers.conv_algorithms import halving, winograd
-from bottleneck_transformer_flax.layers.convolution import ConvolutionNorm
-from reference.variables import random_images, random_variables
+from bottleneck_transformer_flax.layers.conv_algorithms import (
+    choose_algorithm,
+    im2col,
+    pointwise,
+    winograd,
+)
+from reference.variables import random_images
 
 side = st.integers(1, 11)
-WAYS = [(winograd, 1), (halving, 2)]
+WAYS = [(winograd, 1), (im2col, 2)]
 
 
 def torchs(x, kernel, stride):
@@ -63,48 +67,29 @@ def test_gradients(function, stride, h, w):
     np.testing.assert_allclose(of_kernel, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(
-    ("settings", "taken"),
+    ("changes", "taken"),
     [
-        ({"kernel_size": 3}, "winograd"),
+        ({}, winograd),
+        ({"stride": 2}, im2col),
+        ({"kernel_size": 1}, pointwise),
+        ({"kernel_size": 1, "stride": 2}, pointwise),
         ({"kernel_size": 7, "stride": 2}, None),
-        ({"kernel_size": 3, "stride": 2}, "halving in training"),
-        ({"kernel_size": 3, "stride": 2, "folded": False}, "halving in training"),
-        ({"kernel_size": 3, "stride": 2, "groups": 2}, None),
-        ({"kernel_size": 3, "groups": 2}, None),
-        ({"kernel_size": 3, "folded": False}, "winograd in training"),
-        ({"kernel_size": 3, "dtype": jnp.bfloat16}, None),
-        ({"kernel_size": 1}, "pointwise"),
         ({"kernel_size": 1, "groups": 2}, None),
+        ({"groups": 2}, None),
+        ({"stride": 2, "groups": 2}, None),
+        ({"dtype": jnp.bfloat16}, None),
+        # Too few positions to outweigh the transform of the kernel.
+        ({"shape": (1, 1, 3, 4)}, None),
     ],
 )
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_which_way_is_taken(monkeypatch, settings, taken, backend, train):
-    called = []
-    for name in ("winograd", "halving", "pointwise"):
-        function = getattr(convolution, name)
-
-        def spy(*arguments, name=name, function=function, **named):
-            called.append(name)
-            return function(*arguments, **named)
-
-        monkeypatch.setattr(convolution, name, spy)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    layer = ConvolutionNorm(4, **{"folded": True, **settings})
-    x = random_images(1, 8, 8, 4)
-    variables = random_variables(
-        jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=False), x)
-    )
-    called.clear()
-    layer.apply(variables, x, train=train, mutable=["batch_stats"])
-    if taken and taken.endswith(" in training"):
-        taken = taken.removesuffix(" in training") if train else None
-    everywhere = taken == "pointwise"
-    assert called == ([taken] if taken and (everywhere or backend == "cpu") else [])
-
-
-def test_few_positions_do_not_outweigh_a_transformed_kernel(monkeypatch):
-    monkeypatch.setattr(convolution, "winograd", lambda *_, **__: pytest.fail("taken"))
-    layer = ConvolutionNorm(4, kernel_size=3, folded=True)
-    layer.init(jax.random.key(0), random_images(1, 1, 1, 4), train=False)
+def test_the_choice_is_by_static_shapes_platform_and_execution(monkeypatch, changes, taken):
+    layer = {"shape": (1, 8, 8, 4), "kernel_size": 3, "stride": 1, "groups": 1} | changes
+    layer = {"dtype": jnp.float32, "algorithm": "auto"} | layer
+    plain = pointwise if taken is pointwise else None
+    assert choose_algorithm(**layer) is taken
+    assert choose_algorithm(**layer | {"algorithm": "plain"}) is plain
+    (batch,) = symbolic_shape("b")
+    assert choose_algorithm(**layer | {"shape": (batch, *layer["shape"][1:])}) is plain
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert choose_algorithm(**layer) is plain

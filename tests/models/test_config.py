@@ -9,6 +9,7 @@ import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.variants import get_config, list_variants
 
 STAGES = (3, 4, 6, 3)
@@ -46,12 +47,7 @@ WRONG = [
     *[("stride_one", value, "True or False") for value in (1, "yes", None)],
     *[("stem_pool", value, "True or False") for value in (0, 2)],
     *[("attention_shortcut_activation", value, "True or False") for value in ("silu", None)],
-    *[("frozen_through", value, "stem, c2, c3, c4, c5, None") for value in ("head", "c1", 2)],
-    *[("frozen_batch_stats", value, "True or False") for value in (1, None)],
-    *[("batch_norm_groups", value, "at least 1") for value in (0, 1.5, None)],
     *[("folded_batch_norm", value, "True or False") for value in (2, None)],
-    *[("attention_backend", value, "auto, reference, blockwise, fused") for value in ("xla", 1)],
-    *[("remat", value, "True or False") for value in (1, "all")],
     *[("zero_residual_init", value, "True or False") for value in (0, "no")],
     *[("block_pattern", value, "four strings") for value in ("CCCA", ("C", "C", "A"), None)],
     *[("block_pattern", ("C", "C", "C", last), "four strings") for last in ("B", "", "c", 1)],
@@ -98,6 +94,44 @@ def test_values_that_do_not_go_together(changes, words):
 
 def test_every_field_is_tried_above():
     assert {field for field, _, _ in WRONG} == {f.name for f in dataclasses.fields(BoTNetConfig)}
+
+
+MOVED = {
+    "attention_backend": "reference",
+    "remat": True,
+    "batch_norm_groups": 2,
+    "frozen_through": "c3",
+    "frozen_batch_stats": True,
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize("make", [BoTNetConfig, BoTNetConfig(stage_sizes=STAGES).replace])
+def test_what_moved_to_execution_is_refused_with_its_new_home(make, name):
+    with pytest.raises(ConfigError, match=rf"^{name} .*pass execution=Execution\(…\)"):
+        make(stage_sizes=STAGES, **{name: MOVED[name]})
+
+
+def test_what_moved_to_execution_is_ignored_in_an_old_file():
+    config = BoTNetConfig(stage_sizes=STAGES)
+    assert BoTNetConfig.from_json(config.to_json() | MOVED) == config
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("attention_backend", "xla", "auto, reference, blockwise, fused"),
+        ("convolution_algorithm", "winograd", "auto, plain"),
+        ("remat", "all", "True or False"),
+        ("batch_norm_groups", 0, "at least 1"),
+        ("frozen_through", "head", "stem, c2, c3, c4, c5, None"),
+        ("frozen_batch_stats", 1, "True or False"),
+    ],
+)
+def test_a_wrong_execution_names_the_field_what_came_and_what_is_allowed(field, value, allowed):
+    with pytest.raises(ConfigError, match=rf"^{field} is {value!r}; expected .*{allowed}"):
+        Execution(**{field: value})
 
 
 def test_lists_and_tuples_are_the_same_config():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.execution import Execution
 from reference.small_models import SMALL_MODELS, grid_stride, small_variables
 from reference.variables import random_images
 
@@ -17,7 +17,7 @@ PARTS = ("stem", "c2", "c3", "c4", "c5", "head")
 
 def step(**changes):
     """(loss, gradients, batch statistics) of a training step, by path."""
-    model = BoTNet(config=SMALL_MODELS[NAME].config.replace(**changes))
+    model = SMALL_MODELS[NAME].clone(execution=Execution(**changes))
     variables = small_variables(NAME, *SIZE)
 
     def loss(params, images):
@@ -67,7 +67,7 @@ def test_frozen_statistics_normalise_and_stay():
 def test_inference_does_not_see_it():
     model = SMALL_MODELS[NAME]
     variables, images = small_variables(NAME, *SIZE), random_images(2, *SIZE, 3)
-    frozen = BoTNet(config=model.config.replace(frozen_through="c4", frozen_batch_stats=True))
+    frozen = model.clone(execution=Execution(frozen_through="c4", frozen_batch_stats=True))
     np.testing.assert_array_equal(
         jax.jit(frozen.apply)(variables, images), jax.jit(model.apply)(variables, images)
     )

@@ -13,6 +13,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from bottleneck_transformer_flax.layers import remat as memory
 from bottleneck_transformer_flax.models import botnet
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import abstract_variables, equations
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -32,7 +33,7 @@ PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
 def loss_of(name, backend="auto", **changes):
-    model = BoTNet(config=SMALL_MODELS[name].config.replace(attention_backend=backend, **changes))
+    model = SMALL_MODELS[name].clone(execution=Execution(attention_backend=backend, **changes))
 
     def loss(params, batch_stats, images):
         logits, state = model.apply(
@@ -130,7 +131,7 @@ def test_what_a_step_of_t3_needs(monkeypatch):
     )
 
     def temporaries(**changes):
-        model = BoTNet(config=get_config("botnet_t3", **changes))
+        model = BoTNet(config=get_config("botnet_t3"), execution=Execution(**changes))
         step = make_train_step(model, optimizer, Preprocessing(), seed=0)
         state = jax.eval_shape(
             functools.partial(create_state, optimizer=optimizer, average=False),

@@ -3,7 +3,7 @@
 import pytest
 
 from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
-from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.surgery import fold_batch_norm
 
 FOLDED = "folded"
@@ -18,4 +18,6 @@ def in_form(form, model, variables):
     """(model, variables) that compute the same."""
     if form == FOLDED:
         return fold_batch_norm(model, variables)
-    return BoTNet(config=model.config.replace(attention_backend=form)), variables
+    algorithm = "plain" if form == "reference" else "auto"
+    execution = Execution(attention_backend=form, convolution_algorithm=algorithm)
+    return model.clone(execution=execution), variables

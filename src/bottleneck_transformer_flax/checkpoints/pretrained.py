@@ -36,6 +36,7 @@ from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError
 from bottleneck_transformer_flax.files import atomic_directory
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
 from bottleneck_transformer_flax.preprocessing import Preprocessing, checked_image_size
 
@@ -111,7 +112,12 @@ def save_pretrained(
     return directory
 
 
-def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = None) -> Pretrained:
+def load_pretrained(
+    source: str | Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    execution: Execution = Execution(),
+) -> Pretrained:
     """Load a pretrained directory, or a model that ships with the package.
 
     Args:
@@ -120,6 +126,7 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
         image_size: (height, width) to run the model at; by default the size it was saved at.
             Every relative table is interpolated linearly over its offset; what became of which
             is logged (see ``resize_relative_positions``).
+        execution: how the model's function is computed.
 
     Raises:
         CheckpointError: when the source is missing, damaged, or of another model; every name and
@@ -134,7 +141,7 @@ def load_pretrained(source: str | Path, *, image_size: tuple[int, int] | None = 
             f"{directory / CONFIG} has format {written_as!r}; this version reads {FORMAT!r}"
         )
     try:
-        model = BoTNet(config=BoTNetConfig.from_json(values))
+        model = BoTNet(config=BoTNetConfig.from_json(values), execution=execution)
         preprocessing = Preprocessing.from_json(_read_json(directory / PREPROCESSING, dict))
         expected = expected_variables(model, preprocessing.size)
     except (BoTNetError, TypeError) as error:

@@ -15,8 +15,7 @@ from bottleneck_transformer_flax.conversion.mapping import (
     dense,
     projections,
 )
-from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
+from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
 
 
 def rules(config: BoTNetConfig) -> Iterator[Rule]:

@@ -57,7 +57,10 @@ class BatchNorm(nn.Module):
         # Near the mean nothing cancels; the mean's own gradient is that of the offset.
         center = jax.lax.stop_gradient(mean)
         offset = bias - (mean - center) * factor
-        center, factor, offset = (_of_each(value, x.shape[0]) for value in (center, factor, offset))
+        if not use_running_average:
+            center, factor, offset = (
+                _of_each(value, x.shape[0]) for value in (center, factor, offset)
+            )
         return ((x - center) * factor + offset).astype(self.dtype)
 
 
@@ -66,8 +69,8 @@ def _means(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "groups c"]:
     return of_images.reshape(groups, -1, x.shape[-1]).mean(1)
 
 
-def _of_each(value: Float[Array, "*groups c"], images: int) -> Float[Array, "b 1 1 c"]:
-    """What each image has of its group, or all of the whole."""
-    groups = value.reshape(-1, 1, value.shape[-1])
-    shape = (groups.shape[0], images // groups.shape[0], value.shape[-1])
-    return jnp.broadcast_to(groups, shape).reshape(images, 1, 1, value.shape[-1])
+def _of_each(value: Float[Array, "groups c"], images: int) -> Float[Array, "b 1 1 c"]:
+    """The value of each image's group."""
+    groups, channels = value.shape
+    shape = (groups, images // groups, channels)
+    return jnp.broadcast_to(value[:, None], shape).reshape(images, 1, 1, channels)

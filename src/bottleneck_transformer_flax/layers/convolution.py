@@ -1,6 +1,6 @@
 """Convolutions with batch norm, and the pools around them, all padded k // 2 as in ResNets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
-from bottleneck_transformer_flax.layers.conv_algorithms import halving, winograd
+from bottleneck_transformer_flax.layers.conv_algorithms import Algorithm, choose_algorithm
 from bottleneck_transformer_flax.layers.remat import KEPT
 
 Activation = Callable[[Array], Array]
@@ -37,6 +37,7 @@ class ConvolutionNorm(nn.Module):
         bn_epsilon: added to the variance.
         bn_groups: parts of a training batch with statistics of their own.
         dtype: of the computation; statistics are float32 always.
+        algorithm: how the convolution is computed; see ``choose_algorithm``.
     """
 
     features: int
@@ -51,6 +52,7 @@ class ConvolutionNorm(nn.Module):
     bn_epsilon: float = 1e-5
     bn_groups: int = 1
     dtype: Any = jnp.float32
+    algorithm: Algorithm = "auto"
 
     @nn.compact
     def __call__(
@@ -67,7 +69,14 @@ class ConvolutionNorm(nn.Module):
             use_bias=self.folded,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
-            conv_general_dilated=self._way(x, train=train),
+            conv_general_dilated=choose_algorithm(
+                x.shape,
+                kernel_size=self.kernel_size,
+                stride=self.stride,
+                groups=self.groups,
+                dtype=self.dtype,
+                algorithm=self.algorithm,
+            ),
             name="convolution",
         )(x)
         x = checkpoint_name(x, KEPT)
@@ -81,39 +90,6 @@ class ConvolutionNorm(nn.Module):
                 name="norm",
             )(x, use_running_average=self.frozen_statistics or not train)
         return x if self.activation is None else self.activation(x)
-
-    def _way(self, x: Array, *, train: bool) -> Callable[..., Array] | None:
-        """In place of XLA's convolution, what computes the same faster."""
-        if self.kernel_size == self.groups == 1:
-            return pointwise
-        # What infers with its norms is the plain form, with which the others are compared.
-        plain = not (self.folded or train)
-        if plain or self.groups > 1 or self.dtype != jnp.float32 or jax.default_backend() != "cpu":
-            return None
-        if (self.kernel_size, self.stride) == (3, 2):
-            return halving if train else None
-        # The kernel is transformed at every call, which only many positions outweigh.
-        positions = x.size // x.shape[-1]
-        many = positions >= x.shape[-1]
-        return winograd if (self.kernel_size, self.stride) == (3, 1) and many else None
-
-
-def pointwise(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "1 1 c f"],
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **_: Any,
-) -> Float[Array, "b out_h out_w f"]:
-    """A 1×1 convolution, without padding, as one matrix product.
-
-    XLA on CPU computes a product's gradients two to five times as fast as a convolution's. Takes
-    the arguments of ``lax.conv_general_dilated``; those left out are what they are in a ResNet.
-    """
-    rows, columns = window_strides
-    x = x[:, ::rows, ::columns]
-    b, h, w, c = x.shape
-    return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, kernel.shape[-1])
 
 
 def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]:
@@ -143,6 +119,8 @@ def _first_largest(first: Array, second: Array) -> Array:
 def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b out_h out_w c"]:
     """stride×stride average pool; at an odd border the mean is over the positions that exist."""
     window = (stride, stride)
-    pooled = nn.avg_pool(x, window, strides=window, padding="SAME", count_include_pad=False)
+    pooled = nn.avg_pool(
+        x, window_shape=window, strides=window, padding="SAME", count_include_pad=False
+    )
     # Dividing by the counts, which are float32, would leave a bfloat16 model in float32.
     return pooled.astype(x.dtype)

@@ -19,6 +19,7 @@ from bottleneck_transformer_flax.layers.convolution import (
     average_pool,
 )
 from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.execution import Execution
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": nn.relu,
@@ -27,16 +28,19 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def configured_convolution(config: BoTNetConfig) -> Callable[..., ConvolutionNorm]:
-    """``ConvolutionNorm`` with the batch-norm settings and dtype of a model."""
+def configured_convolution(
+    config: BoTNetConfig, execution: Execution
+) -> Callable[..., ConvolutionNorm]:
+    """``ConvolutionNorm`` with the settings of a model."""
     return partial(
         ConvolutionNorm,
         folded=config.folded_batch_norm,
-        frozen_statistics=config.frozen_batch_stats,
+        frozen_statistics=execution.frozen_batch_stats,
         bn_momentum=config.bn_momentum,
         bn_epsilon=config.bn_epsilon,
-        bn_groups=config.batch_norm_groups,
+        bn_groups=execution.batch_norm_groups,
         dtype=config.dtype,
+        algorithm=execution.convolution_algorithm,
     )
 
 
@@ -45,6 +49,7 @@ class Bottleneck(nn.Module):
 
     Attributes:
         config: of the model.
+        execution: of the model.
         in_channels: channels of the input.
         filters: inner channels.
         out_channels: channels of the output.
@@ -53,6 +58,7 @@ class Bottleneck(nn.Module):
     """
 
     config: BoTNetConfig
+    execution: Execution
     in_channels: int
     filters: int
     out_channels: int
@@ -75,7 +81,7 @@ class Bottleneck(nn.Module):
     @property
     def convolution(self) -> Callable[..., ConvolutionNorm]:
         """``ConvolutionNorm`` with the model's settings."""
-        return configured_convolution(self.config)
+        return configured_convolution(self.config, self.execution)
 
     def shortcut_activation(self) -> Activation | None:
         """What follows the projection shortcut."""
@@ -165,13 +171,13 @@ class AttentionBottleneck(Bottleneck):
             scaled_positions=config.scaled_positions,
             value_bias=config.folded_batch_norm,
             dtype=config.dtype,
-            backend=config.attention_backend,
+            backend=self.execution.attention_backend,
         )
         if not config.folded_batch_norm:
             self.attention_norm = BatchNorm(
                 momentum=config.bn_momentum,
                 epsilon=config.bn_epsilon,
-                groups=config.batch_norm_groups,
+                groups=self.execution.batch_norm_groups,
                 dtype=config.dtype,
             )
 
@@ -185,7 +191,7 @@ class AttentionBottleneck(Bottleneck):
         if self.stride > 1:
             x = average_pool(x, self.stride)
         if not self.config.folded_batch_norm:
-            running = self.config.frozen_batch_stats or not train
+            running = self.execution.frozen_batch_stats or not train
             x = self.attention_norm(x, use_running_average=running)
         return self.activation(x)
 

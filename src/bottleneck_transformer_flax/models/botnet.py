@@ -19,8 +19,8 @@ from bottleneck_transformer_flax.models.blocks import (
     ConvolutionBottleneck,
     configured_convolution,
 )
-from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
+from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 
@@ -28,6 +28,7 @@ class Stem(nn.Module):
     """The first convolutions and, where the model has it, the max-pool."""
 
     config: BoTNetConfig
+    execution: Execution
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
@@ -35,7 +36,7 @@ class Stem(nn.Module):
         config = self.config
         layers = zip(config.stem_channels, config.stem_strides, strict=True)
         for index, (channels, stride) in enumerate(layers):
-            x = configured_convolution(config)(
+            x = configured_convolution(config, self.execution)(
                 channels,
                 kernel_size=7 if config.stem == "7x7" else 3,
                 stride=stride,
@@ -49,6 +50,7 @@ class Stage(nn.Module):
     """A run of blocks, ``block_1`` and on, of which the first may change resolution and width."""
 
     config: BoTNetConfig
+    execution: Execution
     stage: int
 
     def setup(self) -> None:
@@ -59,6 +61,7 @@ class Stage(nn.Module):
         self.blocks = [
             (AttentionBottleneck if kind == "A" else ConvolutionBottleneck)(
                 config,
+                self.execution,
                 in_channels=config.in_channels(stage) if index == 0 else out_channels,
                 filters=config.inner_channels(stage),
                 out_channels=out_channels,
@@ -78,7 +81,7 @@ class Stage(nn.Module):
         """All blocks in turn."""
         for block in self.blocks:
             if train:
-                x = in_less_memory(block, x, keep_nothing=self.config.remat)
+                x = in_less_memory(block, x, keep_nothing=self.execution.remat)
             else:
                 x = block(x, train=False)
         return x
@@ -92,10 +95,12 @@ class BoTNet(nn.Module):
     ``rngs={"dropout": key}``.
 
     Attributes:
-        config: what the model is made of.
+        config: the architecture, which is saved with the weights.
+        execution: how the function is computed or trained.
     """
 
     config: BoTNetConfig
+    execution: Execution = Execution()
 
     def setup(self) -> None:
         """Stem, stages as ``c2/block_1`` and so on, and the head."""
@@ -104,12 +109,18 @@ class BoTNet(nn.Module):
                 f"config is a {type(self.config).__name__}; expected a BoTNetConfig, such as "
                 'get_config("botnet_t3")'
             )
-        self.stem = Stem(self.config)
+        if not isinstance(self.execution, Execution):
+            raise ConfigError(
+                f"execution is a {type(self.execution).__name__}; expected an Execution, such as "
+                'Execution(attention_backend="reference")'
+            )
+        self.stem = Stem(self.config, self.execution)
         self.stages = {
-            name: Stage(self.config, stage, name=name) for stage, name in enumerate(STAGE_NAMES)
+            name: Stage(self.config, self.execution, stage, name=name)
+            for stage, name in enumerate(STAGE_NAMES)
         }
         if self.config.final_channels:
-            self.final = configured_convolution(self.config)(
+            self.final = configured_convolution(self.config, self.execution)(
                 self.config.final_channels, activation=ACTIVATIONS[self.config.activation]
             )
         self.dropout = nn.Dropout(self.config.dropout_rate)
@@ -165,7 +176,7 @@ class BoTNet(nn.Module):
                 "a model with folded batch norm cannot be trained: its norms are part of its "
                 "weights; train the model that it was made from"
             )
-        frozen = self.config.frozen_parts if train else ()
+        frozen = self.execution.frozen_parts if train else ()
         x = self._stem_output(images, train=train and "stem" not in frozen)
         x = jax.lax.stop_gradient(x) if "stem" in frozen else x
         outputs = {}
@@ -178,7 +189,7 @@ class BoTNet(nn.Module):
         check_images(images, self.config)
         images = jnp.asarray(images, self.config.dtype)
         if train:
-            return in_less_memory(self.stem, images, keep_nothing=self.config.remat)
+            return in_less_memory(self.stem, images, keep_nothing=self.execution.remat)
         return self.stem(images, train=False)
 
 

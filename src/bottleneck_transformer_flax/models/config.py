@@ -1,26 +1,36 @@
 """What a BoTNet is made of: one frozen record, which checks itself and is plain JSON."""
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config_checks import (
-    STAGE_NAMES,
-    Activation,
-    AttentionBackend,
-    ChannelAttentionPosition,
-    FrozenPart,
-    Stem,
-    config_problems,
+    Check,
+    are_four,
+    is_count,
+    number,
+    problems,
+    unknown_name,
 )
 
+Activation = Literal["relu", "silu", "gelu"]
+Stem = Literal["7x7", "3x3", "tiered"]
+ChannelAttentionPosition = Literal["output", "middle"]
+
+STAGE_NAMES = ("c2", "c3", "c4", "c5")
+_MOVED_TO_EXECUTION = (
+    "attention_backend",
+    "remat",
+    "batch_norm_groups",
+    "frozen_through",
+    "frozen_batch_stats",
+)
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -74,18 +84,8 @@ class BoTNetConfig:
         dropout_rate: on the features that the classifier reads, in training.
         stochastic_depth_rate: chance that the last block's residual branch is dropped, for each
             image, in training; growing linearly over the blocks from 0.
-        frozen_through: the stem and the stages up to this one take no part in training: they
-            compute as in inference, and no gradient reaches them; None for none.
-        frozen_batch_stats: whether batch norms use and keep their running statistics in training.
-        batch_norm_groups: parts of a training batch that batch norms take statistics of apart
-            from each other; it divides the batch.
         folded_batch_norm: whether the weights before each batch norm have taken it in, which
             leaves them a bias and the model fit for inference alone; see ``fold_batch_norm``.
-        attention_backend: how attention is computed, which changes its speed and memory alone:
-            "reference", "blockwise", "fused", or "auto" for the fastest. "blockwise", which "auto"
-            takes on a CPU, has gradients in reverse mode alone.
-        remat: whether the backward pass computes whole blocks again from their inputs, for less
-            than half the memory and about a fifth more time, or their norms and activations alone.
 
     Raises:
         ConfigError: naming each field with a value that is not allowed.
@@ -119,12 +119,20 @@ class BoTNetConfig:
     image_channels: int = 3
     dropout_rate: float | int = 0.0
     stochastic_depth_rate: float | int = 0.0
-    frozen_through: FrozenPart | None = None
-    frozen_batch_stats: bool = False
-    batch_norm_groups: int = 1
     folded_batch_norm: bool = False
-    attention_backend: AttentionBackend = "auto"
-    remat: bool = False
+
+    def __new__(cls, **fields: Any) -> "BoTNetConfig":
+        """Refuse an unknown field with a suggestion, before Python does so without one."""
+        if moved := [name for name in fields if name in _MOVED_TO_EXECUTION]:
+            raise ConfigError(
+                f"{', '.join(moved)} is no longer a config field but one of Execution: pass "
+                "execution=Execution(…) to BoTNet or load_pretrained"
+            )
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise ConfigError(unknown_name("config field", name, known))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Bring lists and dtype-likes into their one form, then check every field."""
@@ -141,8 +149,8 @@ class BoTNetConfig:
             elif isinstance(value, tuple):
                 plain = tuple(v.item() if isinstance(v, np.generic) else v for v in value)
                 object.__setattr__(self, field.name, plain)
-        if problems := config_problems(self):
-            raise ConfigError("; ".join(problems))
+        if wrong := problems(self, **_CHECKS) or list(_conflicts(self)):
+            raise ConfigError("; ".join(wrong))
 
     @property
     def stem_strides(self) -> tuple[int, ...]:
@@ -167,12 +175,6 @@ class BoTNetConfig:
         """Input pixels along each side for one position of c5; the smallest image allowed."""
         stem_stride = math.prod(self.stem_strides) * (2 if self.stem_pool else 1)
         return stem_stride * math.prod(self.stage_strides)
-
-    @property
-    def frozen_parts(self) -> tuple[str, ...]:
-        """The names of the parts that take no part in training, from the images on."""
-        parts = ("stem", *STAGE_NAMES)
-        return parts[: parts.index(self.frozen_through) + 1] if self.frozen_through else ()
 
     def inner_channels(self, stage: int) -> int:
         """Channels within the blocks of stage 0 to 3."""
@@ -207,10 +209,6 @@ class BoTNetConfig:
         Raises:
             ConfigError: for a name that is no field (with the nearest one) or a bad value.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in known:
-                raise ConfigError(unknown_name("config field", name, known))
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -225,21 +223,10 @@ class BoTNetConfig:
         Raises:
             ConfigError: for a missing or unknown key or a bad value.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ConfigError(unknown_name("config field", name, known))
         if "stage_sizes" not in values:
             raise ConfigError("the config has no stage_sizes; expected four integers")
-        return cls(**values)
-
-
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """The message for a name that is not among those known, suggesting the nearest."""
-    known = list(known)
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
-    suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {name!r};{suggestion} Known are: {', '.join(known)}"
+        # Configs written before there was an Execution hold its fields.
+        return cls(**{k: v for k, v in values.items() if k not in _MOVED_TO_EXECUTION})
 
 
 def _as_dtype(value: Any) -> np.dtype[Any]:
@@ -250,3 +237,57 @@ def _as_dtype(value: Any) -> np.dtype[Any]:
     if dtype is None or dtype not in _DTYPES.values():
         raise ConfigError(f"dtype is {value!r}; expected one of {', '.join(_DTYPES)}")
     return dtype
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and set(value) <= {"C", "A"}
+
+
+_RATE = number("in [0, 1), 0 for none", lambda value: 0 <= value < 1)
+_CHECKS = {
+    "stage_sizes": Check(
+        lambda value: are_four(value, is_count),
+        "four integers of at least 1, the blocks of c2, c3, c4 and c5, such as (3, 4, 6, 3)",
+    ),
+    "block_pattern": Check(
+        lambda value: are_four(value, _is_pattern),
+        "four strings of the letters C (convolution) and A (attention), such as "
+        '("C", "C", "C", "A")',
+    ),
+    "projection_factor": Check(
+        lambda value: is_count(value) or are_four(value, is_count),
+        "an integer of at least 1, or four of them, one for each stage",
+    ),
+    "se_ratio": number("in [0, 1], 0 for no squeeze-and-excite", lambda value: 0 <= value <= 1),
+    "bn_momentum": number("in [0, 1), such as 0.9", lambda value: 0 <= value < 1),
+    "bn_epsilon": number("above 0, such as 1e-5", lambda value: 0 < value < math.inf),
+    "dropout_rate": _RATE,
+    "stochastic_depth_rate": _RATE,
+}
+"""The checks that a field's type does not say."""
+
+
+def _conflicts(config: BoTNetConfig) -> Iterator[str]:
+    """One sentence for each pair of values that exclude each other."""
+    if config.efficient_channel_attention and config.se_ratio:
+        yield (
+            f"se_ratio is {config.se_ratio} beside efficient_channel_attention, which takes its "
+            "place; expected 0"
+        )
+    if not min(config.stem_channels):
+        yield (
+            f"initial_filters is {config.initial_filters}, but stem 'tiered' needs at least 3 "
+            "for its 3/8 and 1/2 of them"
+        )
+    for stage, name in enumerate(STAGE_NAMES):
+        channels, kinds = config.inner_channels(stage), config.block_kinds(stage)
+        if config.head_dim is None and "A" in kinds and channels % config.num_heads:
+            yield (
+                f"num_heads is {config.num_heads}, which does not divide the {channels} inner "
+                f"channels of {name}; expected a divisor, or a head_dim"
+            )
+        if config.group_size is not None and "C" in kinds and channels % config.group_size:
+            yield (
+                f"group_size is {config.group_size}, which does not divide the {channels} inner "
+                f"channels of {name}; expected a divisor, or None"
+            )

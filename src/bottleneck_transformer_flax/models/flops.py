@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.preprocessing import checked_image_size
 
 PyTree = Any
@@ -34,10 +35,11 @@ def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
     """Multiply-adds of every convolution and matrix product for one image of (height, width).
 
     Attention and its relative terms are matrix products and are counted; what is done once for
-    each value (norms, activations, softmax, sums) is not. They are counted in the reference's
-    attention, which has every product once: the others loop, or compute some of them again.
+    each value (norms, activations, softmax, sums) is not. They are counted in the plain algorithms,
+    which compute every product once.
     """
-    model = BoTNet(config=model.config.replace(attention_backend="reference"))
+    plain = Execution(attention_backend="reference", convolution_algorithm="plain")
+    model = model.clone(execution=plain)
     variables = abstract_variables(model, image_size)
     images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
     closed = jax.make_jaxpr(model.apply)(variables, images)

@@ -91,7 +91,7 @@ def replace_head(
         ConfigError: when ``num_classes`` is below 1, or there are no parameters among the
             variables.
     """
-    model = BoTNet(config=model.config.replace(num_classes=num_classes))
+    model = model.clone(config=model.config.replace(num_classes=num_classes))
     params = dict(_parameters(variables))
     if "head" not in params:
         raise ConfigError(f"the parameters have no head to replace, but {', '.join(params)}")
@@ -148,7 +148,7 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
             # Rounded by NumPy: JAX would compile a program for every shape.
             params[*weights, name] = jax.device_put(array.astype(np.float32))
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
-    model = BoTNet(config=model.config.replace(folded_batch_norm=True))
+    model = model.clone(config=model.config.replace(folded_batch_norm=True))
     return model, others | {"params": unflatten_dict(params)}
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.config import BoTNetConfig, unknown_name
+from bottleneck_transformer_flax.models.config import BoTNetConfig
+from bottleneck_transformer_flax.models.config_checks import unknown_name
 
 PAPER = "arXiv 2101.11605"
 RESNET = "arXiv 1512.03385"
@@ -168,11 +169,6 @@ _CHANGES_NO_NETWORK = (
     "zero_residual_init",
     "dropout_rate",
     "stochastic_depth_rate",
-    "frozen_through",
-    "frozen_batch_stats",
-    "batch_norm_groups",
-    "attention_backend",
-    "remat",
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.config_checks import FrozenPart
+from bottleneck_transformer_flax.models.execution import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Interpolation, checked_image_size
 from bottleneck_transformer_flax.training.config_checks import (
@@ -171,14 +171,7 @@ class RunConfig:
 
     def model_config(self, start: BoTNetConfig, num_classes: int) -> BoTNetConfig:
         """The config of the run's model for this many classes, from what it starts from."""
-        return start.replace(
-            num_classes=num_classes,
-            frozen_through=None,
-            frozen_batch_stats=False,
-            batch_norm_groups=1,
-            remat=False,
-            **dataclasses.asdict(self.model),
-        )
+        return start.replace(num_classes=num_classes, **dataclasses.asdict(self.model))
 
     def replace(self, **changes: Any) -> "RunConfig":
         """The same run with some fields changed."""

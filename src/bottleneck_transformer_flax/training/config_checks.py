@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from bottleneck_transformer_flax.models.config_checks import FrozenPart
+from bottleneck_transformer_flax.models.execution import FrozenPart
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.config import RunConfig

@@ -8,7 +8,7 @@ import dataclasses
 
 from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.config import unknown_name
+from bottleneck_transformer_flax.models.config_checks import unknown_name
 from bottleneck_transformer_flax.training.config import (
     FineTuningOptions,
     ModelOptions,

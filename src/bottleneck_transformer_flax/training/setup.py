@@ -10,8 +10,8 @@ from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.data.datasets import Splits, load_splits
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.config_checks import STAGE_NAMES
+from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import find_variant, get_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -97,13 +97,13 @@ class Plan(NamedTuple):
     def training_model(self) -> BoTNet:
         """The model as it is trained: with what the run freezes frozen."""
         fine_tuning = self.config.fine_tuning
-        config = self.model.config.replace(
+        execution = Execution(
             frozen_through=fine_tuning.frozen_through,
             frozen_batch_stats=fine_tuning.frozen_batch_stats,
             batch_norm_groups=self.config.optimization.batch_norm_groups,
             remat=self.config.optimization.remat,
         )
-        return self.model.clone(config=config)
+        return self.model.clone(execution=execution)
 
     @property
     def part_rates(self) -> dict[str, float]:
@@ -112,7 +112,7 @@ class Plan(NamedTuple):
         final = ("final",) if self.model.config.final_channels else ()
         parts = ("stem", *STAGE_NAMES, *final)
         rates = {} if rate == 1 else dict.fromkeys(parts, rate)
-        return rates | dict.fromkeys(self.training_model.config.frozen_parts, 0.0)
+        return rates | dict.fromkeys(self.training_model.execution.frozen_parts, 0.0)
 
 
 def make_plan(config: RunConfig) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.remat import KEPT
@@ -142,8 +143,11 @@ def _product(spec: str, left: Array, right: Array) -> Array:
 
 
 def _over_heads(function: Callable[[Any], Any], arrays: Any, positions: int) -> Any:
-    """A few heads after the others on a CPU, whose cores share each product; else all at once."""
-    if jax.default_backend() != "cpu":
+    """A few heads after the others on a CPU, whose cores share each product; else all at once.
+
+    All at once too where their number is symbolic.
+    """
+    if jax.default_backend() != "cpu" or is_symbolic_dim(arrays[0].shape[0]):
         return jax.vmap(function)(arrays)
     at_once = max(1, _WEIGHTS_AT_ONCE // positions**2)
     return jax.lax.map(function, arrays, batch_size=at_once)

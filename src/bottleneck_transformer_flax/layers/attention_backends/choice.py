@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.attention_backends.blockwise import blockwise_attention
@@ -71,12 +72,15 @@ def fastest_attention(
     height_table: Float[Array, "height_rows d"],
     width_table: Float[Array, "width_rows d"],
 ) -> Float[Array, "b h w n v"]:
-    """The function of ``reference_attention`` in the way that is fastest on this machine.
+    """The function of ``reference_attention``, by the fastest algorithm on this platform.
 
-    Of ways that are as fast, the one that takes less memory.
+    Of algorithms that are as fast, the one that takes less memory; ``reference_attention`` where
+    the batch size is symbolic.
     """
-    _, h, w, _, _ = query.shape
-    if fused_head_size(query.shape, value.shape[-1]) <= longest_fused_head(query.dtype):
+    b, h, w, _, _ = query.shape
+    if is_symbolic_dim(b):
+        function = reference_attention
+    elif fused_head_size(query.shape, value.shape[-1]) <= longest_fused_head(query.dtype):
         function = fused_attention
     elif h * w >= MANY_POSITIONS:
         function = blockwise_attention

@@ -1,5 +1,7 @@
 """Attention as one call of a fused kernel that knows nothing of relative positions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,7 @@ def fused_attention(
     return output[..., :v].reshape(b, h, w, n, v)
 
 
-def fused_head_size(shape: tuple[int, ...], value_size: int) -> int:
+def fused_head_size(shape: tuple[Any, ...], value_size: int) -> int:
     """The size of one head of lengthened queries of a shape (b, h, w, n, d), and of the values."""
     _, h, w, _, d = shape
     return -(-max(d + h + w, value_size) // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
