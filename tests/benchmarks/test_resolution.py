@@ -26,10 +26,9 @@ from benchmarks.resolution import (
 )
 from benchmarks.resolution_report import draw_resolution, table_text
 from bottleneck_transformer_flax import load_pretrained, resize_relative_positions
-from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.data.sources.base import ArraySource
-from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.figures.style import save_png
 
 TRAINED = (28, 28)
@@ -134,9 +133,9 @@ def test_scores_are_those_of_evaluate(few_images):
     pretrained = load_pretrained("botnet_tiny", image_size=OTHER)
     outcome = score_each(pretrained, {"library": pretrained.variables}, few_images)["library"]
     evaluator = Evaluator(pretrained.model, pretrained.preprocessing, batch_size=8)
-    sums = evaluator(pretrained.variables, few_images, bad_images=BadImages(skip=False))
-    assert (len(outcome.right), outcome.right.sum()) == (sums.count, sums.correct_at_1)
-    np.testing.assert_allclose(outcome.losses.mean(), sums.loss, rtol=1e-5)
+    predictions = evaluator(pretrained.variables, few_images)
+    assert (len(outcome.right), outcome.right.mean()) == (predictions.count, predictions.top1)
+    np.testing.assert_allclose(outcome.losses.mean(), predictions.loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize("first", range(5))

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
-from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import make_plan
@@ -130,8 +129,8 @@ def test_the_pretrained_directory_gives_the_recorded_figures_again(whole, data):
     assert (preprocessing.size, preprocessing.crop) == (SIZE, 0.9)
     assert model.config.num_classes == 3
     evaluator = Evaluator(model, preprocessing, batch_size=20)
-    sums = evaluator(variables, load_splits(str(data)).validation, bad_images=BadImages(skip=False))
-    assert sums.to_json(classes) == outcome.evaluation
+    predictions = evaluator(variables, load_splits(str(data)).validation)
+    assert predictions.to_json(classes) == outcome.evaluation
     assert_same_bits(variables, jax.tree.map(np.asarray, arrays_of(path)["average"]))
 
 

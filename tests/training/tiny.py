@@ -99,7 +99,7 @@ def array_source(count, seed=0, size=SIZE):
 
 
 def array_splits(train=7, test=9):
-    return Splits(array_source(train, 1), array_source(test, 2), "tiny arrays")
+    return Splits(array_source(train, 1), array_source(test, 2), None, "tiny arrays")
 
 
 def write_classes(root, counts, seed=0, size=SIZE):

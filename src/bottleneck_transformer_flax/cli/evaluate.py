@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.cli.progress import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.sources.base import relabel
-    from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+    from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
     from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
@@ -77,17 +77,18 @@ def run(arguments: Sequence[str]) -> int:
     )
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("evaluating", total=len(source))
-        sums = evaluator(
+        predictions = evaluator(
             variables,
             source,
             bad_images=bad_images,
             on_batch=lambda done: progress.update(task, completed=done),
         )
+    assert predictions is not None  # nothing asked it to stop
     if report := bad_images.report():
         print(report, file=sys.stderr)
-    result = sums.to_json(classes)
+    result = predictions.to_json(classes)
     if parsed.confusion is not None:
-        plot_confusion_matrix(sums.confusion, classes, parsed.confusion)
+        plot_confusion_matrix(predictions.confusion, classes, parsed.confusion)
     if parsed.json:
         print(json.dumps({"checkpoint": checkpoint, "data": description} | result))
     else:

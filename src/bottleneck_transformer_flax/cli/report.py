@@ -38,7 +38,7 @@ from bottleneck_transformer_flax.training.run_directory import RunDirectory, new
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
     from bottleneck_transformer_flax.data.sources.base import ImageSource
-    from bottleneck_transformer_flax.evaluation.mistakes import Mistakes
+    from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
 MOST_PAIRS = 10
 SMALL_SIDE, LARGE_SIDE = 64, 224
@@ -145,11 +145,11 @@ def _finished(
         page = dataclasses.replace(page, confusion=run_directory.confusion.read_bytes())
     try:
         source = _test_images(config, parsed.data, pretrained.classes)
-        mistakes, notes = _find_mistakes(pretrained, source, parsed)
+        predictions, notes = _predictions(pretrained, source, parsed)
     except DataError as error:
         note = f"The mistakes are not shown: {error}. If the images have moved, give --data."
         return dataclasses.replace(page, notes=(note,))
-    if (count := int(mistakes.confusion.sum())) != evaluation["count"]:
+    if (count := predictions.count) != evaluation["count"]:
         notes.append(
             f"The run was scored on {evaluation['count']} test images and there are {count} now, "
             "which the mistakes are among."
@@ -157,8 +157,8 @@ def _finished(
     return dataclasses.replace(
         page,
         notes=tuple(notes),
-        mistakes=tuple(_shown_mistakes(mistakes, source)),
-        pairs=tuple(_pairs(mistakes.confusion, pretrained.classes)),
+        mistakes=tuple(_shown_mistakes(predictions, parsed.count, source)),
+        pairs=tuple(_pairs(predictions.confusion, pretrained.classes)),
     )
 
 
@@ -187,36 +187,40 @@ def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) 
     return relabel(splits.validation, classes)
 
 
-def _find_mistakes(
+def _predictions(
     pretrained: "Pretrained", source: "ImageSource", parsed: ReportOptions
-) -> "tuple[Mistakes, list[str]]":
-    """Mistakes, and a note on images that cannot be read."""
+) -> "tuple[Predictions, list[str]]":
+    """Predictions, and a note on images that cannot be read."""
     from bottleneck_transformer_flax.cli.progress import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
-    from bottleneck_transformer_flax.evaluation.mistakes import find_mistakes
+    from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 
+    evaluator = Evaluator(
+        pretrained.model,
+        pretrained.preprocessing,
+        batch_size=parsed.batch_size,
+        num_workers=parsed.num_workers,
+    )
     bad_images = BadImages(skip=True)
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("looking for mistakes", total=len(source))
-        mistakes = find_mistakes(
-            pretrained.model,
+        predictions = evaluator(
             pretrained.variables,
-            pretrained.preprocessing,
             source,
-            count=parsed.count,
-            batch_size=parsed.batch_size,
             bad_images=bad_images,
-            num_workers=parsed.num_workers,
             on_batch=lambda done: progress.update(task, completed=done),
         )
+    assert predictions is not None  # nothing asked it to stop
     if not bad_images.reasons:
-        return mistakes, []
+        return predictions, []
     print(bad_images.report(), file=sys.stderr)
-    return mistakes, [f"Test images that cannot be read: {len(bad_images.reasons)}."]
+    return predictions, [f"Test images that cannot be read: {len(bad_images.reasons)}."]
 
 
-def _shown_mistakes(mistakes: "Mistakes", source: "ImageSource") -> Iterator[ShownMistake]:
-    for mistake in mistakes.most_confident:
+def _shown_mistakes(
+    predictions: "Predictions", count: int, source: "ImageSource"
+) -> Iterator[ShownMistake]:
+    for mistake in predictions.mistakes(count):
         yield ShownMistake(
             picture=_thumbnail(source.read(mistake.position)),
             name=source.describe(mistake.position),

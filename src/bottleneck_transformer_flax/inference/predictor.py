@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from PIL import Image
 
 from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
-from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.decoding import DecodedImage
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.botnet import classify
-from bottleneck_transformer_flax.models.surgery import Variables, fold_batch_norm
+from bottleneck_transformer_flax.inference.engine import NO_LABEL, Engine
+from bottleneck_transformer_flax.models.surgery import fold_batch_norm
 
 Ranking = list[tuple[str, float]]
 
@@ -39,15 +37,8 @@ class Predictor:
         model, self._variables = fold_batch_norm(pretrained.model, pretrained.variables)
         self._transform = EvaluationTransform(preprocessing)
         self.batch_size = batch_size
-        self.top_k = min(top_k, len(self.classes))
+        self._engine = Engine(model, preprocessing, top_k=min(top_k, len(self.classes)))
         self._compiled_sizes: set[int] = set()
-
-        def probabilities(
-            variables: Variables, images: UInt8[Array, "b h w c"]
-        ) -> Float[Array, "b classes"]:
-            return jax.nn.softmax(classify(model, preprocessing, variables, images))
-
-        self._probabilities = jax.jit(probabilities)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Ranking]:
         """For every RGB image its likeliest classes with their probabilities, best first."""
@@ -55,10 +46,15 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
             pixels = np.stack([self._transform(DecodedImage(image)) for image in part])
-            padding = [(0, self._size_for(len(part)) - len(part)), *[(0, 0)] * 3]
-            padded = np.pad(pixels, padding)
-            probabilities = np.asarray(self._probabilities(self._variables, padded))[: len(part)]
-            rankings += [self._ranking(row) for row in probabilities]
+            size = self._size_for(len(part))
+            padded = np.pad(pixels, [(0, size - len(part)), *[(0, 0)] * 3])
+            scores = self._engine(self._variables, padded, np.full(size, NO_LABEL))
+            # Padding comes last: zip leaves it out.
+            for classes, probabilities in zip(
+                scores.classes[: len(part)].tolist(), scores.probabilities.tolist(), strict=False
+            ):
+                names = [self.classes[index] for index in classes]
+                rankings.append(list(zip(names, probabilities, strict=True)))
         return rankings
 
     def _size_for(self, count: int) -> int:
@@ -67,7 +63,3 @@ class Predictor:
             next_power_of_two = 1 << (count - 1).bit_length()
             self._compiled_sizes.add(min(self.batch_size, next_power_of_two))
         return min(size for size in self._compiled_sizes if size >= count)
-
-    def _ranking(self, probabilities: Float[np.ndarray, " classes"]) -> Ranking:
-        best = np.argsort(-probabilities, kind="stable")[: self.top_k]
-        return [(self.classes[index], float(probabilities[index])) for index in best]

@@ -130,15 +130,17 @@ def _later(seconds: list[float]) -> float:
 def _evaluation_seconds(plan: Plan, parts: TrainingParts, bad_images: BadImages) -> float:
     """Of all test images, from the second of two batches; the first compiles."""
     test, evaluator = plan.splits.validation, parts.evaluator
-    variables, batches = parts.state.inference_variables, evaluator.batches(test)
-    first = next(batches)
-    bad_images.check(first, test)
-    jax.block_until_ready(evaluator.scores(variables, first))
-    start = time.perf_counter()
-    jax.block_until_ready(evaluator.scores(variables, next(batches, first)))
-    seconds = time.perf_counter() - start
-    batches.close()
-    return seconds * -(-len(test) // evaluator.batch_size)
+    times: list[float] = []
+    # Where there is but one batch, the second is the same once more.
+    while len(times) < 2:
+        evaluator(
+            parts.state.inference_variables,
+            test,
+            bad_images=bad_images,
+            on_batch=lambda _: times.append(time.perf_counter()),
+            should_stop=lambda: len(times) >= 2,
+        )
+    return (times[1] - times[0]) * -(-len(test) // evaluator.batch_size)
 
 
 def _bytes_on_one_device(state: Any) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bottleneck_transformer_flax.axes import Float
 from bottleneck_transformer_flax.distributed import DataParallel, make_data_parallel
-from bottleneck_transformer_flax.evaluation.evaluate import Evaluator
+from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
 from bottleneck_transformer_flax.training.setup import Plan
 from bottleneck_transformer_flax.training.start import initial_variables

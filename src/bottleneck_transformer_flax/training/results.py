@@ -8,7 +8,7 @@ from typing import Any
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
-from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 from bottleneck_transformer_flax.figures.curves import plot_training_curves
 from bottleneck_transformer_flax.files import write_text
@@ -23,16 +23,16 @@ def write_results(
     *,
     variables: Variables,
     rows: Sequence[dict[str, Any]],
-    sums: ClassificationSums,
+    predictions: Predictions,
 ) -> dict[str, Any]:
     """Write everything, and return the evaluation as it is in ``evaluation.json``."""
     classes, test = plan.splits.train.class_names, plan.splits.validation
-    evaluation = sums.to_json(classes)
+    evaluation = predictions.to_json(classes)
     card = model_card(plan, evaluation)
     save_pretrained(run.pretrained, plan.model, variables, plan.preprocessing, classes, card=card)
     write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
     plot_training_curves(rows, run.curves)
-    plot_confusion_matrix(sums.confusion, classes, run.confusion)
+    plot_confusion_matrix(predictions.confusion, classes, run.confusion)
     for index in range(len(test)):
         try:
             test.read(index).save(run.example)

@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.datasets import fingerprint
 from bottleneck_transformer_flax.data.loader import training_batches
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
-from bottleneck_transformer_flax.evaluation.metrics import ClassificationSums
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.models.flops import count_multiply_adds
 from bottleneck_transformer_flax.training.best import BestModel
 from bottleneck_transformer_flax.training.callbacks import Reporter, Reporters, RunProgress
@@ -24,10 +24,6 @@ from bottleneck_transformer_flax.training.results import write_results
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import Plan
 from bottleneck_transformer_flax.training.train_step import DeviceBatch, all_finite
-
-
-class _StopDuringEvaluation(Exception):
-    """Leaves an evaluation that nobody waits for any more."""
 
 
 def train(
@@ -83,7 +79,7 @@ class _Training:
             run.write_config(plan.config)
         self.in_flight = StepsInFlight()
         self.stop_agreed = False
-        self.sums: ClassificationSums | None = None
+        self.predictions: Predictions | None = None
 
     @property
     def epoch(self) -> int:
@@ -141,11 +137,8 @@ class _Training:
         try:
             while True:
                 # A run stopped within an evaluation comes back to exactly here.
-                if self.step == self.epoch * plan.steps_per_epoch:
-                    try:
-                        self._finish_epoch()
-                    except _StopDuringEvaluation:
-                        return self._leave()
+                if self.step == self.epoch * plan.steps_per_epoch and not self._finish_epoch():
+                    return self._leave()
                 if self.step >= plan.total_steps:
                     return self._finish()
                 if self._stops():
@@ -220,8 +213,8 @@ class _Training:
             f"{loss:.4g}); {good}. Try a lower --learning-rate, or --clip-norm 1"
         )
 
-    def _finish_epoch(self) -> None:
-        """Evaluate where it is due, write the epoch down, and save."""
+    def _finish_epoch(self) -> bool:
+        """Evaluate where it is due, write the epoch down, and save; False where stopped before."""
         self._read_results(all_of_them=True)
         config, epoch = self.plan.config, self.epoch
         if not self.history.current.count:
@@ -229,12 +222,15 @@ class _Training:
         last = epoch == config.epochs
         row = self._row()
         if last or epoch % config.evaluate_every_epochs == 0:
-            self.sums = self._evaluate()
-            if not math.isfinite(self.sums.loss):
-                raise TrainingError(self._not_finite(self.step, self.sums.loss, "test loss"))
-            row |= {"test_loss": self.sums.loss, "test_accuracy": self.sums.top1}
-            row["best"] = self.sums.top1 > self.history.best_accuracy
-            row["test_top5"] = self.sums.top5
+            predictions = self.predictions = self._evaluate()
+            if predictions is None:
+                return False
+            loss, top1 = predictions.loss, predictions.top1
+            if not math.isfinite(loss):
+                raise TrainingError(self._not_finite(self.step, loss, "test loss"))
+            row |= {"test_loss": loss, "test_accuracy": top1}
+            row["best"] = top1 > self.history.best_accuracy
+            row["test_top5"] = predictions.top5
             self._keep_if_best(row)
         self.history = History([*self.history.rows, row])
         if self.devices.is_primary:
@@ -242,6 +238,7 @@ class _Training:
         if last or epoch % config.save_every_epochs == 0:
             self._save(wait=last)
         self.reporter.finished_epoch(row)
+        return True
 
     def _row(self) -> dict[str, Any]:
         """What is known of the epoch by its steps alone."""
@@ -260,17 +257,14 @@ class _Training:
         if self.devices.is_primary:
             self.best.keep(variables, row, count=len(self.plan.splits.validation))
 
-    def _evaluate(self) -> ClassificationSums:
+    def _evaluate(self) -> Predictions | None:
         test = self.plan.splits.validation
-
-        def on_batch(done: int) -> None:
-            # Of several processes none may leave the others waiting for its share.
-            if self.devices.is_single_process and self.stop.requested and done < len(test):
-                raise _StopDuringEvaluation
-            self.reporter.evaluating(done, len(test))
-
         return self.evaluator(
-            self.state.inference_variables, test, bad_images=self.bad_images, on_batch=on_batch
+            self.state.inference_variables,
+            test,
+            bad_images=self.bad_images,
+            on_batch=lambda done: self.reporter.evaluating(done, len(test)),
+            should_stop=lambda: self.stop.requested,
         )
 
     def _save(self, *, wait: bool = True) -> None:
@@ -287,14 +281,17 @@ class _Training:
         return Outcome(self.run, self.step, False, None, self.bad_images)
 
     def _finish(self) -> Outcome:
-        try:
-            sums = self.sums or self._evaluate()
-        except _StopDuringEvaluation:
+        predictions = self.predictions or self._evaluate()
+        if predictions is None:
             return self._leave()
-        evaluation = sums.to_json(self.plan.splits.train.class_names)
+        evaluation = predictions.to_json(self.plan.splits.train.class_names)
         variables = self.devices.replicate(self.state.inference_variables)
         if self.devices.is_primary:
             evaluation = write_results(
-                self.run, self.plan, variables=variables, rows=self.history.rows, sums=sums
+                self.run,
+                self.plan,
+                variables=variables,
+                rows=self.history.rows,
+                predictions=predictions,
             )
         return Outcome(self.run, self.step, True, evaluation, self.bad_images)

@@ -1,0 +1,116 @@
+"""One pass of a model over a labelled set of images."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.loader import evaluation_batches
+from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.distributed import DataParallel
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
+from bottleneck_transformer_flax.inference.engine import NO_LABEL, Engine
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.surgery import Variables
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+
+class Evaluator:
+    """Scores one model; compiled once, however often it is called."""
+
+    def __init__(
+        self,
+        model: BoTNet,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        num_workers: int | None = None,
+        devices: DataParallel | None = None,
+    ) -> None:
+        """Compile nothing yet.
+
+        Args:
+            model: network to score.
+            preprocessing: how images become its input.
+            batch_size: images computed together, in all processes; rounded up to a multiple of
+                the devices. The predictions don't depend on it.
+            num_workers: processes that read images, as for ``evaluation_batches``.
+            devices: the devices to spread each batch over; by default JAX's first device.
+        """
+        if devices is not None:
+            batch_size = devices.num_devices * -(-batch_size // devices.num_devices)
+        self.batch_size = batch_size
+        self._num_workers = num_workers
+        self._devices = devices
+        self._transform = EvaluationTransform(preprocessing)
+        self._num_classes = model.config.num_classes
+        self._top_k = min(5, self._num_classes)
+        self._engine = Engine(model, preprocessing, top_k=self._top_k, devices=devices)
+
+    def __call__(
+        self,
+        variables: Variables,
+        source: ImageSource,
+        *,
+        bad_images: BadImages | None = None,
+        on_batch: Callable[[int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Predictions | None:
+        """Score every image of ``source`` once; all processes end with the same predictions.
+
+        Args:
+            variables: the model's parameters and batch statistics.
+            source: images, labelled with the model's classes.
+            bad_images: decides about images that cannot be read; left out, they count nowhere. By
+                default the first one is an error.
+            on_batch: called after every batch with the number of images done.
+            should_stop: asked before every batch; where it is true in any process, all leave.
+
+        Returns:
+            The predictions; None where ``should_stop`` ended the pass.
+
+        Raises:
+            DataError: when an image cannot be read and is not to be left out.
+        """
+        bad_images = BadImages(skip=False) if bad_images is None else bad_images
+        batches = evaluation_batches(
+            source,
+            self._transform,
+            batch_size=self.batch_size,
+            num_workers=self._num_workers,
+            process_shard=(0, 1) if self._devices is None else self._devices.process_shard,
+        )
+        count, done = len(source), 0
+        top_classes = np.zeros((count, self._top_k), np.int32)
+        top_probabilities = np.zeros((count, self._top_k), np.float32)
+        losses, labels = np.zeros(count, np.float32), np.full(count, NO_LABEL, np.int32)
+        try:
+            for batch in batches:
+                bad_images.check(batch, source)
+                if should_stop is not None and self._any_process(should_stop()):
+                    return None
+                known = np.where(batch["valid"], batch["label"], NO_LABEL)
+                scores = self._engine(variables, batch["image"], known)
+                # Batches come in the order of the source; the last one is padded.
+                rows, kept = slice(done, done + self.batch_size), slice(count - done)
+                top_classes[rows] = scores.classes[kept]
+                top_probabilities[rows] = scores.probabilities[kept]
+                losses[rows], labels[rows] = scores.losses[kept], scores.labels[kept]
+                done = min(count, done + self.batch_size)
+                if on_batch is not None:
+                    on_batch(done)
+        finally:
+            batches.close()
+        read = np.flatnonzero(labels != NO_LABEL)
+        return Predictions(
+            num_classes=self._num_classes,
+            positions=read.astype(np.int32),
+            labels=labels[read],
+            top_classes=top_classes[read],
+            top_probabilities=top_probabilities[read],
+            losses=losses[read],
+        )
+
+    def _any_process(self, flag: bool) -> bool:
+        return flag if self._devices is None else bool(self._devices.any_process(flag))

@@ -1,0 +1,87 @@
+"""The compiled forward pass that predicting and evaluating share."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bottleneck_transformer_flax.axes import Array, Float, Int, UInt8
+from bottleneck_transformer_flax.distributed import DataParallel
+from bottleneck_transformer_flax.models.botnet import BoTNet, classify
+from bottleneck_transformer_flax.models.surgery import Variables
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+
+NO_LABEL = -1
+
+
+class Scores(NamedTuple):
+    """What a model says about a batch of images.
+
+    Attributes:
+        classes: likeliest classes, best first; the lower class first among equals.
+        probabilities: probability of each of them, in [0, 1].
+        losses: cross-entropy of each label; meaningless where there is none.
+        labels: as given. In several processes each knows only its own rows beforehand.
+    """
+
+    classes: Int[Array | np.ndarray, "b k"]
+    probabilities: Float[Array | np.ndarray, "b k"]
+    losses: Float[Array | np.ndarray, " b"]
+    labels: Int[Array | np.ndarray, " b"]
+
+
+class Engine:
+    """Scores batches of images with one model, compiled once for each batch size."""
+
+    def __init__(
+        self,
+        model: BoTNet,
+        preprocessing: Preprocessing,
+        *,
+        top_k: int,
+        devices: DataParallel | None = None,
+    ) -> None:
+        """Compile nothing yet.
+
+        Args:
+            model: network to run.
+            preprocessing: how images become its input.
+            top_k: number of classes to rank, at most those of the model.
+            devices: the devices to spread each batch over; by default JAX's first device.
+        """
+        self._devices = devices
+
+        def score(
+            variables: Variables,
+            images: UInt8[Array, "b h w c"],
+            labels: Int[Array | np.ndarray, " b"],
+        ) -> Scores:
+            logits = classify(model, preprocessing, variables, images)
+            _, classes = jax.lax.top_k(logits, top_k)
+            probabilities = jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=1)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            scores = Scores(classes, probabilities, losses, labels)
+            return scores if devices is None else devices.constrain_replicated(scores)
+
+        self._score = jax.jit(score)
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: UInt8[np.ndarray, "b h w c"],
+        labels: Int[np.ndarray, " b"],
+    ) -> Scores:
+        """Score one batch, of which each process gives its own rows and gets all of them.
+
+        Args:
+            variables: the model's parameters and batch statistics.
+            images: RGB in [0, 255], of the model's size.
+            labels: true classes, or NO_LABEL.
+        """
+        batch = images, labels
+        if self._devices is not None:
+            batch = self._devices.place_batch(batch)
+        scores: Scores = jax.tree.map(np.asarray, self._score(variables, *batch))
+        return scores
