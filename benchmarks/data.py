@@ -162,7 +162,7 @@ def _cases(parsed: DataBenchmarkOptions, folder: Path) -> "list[InputCase]":
 
 def _chosen_files(parsed: DataBenchmarkOptions) -> tuple[Path | None, tuple[str, ...]]:
     from bottleneck_transformer_flax.data.datasets import load_splits
-    from bottleneck_transformer_flax.data.sources.base import FolderSource
+    from bottleneck_transformer_flax.data.sources.folder import FolderSource
 
     if parsed.data is None:
         return None, ()

@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.last_stage_report import EpochRow, draw_last_stage, summary_text
 from benchmarks.study import run_study, study_parser
 from bottleneck_transformer_flax import BoTNetConfig, get_config
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
 from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError

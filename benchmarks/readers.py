@@ -18,19 +18,19 @@ from PIL import Image
 
 from benchmarks.implementations import package_version
 from benchmarks.photographs import USUAL_SIZE
+from bottleneck_transformer_flax.augmentation.auto_augment import apply_policy
 from bottleneck_transformer_flax.augmentation.batch import (
-    BatchAugmentation,
     augment_batch,
 )
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.augmentation.image import (
-    Augmentation,
     Box,
     TrainingTransform,
     random_box,
 )
 from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.data.loader import training_batches
-from bottleneck_transformer_flax.data.sources.base import FolderSource
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.decoding import open_image
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -158,7 +158,7 @@ def _build_ours(case: InputCase, num_workers: int) -> BuiltReader:
     @jax.jit
     def network_input(images: UInt8[Array, "b h w 3"], key: Array) -> Float[Array, "b h w 3"]:
         normalized = case.preprocessing.normalize(images)
-        return augment_batch(normalized, targets, valid, key, BatchAugmentation(flip=True))[0]
+        return augment_batch(normalized, targets, valid, key, Augmentation(flip=True))[0]
 
     keys = _keys()
 
@@ -206,14 +206,14 @@ def _the_same(box: Box, size: tuple[int, int]) -> Box:
 
 def read_plainly(case: InputCase, seed: int, count: int) -> None:
     """Read so many images, one after the other."""
-    rng, policy = np.random.default_rng(seed), case.augmentation.make_policy()
+    rng = np.random.default_rng(seed)
     height, width = case.size
 
     def draw(size: tuple[int, int]) -> Box:
         return random_box(size, width / height, case.augmentation, rng)
 
     for index in rng.integers(len(case.names), size=count).tolist():
-        np.asarray(policy(_plain(case.path(index), case.size, draw), rng))
+        np.asarray(apply_policy(_plain(case.path(index), case.size, draw), case.augmentation, rng))
 
 
 def _plain(path: str, size: tuple[int, int], draw: Callable[[tuple[int, int]], Box]) -> Image.Image:

@@ -22,9 +22,9 @@ from benchmarks.study import run_study, study_parser
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
-from bottleneck_transformer_flax.data.datasets import load_splits
+from bottleneck_transformer_flax.data.datasets import load_parts
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.data.sources.base import VALIDATION, ImageSource
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 from bottleneck_transformer_flax.models.botnet import classify
 from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES, Variables
@@ -204,7 +204,7 @@ def _grid(variables: Variables) -> tuple[int, int]:
 
 def measure_all() -> list[Row]:
     """Every way at every size, with a line of progress for each size."""
-    trained, source = load_pretrained(MODEL), load_splits("embedded").validation
+    trained, source = load_pretrained(MODEL), load_parts("embedded")[VALIDATION]
     rows: list[Row] = []
     for number, (height, width) in enumerate(IMAGE_SIZES, start=1):
         start = time.perf_counter()

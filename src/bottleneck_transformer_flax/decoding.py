@@ -157,9 +157,17 @@ def open_image(path: str | PathLike[str]) -> EncodedImage:
     Raises:
         DataError: when the file is missing or no image; the one-line message names it.
     """
-    with _told_of(name := _name(path)):
-        content = Path(path).read_bytes()
-    return EncodedImage(content, name)
+    return EncodedImage(read_file(path), _name(path))
+
+
+def read_file(path: str | PathLike[str]) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        DataError: when they cannot be read; the one-line message names the file.
+    """
+    with _told_of(_name(path)):
+        return Path(path).read_bytes()
 
 
 def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:

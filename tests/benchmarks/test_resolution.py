@@ -27,7 +27,7 @@ from benchmarks.resolution import (
 from benchmarks.resolution_report import draw_resolution, table_text
 from bottleneck_transformer_flax import load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.data.datasets import load_splits
-from bottleneck_transformer_flax.data.sources.base import ArraySource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.figures.style import save_png
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.plan_text import (
     describe_augmentation,
     plan_lines,

@@ -1,6 +1,7 @@
 """What is seen of a run: the screen of a terminal, and the lines of everything else."""
 
 import io
+import json
 import re
 from types import SimpleNamespace
 
@@ -10,8 +11,8 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-from bottleneck_transformer_flax.data.sources.array_record import PackedReader
-from bottleneck_transformer_flax.data.sources.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.array_record import FORMAT
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training.callbacks import Reporter, RunProgress
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -215,10 +216,12 @@ def test_a_damaged_record_of_epochs_is_told(tmp_path, text):
         best_of(tmp_path, [], start=6)
 
 
-def lines_of(tmp_path, *rows, train=None):
+def lines_of(tmp_path, *rows, data=None):
     shown = Shown(tmp_path, terminal=False)
-    if train is not None:
-        shown.plan = shown.plan._replace(splits=shown.plan.splits._replace(train=train))
+    if data is not None:
+        train = FolderSource(tmp_path, (), np.zeros(0, np.int32), ("a",))
+        splits = shown.plan.splits._replace(train=train)
+        shown.plan = shown.plan._replace(splits=splits, config=shown.plan.config.replace(data=data))
     with shown.display as display:
         shown.start()
         display.stepped(STEP)
@@ -227,19 +230,6 @@ def lines_of(tmp_path, *rows, train=None):
         for row in rows:
             display.finished_epoch({**ROW, **row})
     return shown.file.getvalue().removeprefix(before).splitlines()
-
-
-def stored(reader):
-    """Images whose sizes are not known."""
-    nothing = np.zeros(0, np.int64)
-    return StoredSource(reader, nothing, (), nothing.astype(np.int32), ("a",), "images")
-
-
-class FromElsewhere:
-    """Reads images that are stored as another project does."""
-
-    def read(self, position):
-        return b""
 
 
 def test_elsewhere_an_epoch_is_a_line(tmp_path):
@@ -254,13 +244,18 @@ def test_elsewhere_an_epoch_is_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "to_be_packed"),
-    [(None, False), (stored(FromElsewhere()), True), (stored(PackedReader([])), False)],
-    ids=["in memory", "stored", "packed"],
+    ("data", "to_be_packed"),
+    [(None, False), ("files", True), ("packed", False)],
+    ids=["in memory", "files", "packed"],
 )
-def test_waiting_for_images_is_told_and_what_to_do_about_it_once(tmp_path, train, to_be_packed):
+def test_waiting_for_images_is_told_and_what_to_do_about_it_once(
+    tmp_path, monkeypatch, data, to_be_packed
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/dataset.json").write_text(json.dumps({"format": FORMAT}))
     first, hint, second = lines_of(
-        tmp_path, {"input_wait": 0.43}, {"epoch": 2, "input_wait": 0.9}, train=train
+        tmp_path, {"input_wait": 0.43}, {"epoch": 2, "input_wait": 0.9}, data=data
     )
     assert first.endswith("1,053 images/s  waited 43 % of the time for images")
     assert second.endswith("1,053 images/s  waited 90 % of the time for images")

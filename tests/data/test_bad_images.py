@@ -9,7 +9,7 @@ from PIL import Image
 from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import evaluation_batches
-from bottleneck_transformer_flax.data.sources.base import FolderSource
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -26,23 +26,22 @@ def source_of(root: Path, count: int = 7, bad: tuple[int, ...] = (1, 5)) -> Fold
     return FolderSource(root, names, np.zeros(count, np.int32), ("x",))
 
 
-def batches_of(source):
-    return list(evaluation_batches(source, TRANSFORM, batch_size=3))
+def read(source, bad_images=None):
+    return list(evaluation_batches(source, TRANSFORM, batch_size=3, bad_images=bad_images))
 
 
-def test_good_images_say_nothing(tmp_path):
-    source = source_of(tmp_path, bad=())
+def test_good_images_and_padding_say_nothing(tmp_path):
     bad_images = BadImages(skip=False)
-    for batch in batches_of(source):
-        bad_images.check(batch, source)
+    last = read(source_of(tmp_path, bad=()), bad_images)[-1]
+    assert last["valid"].tolist() == [True, False, False]
     assert bad_images.report() == ""
     assert bad_images.reasons == {}
 
 
-def test_the_first_one_stops_with_its_path_the_reason_and_the_remedy(tmp_path):
-    source = source_of(tmp_path)
+@pytest.mark.parametrize("bad_images", [None, BadImages(skip=False)])
+def test_the_first_one_stops_with_its_path_the_reason_and_the_remedy(tmp_path, bad_images):
     with pytest.raises(DataError) as caught:
-        BadImages(skip=False).check(batches_of(source)[0], source)
+        read(source_of(tmp_path), bad_images)
     message = str(caught.value)
     assert message.startswith(str(tmp_path / "1.png"))
     assert "no image format" in message
@@ -51,10 +50,10 @@ def test_the_first_one_stops_with_its_path_the_reason_and_the_remedy(tmp_path):
 
 
 def test_skipped_ones_are_counted_once_and_listed(tmp_path):
-    source = source_of(tmp_path)
-    bad_images = BadImages(skip=True)
-    for batch in batches_of(source) * 2:
-        bad_images.check(batch, source)
+    source, bad_images = source_of(tmp_path), BadImages(skip=True)
+    batches = read(source, bad_images)
+    read(source, bad_images)
+    assert [batch["valid"].sum() for batch in batches] == [2, 2, 1]
     assert list(bad_images.reasons) == [str(tmp_path / "1.png"), str(tmp_path / "5.png")]
     first, *others = bad_images.report().splitlines()
     assert first.startswith("2 images")
@@ -62,34 +61,20 @@ def test_skipped_ones_are_counted_once_and_listed(tmp_path):
 
 
 def test_one_is_not_many(tmp_path):
-    source = source_of(tmp_path, bad=(1,))
     bad_images = BadImages(skip=True)
-    bad_images.check(batches_of(source)[0], source)
+    read(source_of(tmp_path, bad=(1,)), bad_images)
     assert bad_images.report().startswith("1 image could")
 
 
 def test_images_of_several_sources_are_told_apart(tmp_path):
-    sources = []
+    bad_images = BadImages(skip=True)
     for name in ("train", "val"):
         (tmp_path / name).mkdir()
-        sources.append(source_of(tmp_path / name, bad=(1,)))
-    bad_images = BadImages(skip=True)
-    for source in sources:
-        bad_images.check(batches_of(source)[0], source)
+        read(source_of(tmp_path / name, bad=(1,)), bad_images)
     assert len(bad_images.reasons) == 2
 
 
 def test_a_file_mended_meanwhile_is_told_too(tmp_path):
-    source = source_of(tmp_path)
-    batch = batches_of(source)[0]
-    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
-    bad_images = BadImages(skip=True)
-    bad_images.check(batch, source)
+    source, bad_images = source_of(tmp_path, bad=()), BadImages(skip=True)
+    bad_images.add(source, 1)
     assert "can be now" in bad_images.reasons[str(tmp_path / "1.png")]
-
-
-def test_padding_is_no_bad_image(tmp_path):
-    source = source_of(tmp_path, bad=())
-    last = batches_of(source)[-1]
-    assert last["valid"].tolist() == [True, False, False]
-    BadImages(skip=False).check(last, source)

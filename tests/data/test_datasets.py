@@ -1,40 +1,192 @@
-"""A data set by its name or folder: what is trained on, and what is held out."""
+"""A data set by its name or folder: what is trained on, validated on and tested on."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bottleneck_transformer_flax.data.datasets import load_folder_all, load_splits
+from bottleneck_transformer_flax.data.datasets import (
+    comes_in_parts,
+    fingerprint,
+    load_folder_all,
+    load_splits,
+    split_by_name,
+)
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
-from data.image_files import colour_folder
+from data.image_files import colour_folder, write_images
+
+CLASSES = ("x", "y")
 
 
-def test_load_folder_all_takes_a_single_class(tmp_path):
-    assert len(load_folder_all(colour_folder(tmp_path, "x"))) == 3
+def make(root, *parts, count=10):
+    for part in parts:
+        colour_folder(root / part, *CLASSES, count=count)
+    return str(root)
 
 
-def test_load_splits_of_a_folder(tmp_path):
-    colour_folder(tmp_path, "x", "y", count=10)
-    splits = load_splits(str(tmp_path), validation_fraction=0.2, split_seed=3)
-    assert splits.description == f"16 training and 4 test images, 2 classes ({tmp_path})"
+def names(source):
+    return None if source is None else [source.describe(index) for index in range(len(source))]
+
+
+def test_a_validation_split_is_held_out_of_classes(tmp_path):
+    splits = load_splits(make(tmp_path, "."), validation_fraction=0.2, split_seed=3)
+    assert splits.description == f"16 training and 4 validation images, 2 classes ({tmp_path})"
     assert splits.validation.labels.tolist() == [0, 0, 1, 1]
-    trained_on = {splits.train.describe(i) for i in range(16)}
-    tested_on = {splits.validation.describe(i) for i in range(4)}
-    assert len(trained_on | tested_on) == 20
+    assert splits.test is None
+    assert len({*names(splits.train), *names(splits.validation)}) == 20
 
 
-def test_load_splits_checks_its_arguments(tmp_path):
-    with pytest.raises(ConfigError, match="validation_fraction"):
-        load_splits("embedded", validation_fraction=0.0)
-    with pytest.raises(DataError, match="no such folder"):
-        load_splits(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("part", ["val", "validation", "valid"])
+def test_train_val_and_test_are_taken_as_they_are(tmp_path, part):
+    splits = load_splits(make(tmp_path, "train", part, "test", count=3), validation_fraction=0.5)
+    for source, folder in (
+        (splits.train, "train"),
+        (splits.validation, part),
+        (splits.test, "test"),
+    ):
+        assert len(source) == 6
+        assert all(name.startswith(f"{tmp_path}/{folder}/") for name in names(source))
+    assert splits.description.startswith("6 training, 6 validation and 6 test images, 2 classes")
 
 
-def test_import_needs_neither_jax_nor_grain():
+def test_with_val_only_nothing_is_called_test(tmp_path):
+    splits = load_splits(make(tmp_path, "train", "val", count=1))
+    assert (len(splits.train), len(splits.validation), splits.test) == (2, 2, None)
+
+
+def test_with_test_only_validation_is_split_from_train(tmp_path):
+    splits = load_splits(make(tmp_path, "train", "test"), validation_fraction=0.3)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (14, 6, 20)
+    assert all(name.startswith(f"{tmp_path}/train/") for name in names(splits.validation))
+
+
+def test_with_a_fraction_of_zero_all_are_trained_on(tmp_path):
+    splits = load_splits(make(tmp_path / "a", "train", "test"), validation_fraction=0.0)
+    assert (len(splits.train), splits.validation, len(splits.test)) == (20, None, 20)
+    assert splits.description.startswith("20 training and 20 test images")
+    splits = load_splits(make(tmp_path / "b", "."), validation_fraction=0.0)
+    assert (len(splits.train), splits.validation, splits.test) == (20, None, None)
+    assert splits.description.startswith("20 training images, 2 classes")
+
+
+def test_files_that_are_no_images_are_counted(tmp_path):
+    data = make(tmp_path, "train", "val")
+    (tmp_path / "train/x/notes.txt").touch()
+    (tmp_path / "val/y/a.heic7").touch()
+    assert load_splits(data).description.endswith("; 2 files that are no images passed over)")
+
+
+def test_all_images_of_a_folder(tmp_path):
+    assert len(load_folder_all(colour_folder(tmp_path / "one", "x"))) == 3
+    data = make(tmp_path / "two", "train", "val")
+    assert comes_in_parts(data)
+    assert comes_in_parts("embedded")
+    assert not comes_in_parts(str(tmp_path / "one"))
+    with pytest.raises(DataError, match=r"comes in parts \(train, val\); expected only one"):
+        load_folder_all(data)
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1, 1.5, float("nan")])
+def test_a_fraction_out_of_range(fraction):
+    with pytest.raises(ConfigError, match=r"validation_fraction is .*; expected a number in \[0"):
+        load_splits("embedded", validation_fraction=fraction)
+
+
+def test_what_cannot_be_split_or_trained_on(tmp_path):
+    for data in (colour_folder(tmp_path / "all", "cat"), tmp_path / "parts"):
+        colour_folder(tmp_path / "parts/train", "cat", count=1)
+        colour_folder(tmp_path / "parts/val", "cat", count=1)
+        with pytest.raises(DataError, match=f"{data}: only one class, 'cat'"):
+            load_splits(str(data))
+        tmp_path = tmp_path / "again"
+    data = colour_folder(tmp_path, "a", "b")
+    colour_folder(tmp_path, "c", count=1)
+    with pytest.raises(DataError, match=r"only one image for 'c'; .*--validation-fraction 0"):
+        load_splits(str(data))
+
+
+def test_a_fingerprint_is_of_images_and_labels_not_of_the_place(tmp_path):
+    first = fingerprint(load_splits(make(tmp_path / "a", ".", count=4)))
+    assert fingerprint(load_splits(make(tmp_path / "b", ".", count=4))) == first
+    assert fingerprint(load_splits(str(tmp_path / "b"), split_seed=1)) != first
+    assert fingerprint(load_splits(str(tmp_path / "b"), validation_fraction=0.0)) != first
+
+
+def source_of(counts):
+    names = [f"c{label}/{i:02}.png" for label, count in enumerate(counts) for i in range(count)]
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return FolderSource(Path(), tuple(names), labels, tuple(f"c{c}" for c in range(len(counts))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(2, 40) | st.just(0), min_size=1, max_size=5).filter(any),
+    fraction=st.floats(0.001, 0.999),
+    seed=st.integers(0, 2**40),
+)
+def test_a_split_is_a_stratified_partition(counts, fraction, seed):
+    source = source_of(counts)
+    train, validation = split_by_name(source, fraction, seed, origin="")
+    assert sorted(train.names + validation.names) == sorted(source.names)
+    for half in (train, validation):
+        assert list(half.indices) == sorted(half.indices)
+        assert half.names == tuple(source.names[index] for index in half.indices)
+    for label, count in enumerate(counts):
+        held_out = np.count_nonzero(validation.labels == label)
+        assert np.count_nonzero(train.labels == label) == count - held_out
+        assert abs(held_out - count * fraction) <= 1
+        assert not count or 0 < held_out < count
+
+
+def test_a_split_is_not_by_name_and_depends_on_the_seed():
+    source = source_of([100])
+    held_out = [set(split_by_name(source, 0.2, seed, origin="")[1].names) for seed in (0, 1)]
+    assert set(source.names[:20]) != held_out[0] != set(source.names[-20:])
+    assert held_out[0] != held_out[1]
+
+
+def test_a_split_does_not_depend_on_the_order_or_on_other_classes():
+    source, more = source_of([30, 30]), source_of([30, 30, 8])
+    mixed = np.random.default_rng(0).permutation(60)
+    shuffled = FolderSource(
+        Path(), tuple(source.names[i] for i in mixed), source.labels[mixed], source.class_names
+    )
+    expected = split_by_name(source, 0.2, 7, origin="")[1].names
+    assert set(split_by_name(shuffled, 0.2, 7, origin="")[1].names) == set(expected)
+    assert set(expected) < set(split_by_name(more, 0.2, 7, origin="")[1].names)
+
+
+def test_the_same_images_are_held_out_wherever_a_folder_lies(tmp_path, monkeypatch):
+    write_images(tmp_path / "a", {"ant": 20, "bee": 15})
+    write_images(tmp_path / "b/c", {"bee": 15, "ant": 20})
+    scandir = os.scandir
+
+    class Reversed:
+        def __init__(self, folder):
+            with scandir(folder) as entries:
+                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+        def __enter__(self):
+            return self.entries
+
+        def __exit__(self, *_):
+            pass
+
+    expected = load_splits(str(tmp_path / "a"))
+    monkeypatch.setattr(os, "scandir", Reversed)
+    assert fingerprint(load_splits(str(tmp_path / "b/c"))) == fingerprint(expected)
+
+
+def test_importing_it_imports_no_framework():
     program = (
         "import sys, bottleneck_transformer_flax.data.datasets;"
-        "print({'jax', 'grain', 'flax'} & set(sys.modules))"
+        "print({'jax', 'flax', 'pyarrow', 'array_record'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

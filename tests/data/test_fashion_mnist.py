@@ -57,9 +57,11 @@ def test_load_splits_reads_the_named_folder(folder, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
     assert default_folder() == folder
     splits = load_splits("fashion-mnist")
-    assert splits.description == "80 training and 40 test images, 10 classes (Fashion-MNIST)"
-    assert splits.validation.describe(12) == "fashion-mnist test image 12"
-    assert splits.train.read(7).getpixel((0, 0)) == (7, 7, 7)
+    assert splits.description == (
+        "70 training, 10 validation and 40 test images, 10 classes (Fashion-MNIST)"
+    )
+    assert splits.test.describe(12) == "fashion-mnist test image 12"
+    assert splits.test.read(7).getpixel((0, 0)) == (7, 7, 7)
 
 
 def test_missing_files_name_the_remedy(tmp_path, monkeypatch):
@@ -100,7 +102,7 @@ def test_damaged_gzip(folder, damage):
 def test_embedded_data_is_stratified():
     splits = load_splits("embedded")
     assert splits.description == (
-        "6000 training and 1000 test images, 10 classes (embedded Fashion-MNIST subset)"
+        "6000 training and 1000 validation images, 10 classes (embedded Fashion-MNIST subset)"
     )
     assert splits.train.class_names == splits.validation.class_names == CLASS_NAMES
     assert CLASS_NAMES[0] == "T-shirt/top"

@@ -20,13 +20,15 @@ from bottleneck_transformer_flax.augmentation.image import (
     TrainingTransform,
 )
 from bottleneck_transformer_flax.data import loader
-from bottleneck_transformer_flax.data.batches import Batch, bad_images
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.batches import Batch, bad_indices
 from bottleneck_transformer_flax.data.loader import (
     choose_num_workers,
     evaluation_batches,
     training_batches,
 )
-from bottleneck_transformer_flax.data.sources.base import ArraySource, FolderSource
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -63,9 +65,8 @@ def folder_source(root: Path, bad: tuple[int, ...] = ()) -> FolderSource:
 
 def train(count: int, source=None, transform=TRAINING, **options) -> list[Batch]:
     """The first ``count`` batches of 5."""
-    batches = training_batches(
-        source or array_source(), transform, **{"batch_size": 5, "seed": 3, **options}
-    )
+    options = {"batch_size": 5, "seed": 3, "bad_images": BadImages(skip=True), **options}
+    batches = training_batches(source or array_source(), transform, **options)
     try:
         return list(itertools.islice(batches, count))
     finally:
@@ -189,7 +190,7 @@ def test_a_bad_image_is_replaced_by_one_of_its_share(tmp_path):
     source = folder_source(tmp_path, bad=(0, 1, 6))
     shares = [evaluate(source, 8, process_shard=(number, 4)) for number in range(4)]
     whole = joined(shares)
-    assert [bad_images(batch) for batch in whole] == [[0, 1, 6], [], []]
+    assert [bad_indices(batch) for batch in whole] == [[0, 1, 6], [], []]
     assert [batch["valid"].tolist() for batch in whole] == [
         batch["valid"].tolist() for batch in evaluate(source, 8)
     ]
@@ -242,7 +243,8 @@ def test_workers_end_with_the_generator(leave):
 
 
 def evaluate(source, batch_size: int, **options) -> list[Batch]:
-    return list(evaluation_batches(source, EVALUATION, batch_size=batch_size, **options))
+    options = {"batch_size": batch_size, "bad_images": BadImages(skip=True), **options}
+    return list(evaluation_batches(source, EVALUATION, **options))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, COUNT, 40])
@@ -260,7 +262,7 @@ def test_evaluation_gives_every_image_once_in_order(batch_size):
     assert not images[COUNT:].any()
     labels = np.concatenate([batch["label"] for batch in batches])
     np.testing.assert_array_equal(labels[:COUNT], source.labels)
-    assert not any(map(bad_images, batches))
+    assert not any(map(bad_indices, batches))
 
 
 def test_evaluation_of_nothing():
@@ -270,7 +272,7 @@ def test_evaluation_of_nothing():
 def test_bad_images_are_marked_and_the_rest_is_read(tmp_path):
     source = folder_source(tmp_path, bad=(3, 20))
     batches = evaluate(source, 10)
-    assert [bad_images(batch) for batch in batches] == [[3], [], [20]]
+    assert [bad_indices(batch) for batch in batches] == [[3], [], [20]]
     for batch in batches:
         good = batch["valid"]
         assert (batch["image"][good][..., 0].max(axis=(1, 2)) == batch["index"][good] + 1).all()
@@ -282,15 +284,15 @@ def test_bad_images_are_marked_and_the_rest_is_read(tmp_path):
     assert indices(batches)[3] == 3
     assert batches[0]["label"][3] == 3
     with pytest.raises(DataError, match=r"03\.png"):
-        source.read(bad_images(batches[0])[0])
+        source.read(bad_indices(batches[0])[0])
 
 
 def test_bad_images_in_training_and_in_workers(tmp_path):
     source = folder_source(tmp_path, bad=(3,))
     batches = evaluate(source, 10, num_workers=1)
-    assert [bad_images(batch) for batch in batches] == [[3], [], []]
+    assert [bad_indices(batch) for batch in batches] == [[3], [], []]
     assert_same(batches, evaluate(source, 10))
-    assert 3 in [index for batch in train(8, source) for index in bad_images(batch)]
+    assert 3 in [index for batch in train(8, source) for index in bad_indices(batch)]
 
 
 def test_cores_are_those_that_a_scheduler_has_given(monkeypatch):
@@ -351,7 +353,7 @@ PROGRAM = """
 import multiprocessing, signal, sys, time
 import numpy as np
 from bottleneck_transformer_flax.data.loader import training_batches
-from bottleneck_transformer_flax.data.sources.base import ArraySource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bottleneck_transformer_flax.augmentation.batch import BatchAugmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.distributed import AXIS, DataParallel
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.training.config import OptimizerOptions
@@ -21,7 +21,7 @@ from training.tiny import CROPPED, SMALL, colour_images, labels_of
 BATCH = 8
 STEPS = 20
 SGD = OptimizerOptions(optimizer="sgd", learning_rate=0.02, weight_decay=1e-4)
-EVERYTHING = BatchAugmentation(mixup_alpha=0.2, cutmix_alpha=1.0, erasing_probability=0.3)
+EVERYTHING = Augmentation(mixup_alpha=0.2, cutmix_alpha=1.0, erasing_probability=0.3)
 
 
 def devices_of(count, *, shard_parameters=False):

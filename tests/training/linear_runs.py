@@ -5,7 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.training.config import (
     InputOptions,

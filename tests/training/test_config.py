@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.train_options import Recipe
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import (

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.data.datasets import Splits
-from bottleneck_transformer_flax.data.sources.base import ArraySource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant

@@ -13,21 +13,16 @@ or column, a factor of 0.01, one bit a channel. Solarizing stops when all values
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from bottleneck_transformer_flax.errors import ConfigError
-
-PolicyName = Literal["none", "rand", "trivial"]
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 
 FILL = (128, 128, 128)
 FULL_MAGNITUDE = 10
 """The magnitude of RandAugment at which an operation has its whole amount."""
-HIGHEST_MAGNITUDE = 30
-"""How far the paper's experiments go."""
 STRENGTHS = 31
 """Strengths that TrivialAugment chooses from, from none to the whole amount."""
 
@@ -166,77 +161,41 @@ WIDE_OPERATIONS = {
 }
 """The same operations with the wide ranges of TrivialAugment."""
 
-_OPERATIONS: dict[PolicyName, dict[str, Operation]] = {
-    "none": {},
-    "rand": RAND_OPERATIONS,
-    "trivial": WIDE_OPERATIONS,
-}
+
+def apply_policy(
+    image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
+) -> Image.Image:
+    """An RGB image of the same size, changed by the operations drawn for it."""
+    operations = RAND_OPERATIONS if augmentation.policy == "rand" else WIDE_OPERATIONS
+    for name, amount in draw_operations(augmentation, rng):
+        image = operations[name].apply(image, amount)
+    return image
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """Operations drawn at random for each image; picklable, for worker processes.
+def draw_operations(
+    augmentation: Augmentation, rng: np.random.Generator
+) -> list[tuple[str, float]]:
+    """Names and amounts of the operations for one image, in the order of application.
 
-    "rand" is RandAugment (Cubuk et al. 2019, arXiv 1909.13719): ``layers`` operations, each drawn
-    uniformly and always applied, with repetition. The magnitude is on the paper's scale, where 10
-    is the whole of AutoAugment's ranges. Amounts are proportional to it beyond 10 too, as in the
-    paper's experiments up to 30, so that ResNet-RS's 10 to 20 extrapolate: 20 is rotations by 60°.
-    Here every operation grows with the magnitude, and 0 is none. In the authors' code for TPUs
-    solarize and posterize become weaker with it, colours go from 0.1 times to 1.9 times and
-    more, and invert, cutout and solarize-add are drawn as well.
+    "rand" is RandAugment (Cubuk et al. 2019, arXiv 1909.13719): ``policy_layers`` operations, each
+    drawn uniformly and always applied, with repetition. The magnitude is on the paper's scale,
+    where 10 is the whole of AutoAugment's ranges. Amounts are proportional to it beyond 10 too, as
+    in the paper's experiments up to 30, so that ResNet-RS's 10 to 20 extrapolate: 20 rotates by up
+    to 60°. Here every operation grows with the magnitude, and 0 changes nothing. In the authors'
+    code for TPUs solarize and posterize become weaker with it, colours go from 0.1 times to 1.9
+    times and more, and invert, cutout and solarize-add are drawn as well.
 
     "trivial" is TrivialAugment Wide (Müller & Hutter 2021, arXiv 2103.10158): one operation drawn
-    uniformly, with one of 31 strengths drawn uniformly. Translations are by up to 32 pixels
-    whatever the size. Factors of colours are ``1 ± 0.99 · strength``, so that strength 0 changes
-    nothing; the authors' grow with the strength from 0.01 to 2.
-
-    Attributes:
-        name: the policy; "none" gives every image back.
-        layers: operations of "rand", one after the other.
-        magnitude: of "rand", in [0, 30].
-
-    Raises:
-        ConfigError: when a value is outside what is said above.
+    uniformly, with one of 31 strengths drawn uniformly. Translations reach 32 pixels whatever the
+    size. Colour factors are ``1 ± 0.99 · strength``, so that strength 0 changes nothing; the
+    authors' grow with the strength from 0.01 to 2.
     """
-
-    name: PolicyName = "none"
-    layers: int = 2
-    magnitude: float | int = 10.0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        if self.name not in get_args(PolicyName):
-            raise ConfigError(
-                f"policy name is {self.name!r}; expected one of {', '.join(get_args(PolicyName))}"
-            )
-        if not isinstance(self.layers, int) or isinstance(self.layers, bool) or self.layers < 1:
-            raise ConfigError(
-                f"policy layers is {self.layers!r}; expected an integer of at least 1"
-            )
-        if (
-            not isinstance(self.magnitude, int | float)
-            or isinstance(self.magnitude, bool)
-            or not 0 <= self.magnitude <= HIGHEST_MAGNITUDE
-        ):
-            raise ConfigError(
-                f"policy magnitude is {self.magnitude!r}; expected a number in "
-                f"[0, {HIGHEST_MAGNITUDE}]"
-            )
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """An RGB image of the same size, changed as the generator decides."""
-        for name, amount in self.draw(rng):
-            image = _OPERATIONS[self.name][name].apply(image, amount)
-        return image
-
-    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """Names and amounts of the operations for one image, in the order of application."""
-        if self.name == "none":
-            return []
-        if self.name == "trivial":
-            return [_draw(WIDE_OPERATIONS, int(rng.integers(STRENGTHS)) / (STRENGTHS - 1), rng)]
-        strength = self.magnitude / FULL_MAGNITUDE
-        return [_draw(RAND_OPERATIONS, strength, rng) for _ in range(self.layers)]
+    if augmentation.policy == "rand":
+        strength = augmentation.policy_magnitude / FULL_MAGNITUDE
+        return [_draw(RAND_OPERATIONS, strength, rng) for _ in range(augmentation.policy_layers)]
+    if augmentation.policy == "trivial":
+        return [_draw(WIDE_OPERATIONS, int(rng.integers(STRENGTHS)) / (STRENGTHS - 1), rng)]
+    return []
 
 
 def _draw(

@@ -11,70 +11,18 @@ the same ones however the batch is spread over devices.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int
-from bottleneck_transformer_flax.errors import ConfigError
 
 ERASED_AREA = (0.02, 1 / 3)
 """Least and greatest share of the image that is erased."""
 ERASED_ASPECT_RATIO = (0.3, 1 / 0.3)
 """Least and greatest height / width of what is erased."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchAugmentation:
-    """How a batch is changed at random; with both mixup and cutmix, each batch takes one of them.
-
-    Attributes:
-        flip: whether each image is mirrored left to right half of the time.
-        mixup_alpha: mixup (Zhang et al. 2017, arXiv 1710.09412) with shares from Beta(alpha,
-            alpha); 0 for none.
-        cutmix_alpha: CutMix (Yun et al. 2019, arXiv 1905.04899) with areas from Beta(alpha, alpha);
-            0 for none.
-        erasing_probability: chance that a part of an image is erased (Zhong et al. 2017, arXiv
-            1708.04896).
-
-    Raises:
-        ConfigError: when an alpha is not a finite number of at least 0, or the probability is
-            outside [0, 1].
-    """
-
-    flip: bool = True
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    erasing_probability: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"augmentation {name} is {value!r}; expected a finite number of at least 0, "
-                    "and 0 for none"
-                )
-        chance = self.erasing_probability
-        if not _is_number(chance) or not 0 <= chance <= 1:
-            raise ConfigError(
-                f"augmentation erasing_probability is {chance!r}; expected a number in [0, 1]"
-            )
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images are mixed with each other."""
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
-
-    @property
-    def cutmix_probability(self) -> float:
-        """Chance that a batch that is mixed takes CutMix."""
-        if self.cutmix_alpha == 0:
-            return 0.0
-        return 0.5 if self.mixup_alpha > 0 else 1.0
 
 
 class Boxes(NamedTuple):
@@ -103,9 +51,9 @@ def augment_batch(
     targets: Float[Array, "b classes"],
     valid: Bool[Array, " b"],
     key: Array,
-    options: BatchAugmentation,
+    augmentation: Augmentation,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b classes"]]:
-    """Flip, erase and mix, as the options say; without any of them, what came in.
+    """Flip, erase and mix, as the augmentation says; without any of these, what came in.
 
     Args:
         images: normalised model input.
@@ -113,17 +61,20 @@ def augment_batch(
         valid: which rows are images; no other row is ever mixed into one.
         key: the only source of randomness. Each of the three has its own part of it, so switching
             one on or off leaves the others as they are.
-        options: what to do.
+        augmentation: which of the three, and how strongly; what it says of single images is not
+            read here.
     """
     count, height, width, _ = images.shape
     of_flips, of_boxes, of_noise, of_mixture = jax.random.split(key, 4)
-    if options.flip:
+    if augmentation.flip:
         images = flip(images, draw_flips(of_flips, count))
-    if options.erasing_probability > 0:
-        boxes = draw_erased_boxes(of_boxes, count, (height, width), options.erasing_probability)
+    if augmentation.erasing_probability > 0:
+        boxes = draw_erased_boxes(
+            of_boxes, count, (height, width), augmentation.erasing_probability
+        )
         images = erase(images, boxes, jax.random.normal(of_noise, images.shape, images.dtype))
-    if options.mixes:
-        mixture = draw_mixture(of_mixture, (height, width), options)
+    if augmentation.mixup_alpha > 0 or augmentation.cutmix_alpha > 0:
+        mixture = draw_mixture(of_mixture, (height, width), augmentation)
         images, targets = mix(images, targets, valid, mixture)
     return images, targets
 
@@ -181,11 +132,13 @@ def contains(boxes: Boxes, size: tuple[int, int]) -> Bool[Array, "b h w"]:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
-def draw_mixture(key: Array, size: tuple[int, int], options: BatchAugmentation) -> Mixture:
+def draw_mixture(key: Array, size: tuple[int, int], augmentation: Augmentation) -> Mixture:
     """One mixture for the batch, mixup's or CutMix's, of λ ~ Beta(alpha, alpha)."""
     of_choice, of_share, of_box = jax.random.split(key, 3)
-    cuts = jax.random.bernoulli(of_choice, options.cutmix_probability)
-    alpha = jnp.where(cuts, options.cutmix_alpha, options.mixup_alpha)
+    both = augmentation.mixup_alpha > 0 and augmentation.cutmix_alpha > 0
+    cutmix_probability = 0.5 if both else float(augmentation.cutmix_alpha > 0)
+    cuts = jax.random.bernoulli(of_choice, cutmix_probability)
+    alpha = jnp.where(cuts, augmentation.cutmix_alpha, augmentation.mixup_alpha)
     share = jax.random.beta(of_share, alpha, alpha)
     cut = cutmix(draw_cut_box(of_box, share, size), size)
     blend = mixup(share, size)
@@ -254,7 +207,3 @@ def _between(ends: tuple[float, float], numbers: Float[Array, " b"]) -> Float[Ar
 def _below(count: int | Int[Array, " b"], numbers: Float[Array, " b"]) -> Int[Array, " b"]:
     """Numbers uniform in [0, 1) as integers uniform in [0, count)."""
     return jnp.floor(numbers * count).astype(jnp.int32)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

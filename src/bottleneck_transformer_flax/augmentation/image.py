@@ -2,26 +2,22 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from bottleneck_transformer_flax.augmentation.auto_augment import Policy, PolicyName
+from bottleneck_transformer_flax.augmentation.auto_augment import apply_policy
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.decoding import OpenedImage
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
-Crop = Literal["none", "shift", "resized"]
 Box = tuple[int, int, int, int]
 
 _CROP_ATTEMPTS = 10
 _REDUCTIONS = (8, 4, 2)
-# Both halves of a blend weigh the same long before, and draws need a number that float32 holds.
-_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
-_LARGEST_ASPECT = 100.0
 
 
 @runtime_checkable
@@ -82,83 +78,6 @@ class EvaluationTransform:
         return image.resize((width, height), _filter(self.preprocessing), box)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How training images are changed at random, one by one and then in batches on the device.
-
-    Attributes:
-        crop: "none" keeps the evaluation geometry; "shift" then moves the image by up to
-            ``shift_pixels`` and fills with zeros (small images); "resized" resizes a random part
-            to the model's size (photographs).
-        shift_pixels: the longest move along each axis, in pixels of the model's input.
-        min_scale: the smallest part of the image's area that "resized" takes, in (0, 1].
-        aspect_ratio: (lowest, highest) width / height of that part, relative to the width /
-            height of the model's input.
-        policy: what is then done to each image's colours and shape: "rand" is RandAugment,
-            "trivial" is TrivialAugment.
-        policy_layers: operations of "rand" an image.
-        policy_magnitude: how strong those of "rand" are, in [0, 30]; 10 is strong.
-        flip: whether half of the images are mirrored left to right.
-        mixup_alpha: of mixup, which blends images with others; 0 for none.
-        cutmix_alpha: of cutmix, which pastes parts of other images; 0 for none. With mixup,
-            each batch has one of the two.
-        erasing_probability: of an image to have a random part erased.
-
-    Raises:
-        ConfigError: when a value is outside what is said above.
-    """
-
-    crop: Crop = "none"
-    shift_pixels: int = 2
-    min_scale: float = 0.08
-    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    policy: PolicyName = "none"
-    policy_layers: int = 2
-    policy_magnitude: float = 10.0
-    flip: bool = True
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    erasing_probability: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Turn lists (JSON has no tuples) into tuples, then check every value."""
-        object.__setattr__(self, "aspect_ratio", tuple(self.aspect_ratio))
-        if self.crop not in get_args(Crop):
-            raise ConfigError(
-                f"augmentation crop is {self.crop!r}; expected one of {', '.join(get_args(Crop))}"
-            )
-        if not isinstance(self.shift_pixels, int) or self.shift_pixels < 0:
-            raise ConfigError(
-                f"augmentation shift_pixels is {self.shift_pixels}; expected an integer, 0 or more"
-            )
-        if not 0 < self.min_scale <= 1:
-            raise ConfigError(
-                f"augmentation min_scale is {self.min_scale}; expected a value in (0, 1]"
-            )
-        lowest, highest_ratio = self.aspect_ratio if len(self.aspect_ratio) == 2 else (0, 0)
-        if not 1 / _LARGEST_ASPECT <= lowest <= highest_ratio <= _LARGEST_ASPECT:
-            raise ConfigError(
-                f"augmentation aspect_ratio is {self.aspect_ratio}; expected (lowest, highest), "
-                f"both in [1/{_LARGEST_ASPECT:g}, {_LARGEST_ASPECT:g}]"
-            )
-        # Of less than the smallest, shares could not be drawn in float32.
-        alpha = f"0 or a number in [{_SMALLEST_ALPHA:g}, {_LARGEST_ALPHA:g}]"
-        for name, lowest, highest, allowed in (
-            ("mixup_alpha", _SMALLEST_ALPHA, _LARGEST_ALPHA, alpha),
-            ("cutmix_alpha", _SMALLEST_ALPHA, _LARGEST_ALPHA, alpha),
-            ("erasing_probability", 0.0, 1.0, "a number in [0, 1]"),
-        ):
-            value = getattr(self, name)
-            known = isinstance(value, int | float)
-            if not known or not (value == 0 or lowest <= value <= highest):
-                raise ConfigError(f"augmentation {name} is {value!r}; expected {allowed}")
-        self.make_policy()
-
-    def make_policy(self) -> Policy:
-        """The policy with its options."""
-        return Policy(name=self.policy, layers=self.policy_layers, magnitude=self.policy_magnitude)
-
-
 @dataclass(frozen=True)
 class TrainingTransform:
     """An augmented image of the model's size.
@@ -190,14 +109,10 @@ class TrainingTransform:
             resized = self._random_part(image, rng)
         else:
             resized = EvaluationTransform(self.preprocessing).centre(image.decode())
-        pixels = np.asarray(self._policy(resized, rng))
+        pixels = np.asarray(apply_policy(resized, self.augmentation, rng))
         if self.augmentation.crop == "shift":
             pixels = shift(pixels, self.augmentation.shift_pixels, rng)
         return pixels
-
-    @cached_property
-    def _policy(self) -> Policy:
-        return self.augmentation.make_policy()
 
     def _random_part(self, image: OpenedImage, rng: np.random.Generator) -> Image.Image:
         """A random box of an image in the model's size.

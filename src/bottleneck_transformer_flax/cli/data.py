@@ -14,7 +14,7 @@ import tyro
 from jaxtyping import Float, UInt8
 from rich.console import Console
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.plan_text import describe_augmentation
 from bottleneck_transformer_flax.errors import ConfigError
@@ -113,9 +113,10 @@ def _pack(arguments: Sequence[str]) -> int:
     _check_apart(parsed.data, parsed.out)
 
     from bottleneck_transformer_flax.cli.progress import counting_progress
-    from bottleneck_transformer_flax.data.packing import load_parts, pack
+    from bottleneck_transformer_flax.data.datasets import load_parts
+    from bottleneck_transformer_flax.data.packing import pack
 
-    parts = load_parts(parsed.data)
+    parts = load_parts(parsed.data, in_order=True)
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("packing", total=sum(map(len, parts.values())))
         packed = pack(
@@ -236,7 +237,7 @@ def _images(
         pixels = np.stack([transform(source.open(index), rng) for index in chosen])
         images = jnp.asarray(preprocessing.normalize(pixels))
         key = jax.random.fold_in(jax.random.key(seed), version)
-        images, _ = augment(images, targets, valid, key, plan.batch_augmentation)
+        images, _ = augment(images, targets, valid, key, plan.config.augmentation)
         trained.append(_pixels(np.asarray(images), preprocessing))
     return evaluated, np.stack(trained, axis=1)
 

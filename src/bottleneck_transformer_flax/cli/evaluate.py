@@ -100,8 +100,11 @@ def _source(
     parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
 ) -> "tuple[ImageSource, str]":
     """The images to score on, and what they are."""
-    from bottleneck_transformer_flax.data.datasets import load_folder_all, load_splits
-    from bottleneck_transformer_flax.data.formats import has_two_parts
+    from bottleneck_transformer_flax.data.datasets import (
+        comes_in_parts,
+        load_folder_all,
+        load_splits,
+    )
 
     if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
         raise ConfigError(
@@ -111,16 +114,14 @@ def _source(
     config = default_config("embedded") if trained is None else trained.read_config()
     data = parsed.data or config.data
     folder = Path(data)
-    plain_folder = folder.is_dir() and not has_two_parts(folder)
+    plain_folder = not comes_in_parts(data)
     split = parsed.split
     if split is None:
         foreign = trained is None or folder.resolve() != Path(config.data).resolve()
         split = "all" if plain_folder and foreign else "test"
     if split == "all":
         if not plain_folder:
-            raise ConfigError(
-                f"split is 'all', but {data} comes in two parts; choose test or train"
-            )
+            raise ConfigError(f"split is 'all', but {data} comes in parts; choose test or train")
         source = load_folder_all(folder)
         return source, f"{len(source)} images: all of {data}"
     splits = load_splits(
@@ -128,8 +129,11 @@ def _source(
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    source = splits.validation if split == "test" else splits.train
-    return source, f"{len(source)} images: the {split} part of {data}"
+    held_out = splits.validation if splits.test is None else splits.test
+    chosen = held_out if split == "test" else splits.train
+    if chosen is None:
+        raise ConfigError(f"no images of {data} are held out; choose --split train")
+    return chosen, f"{len(chosen)} images: the {split} part of {data}"
 
 
 def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:

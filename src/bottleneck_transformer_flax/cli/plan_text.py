@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.record_paths import differences
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -23,8 +24,7 @@ from rich.text import Text
 from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
-from bottleneck_transformer_flax.data.sources.array_record import PackedReader
-from bottleneck_transformer_flax.data.sources.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.array_record import is_packed
 from bottleneck_transformer_flax.training.callbacks import RunProgress, read_rows
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import Plan
@@ -232,7 +232,8 @@ def _side_by_side(columns: list[list[Figure]]) -> Table:
 def _input_hint(plan: Plan) -> str:
     """What to do where the model waits for its images."""
     more = "give more processes with --num-workers"
-    train = plan.splits.train
-    packed = isinstance(train, StoredSource) and isinstance(train.reader, PackedReader)
-    pack = "" if packed or train.native_size else ", or pack them with `botnet data pack`"
+    packed = is_packed(Path(plan.config.data))
+    pack = (
+        "" if packed or plan.splits.train.native_size else ", or pack them with `botnet data pack`"
+    )
     return f"hint    images come too slowly for the model: {more}{pack}"

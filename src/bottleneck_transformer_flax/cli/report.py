@@ -184,7 +184,10 @@ def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) 
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    return relabel(splits.validation, classes)
+    source = splits.test if splits.validation is None else splits.validation
+    if source is None:
+        raise DataError(f"no images of {data or config.data} are held out")
+    return relabel(source, classes)
 
 
 def _predictions(

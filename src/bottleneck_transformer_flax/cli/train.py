@@ -95,13 +95,13 @@ def _train(parsed: TrainOptions) -> int:
         outcome = train_to_end(plan, run_directory, reporter, stop)
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
-    if not outcome.finished or outcome.evaluation is None:
+    if not outcome.finished:
         say(console, f"stopped and saved after step {outcome.step} of {plan.total_steps}")
         again = options.command_line("train", "--resume", "--run-directory", run_directory.path)
         say(console, f"go on with: {again}")
         return 1
     if parsed.json and is_primary_process():
-        print(json.dumps(outcome.evaluation | {"run": str(run_directory.path)}))
+        print(json.dumps((outcome.evaluation or {}) | {"run": str(run_directory.path)}))
     elif is_primary_process():
         _print_results(console, run_directory, outcome.evaluation, time.perf_counter() - start)
     return 0
@@ -204,14 +204,17 @@ def _stop_on_signals(stop: Any) -> Iterator[Any]:
 
 
 def _print_results(
-    console: Console, run: RunDirectory, evaluation: dict[str, Any], seconds: float
+    console: Console, run: RunDirectory, evaluation: dict[str, Any] | None, seconds: float
 ) -> None:
-    say(
-        console,
-        f"test accuracy {100 * evaluation['top1']:.2f} % on {evaluation['count']} images "
-        f"(top-5 {100 * evaluation['top5']:.2f} %, loss {evaluation['loss']:.4f}), "
-        f"in {seconds:.0f} s",
-    )
+    if evaluation is None:
+        say(console, f"trained on all images, without any to score, in {seconds:.0f} s")
+    else:
+        say(
+            console,
+            f"accuracy {100 * evaluation['top1']:.2f} % on {evaluation['count']} images "
+            f"(top-5 {100 * evaluation['top5']:.2f} %, loss {evaluation['loss']:.4f}), "
+            f"in {seconds:.0f} s",
+        )
     for what, path in (
         ("model", run.pretrained),
         ("checkpoint", run.checkpoints),

@@ -1,6 +1,5 @@
 """What to do about images that cannot be read: stop, or count them and go on."""
 
-from bottleneck_transformer_flax.data.batches import Batch, bad_images
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 
@@ -10,32 +9,31 @@ class BadImages:
 
     Attributes:
         skip: whether they are collected; otherwise the first one stops the run.
-        reasons: for each collected image, what to call it → why it cannot be read.
+        reasons: for each collected image, its path or place → why it cannot be read.
     """
 
     def __init__(self, *, skip: bool) -> None:
-        """With nothing met yet."""
+        """Start with none."""
         self.skip = skip
         self.reasons: dict[str, str] = {}
 
-    def check(self, batch: Batch, source: ImageSource) -> None:
-        """Look through a batch of ``source``.
+    def add(self, source: ImageSource, index: int) -> None:
+        """Collect an image that could not be read.
 
         Raises:
-            DataError: naming the first unreadable image, where they are not to be skipped.
+            DataError: naming the image, when images are not to be skipped.
         """
-        for index in bad_images(batch):
-            name = source.describe(index)
-            if name not in self.reasons:
-                self.reasons[name] = _reason(source, index)
-            if not self.skip:
-                raise DataError(
-                    f"{self.reasons[name]}; mend or remove the file, or leave such files out "
-                    "with --skip-bad-images"
-                )
+        name = source.describe(index)
+        if name not in self.reasons:
+            self.reasons[name] = _reason(source, index)
+        if not self.skip:
+            raise DataError(
+                f"{self.reasons[name]}; repair or remove the file, or leave such files out with "
+                "--skip-bad-images"
+            )
 
     def report(self) -> str:
-        """Several lines: how many there were, then each with its reason; empty for none."""
+        """How many images were left out, then each with its reason, in lines; empty for none."""
         if not self.reasons:
             return ""
         count = len(self.reasons)
@@ -44,8 +42,7 @@ class BadImages:
             if count == 1
             else f"{count} images could not be read and were"
         )
-        lines = [f"{what} left out:"]
-        return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons.values())])
+        return "\n".join([f"{what} left out:", *(f"  {why}" for why in self.reasons.values())])
 
 
 def _reason(source: ImageSource, index: int) -> str:

@@ -94,7 +94,7 @@ class ReadBatch:
         return batch
 
 
-def bad_images(batch: Batch) -> list[int]:
+def bad_indices(batch: Batch) -> list[int]:
     """The source positions of images that could not be read; ``source.read`` says why."""
     return [int(index) for index in batch["index"][_is_bad(batch)]]
 

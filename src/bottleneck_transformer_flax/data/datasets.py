@@ -1,10 +1,11 @@
-"""The data sets by name, and those in folders of any format: what to train and to measure on.
+"""Data sets by name or folder: the images to train on, to validate on, and to test on.
 
-Importing this needs neither jax nor grain, so that worker processes and tools stay light.
+Importing this needs no jax, so that worker processes and tools stay light.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -13,107 +14,203 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bottleneck_transformer_flax.data import fashion_mnist
-from bottleneck_transformer_flax.data.formats import only_part, open_stored, split_stored
-from bottleneck_transformer_flax.data.sources.base import ArraySource, FolderSource, ImageSource
-from bottleneck_transformer_flax.data.sources.folder import (
-    check_fraction,
-    list_classes,
-    list_splits,
+from bottleneck_transformer_flax.data.sources import array_record, folder, parquet
+from bottleneck_transformer_flax.data.sources.base import (
+    ALL,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    ImageSource,
+    choose_parts,
+    select,
 )
-from bottleneck_transformer_flax.data.sources.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
 
 
 class Splits(NamedTuple):
-    """A data set: what to train on, what to measure on, and one line that describes both."""
+    """A data set as training uses it.
+
+    Attributes:
+        train: images to train on.
+        validation: images scored during training, if any are held out.
+        test: images scored once, at the end, if the data set has such a part.
+        description: the data set in one line.
+    """
 
     train: ImageSource
-    validation: ImageSource
+    validation: ImageSource | None
     test: ImageSource | None
     description: str
 
 
 def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int = 0) -> Splits:
-    """Load a data set by its name or its folder.
+    """Load a data set to train on, and hold out a validation split where it comes without one.
 
     Args:
         data: "embedded" (6,000 + 1,000 images of Fashion-MNIST, in this package),
-            "fashion-mnist" (all 70,000, as Debian installs them), or the path of an image
-            folder or of one in another format (see ``formats``); "./embedded" is a folder of
-            that name.
-        validation_fraction: of a folder without a val/ or test/ part, the share of every class
-            held out; in (0, 1).
-        split_seed: chooses the images held out.
+            "fashion-mnist" (all 70,000, as Debian installs them), or the path of an image folder
+            or of what ``botnet data pack`` wrote; "./embedded" is a folder of that name.
+        validation_fraction: fraction of every class held out of a data set without a validation
+            part, in [0, 1); with 0, training has all images.
+        split_seed: decides which images are held out.
 
     Raises:
-        ConfigError: when ``validation_fraction`` is not in (0, 1).
-        DataError: when the data set is missing, incomplete or damaged.
+        ConfigError: when ``validation_fraction`` is not in [0, 1).
+        DataError: when the data set is missing, incomplete, damaged, or in Parquet files.
     """
-    check_fraction(validation_fraction)
+    if not 0 <= validation_fraction < 1:
+        raise ConfigError(
+            f"validation_fraction is {validation_fraction}; expected a number in [0, 1), for "
+            "example 0.1, or 0 to train on all images"
+        )
+    parts = load_parts(data)
+    train = parts[ALL] if ALL in parts else parts[TRAIN]
+    validation, test = parts.get(VALIDATION), parts.get(TEST)
+    if len(train.class_names) < 2:
+        raise DataError(
+            f"{data}: only one class, {train.class_names[0]!r}; classification needs at least two"
+        )
+    if validation is None and validation_fraction > 0:
+        train, validation = split_by_name(train, validation_fraction, split_seed, origin=data)
+    return Splits(train, validation, test, _describe(data, parts, train, validation, test))
+
+
+def load_folder_all(path: str | Path) -> ImageSource:
+    """All images of a folder that does not come in parts, for evaluation.
+
+    Raises:
+        DataError: when the folder is missing, has no images, has an empty class folder, comes in
+            parts, or holds Parquet files.
+    """
+    parts = load_parts(str(path))
+    if ALL not in parts:
+        raise DataError(f"{path}: comes in parts ({', '.join(parts)}); expected only one")
+    return parts[ALL]
+
+
+def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
+    """The parts that a data set comes in: "train" with "val", "test" or both, or "all".
+
+    Args:
+        data: as for ``load_splits``.
+        in_order: whether the images are read in order only, as packing does. Then a folder of
+            Parquet files will do. In random order each image would cost reading its whole row
+            group, hundreds of others.
+
+    Raises:
+        DataError: when the data set is missing, incomplete, damaged, or in Parquet files that
+            would be read in random order.
+    """
+    path = Path(data)
     if data == "embedded":
-        train, test = _embedded()
-        return _describe(train, test, "embedded Fashion-MNIST subset")
+        return _embedded()
     if data == "fashion-mnist":
-        folder = fashion_mnist.default_folder()
-        train = _fashion_mnist_source(*fashion_mnist.read_split(folder, "train"), "training")
-        test = _fashion_mnist_source(*fashion_mnist.read_split(folder, "t10k"), "test")
-        return _describe(train, test, "Fashion-MNIST")
-    folder = Path(data)
-    if parts := open_stored(folder):
-        return _describe(*split_stored(folder, parts, validation_fraction, split_seed), data)
-    listed_train, listed_test = list_splits(folder, validation_fraction, split_seed)
-    passed_over = listed_train.passed_over + listed_test.passed_over
-    return _describe(
-        FolderSource.from_listing(listed_train),
-        FolderSource.from_listing(listed_test),
-        f"{data}; {passed_over} files that are no images passed over" if passed_over else data,
-    )
+        source = fashion_mnist.default_folder()
+        return {
+            TRAIN: _fashion_mnist(*fashion_mnist.read_split(source, "train"), "training"),
+            TEST: _fashion_mnist(*fashion_mnist.read_split(source, "t10k"), "test"),
+        }
+    if array_record.is_packed(path):
+        return choose_parts(path, array_record.open_packed(path))
+    if (path / array_record.PROGRESS_FILE).is_file():
+        raise DataError(f"{path}: is not packed to its end; repeat the same botnet data pack")
+    if parquet_folder := parquet.find_files(path):
+        if not in_order:
+            raise DataError(
+                f"{data}: holds Parquet files, which are too slow to read in random order; run "
+                f"botnet data pack {data} PACKED, and name the folder PACKED instead"
+            )
+        return choose_parts(path, parquet.open_parquet(parquet_folder))
+    return dict(folder.open_folder(path))
+
+
+def comes_in_parts(data: str) -> bool:
+    """Whether a data set has parts of its own to train, validate or test on; reads only names."""
+    path = Path(data)
+    if array_record.is_packed(path):
+        return not (path / ALL).is_dir()
+    return not path.is_dir() or (path / TRAIN).is_dir()
 
 
 def fingerprint(splits: Splits) -> str:
-    """A hash of which images with which labels a data set has, whatever folder it is in."""
+    """A hash of which images with which labels each part has, whatever folder they are in."""
     digest = hashlib.sha256()
-    for source in filter(None, (splits.train, splits.validation, splits.test)):
-        names = source.names if isinstance(source, FolderSource | StoredSource) else ()
-        record = (source.class_names, names, source.labels.tolist())
-        digest.update(json.dumps(record).encode())
+    for source in (splits.train, splits.validation, splits.test):
+        if source is not None:
+            record = (source.class_names, source.names, source.labels.tolist())
+            digest.update(json.dumps(record).encode())
+        digest.update(b"\n")
     return digest.hexdigest()
 
 
-def load_folder_all(folder: str | Path) -> ImageSource:
-    """All images of a folder that does not come in two parts, for evaluation.
+def split_by_name(
+    source: ImageSource, fraction: float, seed: int, *, origin: str
+) -> tuple[ImageSource, ImageSource]:
+    """Split every class in (training, validation) alike, at least one image on each side.
+
+    The side of an image depends only on the seed and the names in its class (images are taken in
+    the order of a hash), so it is the same on every machine and for every copy, packed or not.
 
     Raises:
-        DataError: when the folder is missing, has no images, has an empty class folder, or is
-            stored in several parts.
+        DataError: when a class has only one image; the message begins with ``origin``.
     """
-    if parts := open_stored(Path(folder)):
-        return only_part(Path(folder), parts)
-    return FolderSource.from_listing(list_classes(Path(folder)))
+    order = np.argsort(source.labels, kind="stable")
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    if single := [source.class_names[label] for label in np.flatnonzero(counts == 1)]:
+        raise DataError(
+            f"{origin}: only one image for {', '.join(map(repr, single))}; a split needs at least "
+            "two in every class: add images, make train/ and val/ yourself, or hold none out with "
+            "--validation-fraction 0"
+        )
+
+    def rank(index: int) -> bytes:
+        name = f"{seed}\0{source.names[index]}"
+        return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+    train: list[int] = []
+    validation: list[int] = []
+    for indices in map(np.ndarray.tolist, np.split(order, np.cumsum(counts)[:-1])):
+        if not indices:
+            continue
+        count = min(max(round(len(indices) * fraction), 1), len(indices) - 1)
+        held_out = set(sorted(indices, key=rank)[:count])
+        train += [index for index in indices if index not in held_out]
+        validation += [index for index in indices if index in held_out]
+    return select(source, np.array(train)), select(source, np.array(validation))
 
 
-def _embedded() -> tuple[ArraySource, ArraySource]:
-    """The (training, test) images that ship with the package."""
+def _embedded() -> dict[str, ImageSource]:
+    """The images that ship with the package."""
     file = resources.files("bottleneck_transformer_flax.data").joinpath(EMBEDDED_FILE)
     with file.open("rb") as stream, np.load(stream) as arrays:
-        train = _fashion_mnist_source(arrays["train_images"], arrays["train_labels"], "training")
-        test = _fashion_mnist_source(arrays["test_images"], arrays["test_labels"], "test")
-    return train, test
+        return {
+            TRAIN: _fashion_mnist(arrays["train_images"], arrays["train_labels"], "training"),
+            VALIDATION: _fashion_mnist(arrays["test_images"], arrays["test_labels"], "validation"),
+        }
 
 
-def _fashion_mnist_source(
-    images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"], split: str
+def _fashion_mnist(
+    images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"], part: str
 ) -> ArraySource:
-    name = f"fashion-mnist {split}"
+    name = f"fashion-mnist {part}"
     return ArraySource(images, labels.astype(np.int32), fashion_mnist.CLASS_NAMES, name)
 
 
-def _describe(train: ImageSource, test: ImageSource, origin: str) -> Splits:
-    return Splits(
-        train,
-        test,
-        None,
-        f"{len(train)} training and {len(test)} test images, "
-        f"{len(train.class_names)} classes ({origin})",
-    )
+def _describe(
+    data: str,
+    parts: Mapping[str, ImageSource],
+    train: ImageSource,
+    validation: ImageSource | None,
+    test: ImageSource | None,
+) -> str:
+    names = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
+    origin = names.get(data, data)
+    if passed_over := sum(part.passed_over for part in parts.values()):
+        origin += f"; {passed_over} files that are no images passed over"
+    splits = {"training": train, "validation": validation, "test": test}
+    counts = [f"{len(split)} {name}" for name, split in splits.items() if split is not None]
+    images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
+    return f"{images} images, {len(train.class_names)} classes ({origin})"

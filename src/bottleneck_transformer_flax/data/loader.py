@@ -1,5 +1,6 @@
 """Batches of images for training and evaluation, in an order that depends on nothing but a seed."""
 
+import contextlib
 from collections.abc import Generator
 
 import grain
@@ -7,7 +8,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from bottleneck_transformer_flax.augmentation.image import Transform
-from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch, bad_indices
 from bottleneck_transformer_flax.data.reading_ahead import read_ahead
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.workers import usable_cores
@@ -27,6 +29,7 @@ def training_batches(
     start_step: int = 0,
     num_workers: int | None = None,
     process_shard: tuple[int, int] = (0, 1),
+    bad_images: BadImages | None = None,
 ) -> Generator[Batch, None, None]:
     """Endless batches in an order and with augmentations that are new in every epoch.
 
@@ -46,6 +49,8 @@ def training_batches(
             guard its ``__main__``.
         process_shard: (this process's index, the number of processes): it reads that part of every
             batch. In the place of an image that could not be read stands another of the share.
+        bad_images: collects the images that cannot be read, or stops at the first, as it does by
+            default.
 
     Returns:
         A generator; ``close()``, or dropping it, ends threads and workers.
@@ -53,6 +58,7 @@ def training_batches(
     Raises:
         ConfigError: when an argument is out of range, ``batch_size`` exceeds the source, or the
             processes cannot share it equally.
+        DataError: from the generator, when an image cannot be read and is not to be left out.
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, start_step=start_step, num_workers=num_workers or 0, seed=seed)
@@ -73,7 +79,7 @@ def training_batches(
         .repeat()
         .slice(slice(start_step, None))
     )
-    return _read(draws, ReadBatch(source, transform, rows), num_workers)
+    return _read(draws, ReadBatch(source, transform, rows), num_workers, bad_images)
 
 
 def evaluation_batches(
@@ -83,6 +89,7 @@ def evaluation_batches(
     batch_size: int,
     num_workers: int | None = None,
     process_shard: tuple[int, int] = (0, 1),
+    bad_images: BadImages | None = None,
 ) -> Generator[Batch, None, None]:
     """Every image once, in order; the last batch is padded to ``batch_size``.
 
@@ -91,6 +98,7 @@ def evaluation_batches(
     Raises:
         ConfigError: when an argument is out of range, or the processes cannot share
             ``batch_size`` equally.
+        DataError: from the generator, when an image cannot be read and is not to be left out.
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, num_workers=num_workers or 0)
@@ -100,7 +108,7 @@ def evaluation_batches(
         .batch(batch_size, drop_remainder=False)
         .random_map(_draw, seed=0)
     )
-    return _read(draws, ReadBatch(source, transform, rows), num_workers)
+    return _read(draws, ReadBatch(source, transform, rows), num_workers, bad_images)
 
 
 def choose_num_workers(source: ImageSource) -> int:
@@ -115,16 +123,30 @@ def _draw(indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Draw:
 
 
 def _read(
-    draws: "grain.MapDataset[Draw]", read: ReadBatch, num_workers: int | None
+    draws: "grain.MapDataset[Draw]",
+    read: ReadBatch,
+    num_workers: int | None,
+    bad_images: BadImages | None,
 ) -> Generator[Batch, None, None]:
     # Images in memory cost only Python: more threads would take turns at the same lock.
     in_memory = read.source.native_size is not None
-    return read_ahead(
+    batches = read_ahead(
         draws,
         read,
         num_workers=choose_num_workers(read.source) if num_workers is None else num_workers,
         num_threads=1 if in_memory else min(usable_cores(), _MAX_READER_THREADS),
     )
+    return _check(batches, read.source, bad_images or BadImages(skip=False))
+
+
+def _check(
+    batches: Generator[Batch, None, None], source: ImageSource, bad_images: BadImages
+) -> Generator[Batch, None, None]:
+    with contextlib.closing(batches):
+        for batch in batches:
+            for index in bad_indices(batch):
+                bad_images.add(source, index)
+            yield batch
 
 
 def _rows(process_shard: tuple[int, int], batch_size: int) -> slice:

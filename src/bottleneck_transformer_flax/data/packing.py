@@ -16,13 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bottleneck_transformer_flax.data.datasets import load_folder_all, load_splits
-from bottleneck_transformer_flax.data.formats import only_part, open_stored, two_parts
 from bottleneck_transformer_flax.data.shards import (
     ShardJob,
     ShardPacker,
     make_jobs,
-    names_of,
 )
 from bottleneck_transformer_flax.data.sources.array_record import (
     DESCRIPTION_FILE,
@@ -33,15 +30,10 @@ from bottleneck_transformer_flax.data.sources.array_record import (
     Shard,
     read_description,
 )
-from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.data.sources.folder import TRAINING_FOLDER
-from bottleneck_transformer_flax.data.sources.stored import DATA_EXTRA, require
+from bottleneck_transformer_flax.data.sources.base import ImageSource, require
 from bottleneck_transformer_flax.data.workers import run_jobs, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
-
-ONLY_PART = "all"
-TEST_PART = "val"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +53,6 @@ class Packed:
     left_out: tuple[str, ...]
 
 
-def load_parts(data: str) -> dict[str, ImageSource]:
-    """The parts of a data set that are packed: "train" and "val" where it has two, else "all".
-
-    Args:
-        data: as for ``load_splits``.
-
-    Raises:
-        DataError: when the data set is missing, incomplete or damaged.
-    """
-    folder = Path(data)
-    if folder.is_dir() and (stored := open_stored(folder)):
-        if len(stored) == 1:
-            return {ONLY_PART: only_part(folder, stored)}
-        train, test = two_parts(folder, stored)
-        return {TRAINING_FOLDER: train, TEST_PART: test}
-    if folder.is_dir() and not (folder / TRAINING_FOLDER).is_dir():
-        return {ONLY_PART: load_folder_all(folder)}
-    splits = load_splits(data)
-    return {TRAINING_FOLDER: splits.train, TEST_PART: splits.validation}
-
-
 def pack(
     parts: dict[str, ImageSource],
     out: Path,
@@ -94,7 +65,7 @@ def pack(
     """Write a packed data set, or what is still missing of it.
 
     Args:
-        parts: what to pack; see ``load_parts``.
+        parts: what to pack; see ``datasets.load_parts``.
         out: the folder to write: a new one, an empty one, or one that the same was begun in.
         shards: files that the largest part is written to; by default one for every 4,096
             images. Those of other parts hold as many images.
@@ -108,8 +79,8 @@ def pack(
         DataError: when an image cannot be decoded, or a file cannot be written.
         OSError: likewise.
     """
-    require("array_record", "packing", DATA_EXTRA)
-    require("msgpack", "packing", DATA_EXTRA)
+    require("array_record", "packing")
+    require("msgpack", "packing")
     if num_workers is not None and num_workers < 0:
         raise ConfigError(f"num_workers is {num_workers}; expected at least 0")
     jobs = make_jobs(parts, shards)
@@ -180,7 +151,7 @@ def _digest(parts: dict[str, ImageSource], jobs: list[ShardJob]) -> str:
     """What is packed into which files."""
     digest = hashlib.sha256()
     for part, source in parts.items():
-        record = (part, source.class_names, names_of(source), source.labels.tolist())
+        record = (part, source.class_names, source.names, source.labels.tolist())
         digest.update(json.dumps(record).encode())
     digest.update(json.dumps([job.file for job in jobs]).encode())
     return digest.hexdigest()
@@ -230,7 +201,7 @@ def _write_index(
     Raises:
         DataError: when there are none.
     """
-    names = names_of(source)
+    names = source.names
     kept = [
         index
         for job in jobs

@@ -1,7 +1,6 @@
 """The files of a packed data set: which there are, and each one written and read back."""
 
 import hashlib
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from bottleneck_transformer_flax.data.sources.array_record import (
     encode_record,
     open_records,
 )
-from bottleneck_transformer_flax.data.sources.base import FolderSource, ImageSource
-from bottleneck_transformer_flax.data.sources.stored import StoredSource
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.decoding import EncodedImage
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.files import atomic_file
@@ -96,7 +94,6 @@ class ShardPacker:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         source, digest = self.parts[job.part], hashlib.sha256()
-        names = names_of(source)
         writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
         for index in job.indices:
             try:
@@ -107,9 +104,11 @@ class ShardPacker:
                         f"{error}; mend or remove it, or leave such images out with "
                         "--skip-bad-images"
                     ) from error
-                left_out[names[index]] = str(error)
+                left_out[source.names[index]] = str(error)
             else:
-                record = encode_record(Record(names[index], int(source.labels[index]), content))
+                record = encode_record(
+                    Record(source.names[index], int(source.labels[index]), content)
+                )
                 digest.update(record)
                 writer.write(record)
             on_image()
@@ -139,47 +138,28 @@ def make_jobs(parts: dict[str, ImageSource], shards: int | None) -> list[ShardJo
     return jobs
 
 
-def names_of(source: ImageSource) -> tuple[str, ...]:
-    """What the images of a source are called in a packed data set."""
-    if isinstance(source, FolderSource | StoredSource):
-        return source.names
-    return tuple(f"{index:06}.png" for index in range(len(source)))
-
-
 def _decodable(source: ImageSource, index: int) -> bytes:
     """The bytes of an image that can be decoded.
 
     Raises:
         DataError: naming an image that cannot be.
     """
-    name = source.describe(index)
-    if isinstance(source, StoredSource):
-        content = source.content(index)
-    elif isinstance(source, FolderSource):
-        try:
-            content = Path(name).read_bytes()
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DataError(f"{name}: cannot be read as an image: {reason}") from error
-    else:
-        png = io.BytesIO()
-        source.read(index).save(png, "PNG")
-        return png.getvalue()
-    EncodedImage(content, name).decode()
+    content = source.content(index)
+    EncodedImage(content, source.describe(index)).decode()
     return content
 
 
 def _digest_of_records(file: Path, count: int) -> str:
-    """A digest of the first records of a file.
+    """A digest of the records of a file.
 
     Raises:
         RuntimeError: when there are fewer, or one is damaged.
     """
-    digest, reader = hashlib.sha256(), open_records(str(file))
-    if reader.num_records() != count:
-        raise RuntimeError(f"{reader.num_records()} of {count} images are there")
-    for position in range(count):
-        digest.update(reader.read([position])[0])
+    digest, records = hashlib.sha256(), open_records([str(file)])
+    if len(records) != count:
+        raise RuntimeError(f"{len(records)} of {count} images are there")
+    for record in records:
+        digest.update(record)
     return digest.hexdigest()
 
 

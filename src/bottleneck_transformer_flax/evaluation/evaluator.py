@@ -73,13 +73,13 @@ class Evaluator:
         Raises:
             DataError: when an image cannot be read and is not to be left out.
         """
-        bad_images = BadImages(skip=False) if bad_images is None else bad_images
         batches = evaluation_batches(
             source,
             self._transform,
             batch_size=self.batch_size,
             num_workers=self._num_workers,
             process_shard=(0, 1) if self._devices is None else self._devices.process_shard,
+            bad_images=bad_images,
         )
         count, done = len(source), 0
         top_classes = np.zeros((count, self._top_k), np.int32)
@@ -87,7 +87,6 @@ class Evaluator:
         losses, labels = np.zeros(count, np.float32), np.full(count, NO_LABEL, np.int32)
         try:
             for batch in batches:
-                bad_images.check(batch, source)
                 if should_stop is not None and self._any_process(should_stop()):
                     return None
                 known = np.where(batch["valid"], batch["label"], NO_LABEL)

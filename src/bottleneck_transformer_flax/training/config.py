@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottleneck_transformer_flax.augmentation.image import Augmentation
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import FrozenPart
@@ -91,7 +91,8 @@ class InputOptions:
     interpolation: Interpolation | None = None
     """The resampling filter; by default that of the pretrained model, or bicubic."""
     validation_fraction: float = 0.1
-    """Share held out of an image folder that has no val/ or test/ of its own."""
+    """Fraction of every class held out for validation where the data has no val/ part; with 0 the
+    model trains on all images, and none is called the best."""
     split_seed: int = 0
     """Decides which images are held out."""
     num_workers: int | None = None
@@ -119,9 +120,8 @@ class RunConfig:
     """
 
     data: str = "embedded"
-    """"embedded", "fashion-mnist", or a folder: of images (train/ and val/ or test/ with a folder
-    per class, or a folder per class), of what `botnet data pack` wrote, of Parquet files as the
-    Hugging Face hub has them, or of a prepared TensorFlow Dataset."""
+    """"embedded", "fashion-mnist", or a folder: of images (train/ with val/, test/ or both, each
+    with a folder per class, or a folder per class), or of what `botnet data pack` wrote."""
     variant: str | None = "botnet_tiny"
     """The model; `botnet variants` lists them. None where pretrained says what it is."""
     pretrained: str | None = None

@@ -80,7 +80,7 @@ def _of_input(config: "RunConfig") -> Iterator[_Row]:
     crop, held_out, workers = options.eval_crop, options.validation_fraction, options.num_workers
     phases, start = options.progressive_phases, options.progressive_start
     yield "eval_crop", crop, "a number in (0, 1]", crop is None or 0 < crop <= 1
-    yield "validation_fraction", held_out, "a number in (0, 1), such as 0.1", 0 < held_out < 1
+    yield "validation_fraction", held_out, "a number in [0, 1), such as 0.1", 0 <= held_out < 1
     yield "num_workers", workers, "an integer of at least 0", workers is None or workers >= 0
     reached = f"at most epochs = {config.epochs}, so that the last has the whole size"
     yield "progressive_phases", phases, reached, phases <= max(1, config.epochs)

@@ -73,12 +73,13 @@ def estimate(plan: Plan) -> Estimate:
         seed=config.seed,
         num_workers=config.input.num_workers,
         process_shard=parts.devices.process_shard,
+        bad_images=BadImages(skip=config.input.skip_bad_images),
     )
-    bad_images, state = BadImages(skip=config.input.skip_bad_images), parts.state
+    state = parts.state
     seconds: list[float] = []
     input_seconds: list[float] = []
     state_bytes = _bytes_on_one_device(state)
-    evaluation_seconds = _evaluation_seconds(plan, parts, bad_images)
+    evaluation_seconds = _evaluation_seconds(plan, parts)
     step: Any = None
     try:
         # The first compiles.
@@ -88,7 +89,6 @@ def estimate(plan: Plan) -> Estimate:
             start = time.perf_counter()
             batch = next(batches)
             input_seconds.append(time.perf_counter() - start)
-            bad_images.check(batch, plan.splits.train)
             on_devices = parts.devices.place_batch(
                 DeviceBatch(batch["image"], batch["label"], batch["valid"])
             )
@@ -127,16 +127,18 @@ def _later(seconds: list[float]) -> float:
     return statistics.mean(seconds[len(seconds) // 2 :])
 
 
-def _evaluation_seconds(plan: Plan, parts: TrainingParts, bad_images: BadImages) -> float:
+def _evaluation_seconds(plan: Plan, parts: TrainingParts) -> float:
     """Of all test images, from the second of two batches; the first compiles."""
-    test, evaluator = plan.splits.validation, parts.evaluator
+    test, evaluator = plan.scored, parts.evaluator
+    if test is None:
+        return 0.0
     times: list[float] = []
     # Where there is but one batch, the second is the same once more.
     while len(times) < 2:
         evaluator(
             parts.state.inference_variables,
             test,
-            bad_images=bad_images,
+            bad_images=BadImages(skip=plan.config.input.skip_bad_images),
             on_batch=lambda _: times.append(time.perf_counter()),
             should_stop=lambda: len(times) >= 2,
         )

@@ -64,7 +64,7 @@ def make_parts(plan: Plan) -> TrainingParts:
         label_smoothing=optimization.label_smoothing,
         accumulation_steps=optimization.accumulation_steps,
         ema_decay=optimization.ema_decay,
-        augmentation=plan.batch_augmentation,
+        augmentation=config.augmentation,
         devices=devices,
     )
     evaluator = Evaluator(

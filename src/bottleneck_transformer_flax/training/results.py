@@ -23,19 +23,21 @@ def write_results(
     *,
     variables: Variables,
     rows: Sequence[dict[str, Any]],
-    predictions: Predictions,
-) -> dict[str, Any]:
-    """Write everything, and return the evaluation as it is in ``evaluation.json``."""
-    classes, test = plan.splits.train.class_names, plan.splits.validation
-    evaluation = predictions.to_json(classes)
+    predictions: Predictions | None,
+) -> dict[str, Any] | None:
+    """Write everything, and return the evaluation as it is in ``evaluation.json``, if any."""
+    classes, scored = plan.splits.train.class_names, plan.scored
+    evaluation = None if predictions is None else predictions.to_json(classes)
     card = model_card(plan, evaluation)
     save_pretrained(run.pretrained, plan.model, variables, plan.preprocessing, classes, card=card)
-    write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
     plot_training_curves(rows, run.curves)
-    plot_confusion_matrix(predictions.confusion, classes, run.confusion)
-    for index in range(len(test)):
+    if predictions is not None:
+        write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
+        plot_confusion_matrix(predictions.confusion, classes, run.confusion)
+    shown = plan.splits.train if scored is None else scored
+    for index in range(len(shown)):
         try:
-            test.read(index).save(run.example)
+            shown.read(index).save(run.example)
         except ValueError:
             continue
         break
@@ -46,7 +48,7 @@ def write_results(
 DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
 
 
-def model_card(plan: Plan, evaluation: dict[str, Any], *, epoch: int | None = None) -> str:
+def model_card(plan: Plan, evaluation: dict[str, Any] | None, *, epoch: int | None = None) -> str:
     """The card of a trained model after an epoch, by default the last, in Markdown.
 
     It is to be shared: folders have their names in it, and not where they are.
@@ -54,7 +56,11 @@ def model_card(plan: Plan, evaluation: dict[str, Any], *, epoch: int | None = No
     config, splits = plan.config, plan.splits
     height, width = plan.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
-    when = f"after epoch {epoch}, the best on the test images" if epoch else "after the last step"
+    when = (
+        f"after epoch {epoch}, the best on the validation images"
+        if epoch
+        else "after the last step"
+    )
     data = DATA_SETS.get(config.data, _folder_name(config.data))
     on_hub = config.pretrained is not None and means_repository(config.pretrained)
     pretrained = config.pretrained
@@ -63,10 +69,11 @@ def model_card(plan: Plan, evaluation: dict[str, Any], *, epoch: int | None = No
     options = config.replace(
         data=config.data if config.data in DATA_SETS else data, pretrained=pretrained
     )
+    scores = {} if evaluation is None else evaluation
     metadata = card_metadata(
         model_name=plan.model_name,
         dataset_name=data,
-        metrics={"top1": evaluation["top1"], "top5": evaluation["top5"]},
+        metrics={name: scores[name] for name in ("top1", "top5") if name in scores},
         base_model=pretrained if on_hub else None,
     )
     return f"""{metadata}
@@ -76,22 +83,29 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 
 | | |
 |---|---|
-| data | {data}, {len(splits.train)} training and {len(splits.validation)} test images |
+| data | {data}, {plan.splits.description.partition(" images")[0]} images |
 | input | {height} × {width} pixels |
 | start | {pretrained or "random weights"} |
 | epochs | {config.epochs} |
 | seed | {config.seed} |
 | variables | the {averaged} ones, {when} |
-| test images | {evaluation["count"]} |
-| top-1 | {evaluation["top1"]:.4f} |
-| top-5 | {evaluation["top5"]:.4f} |
-| loss | {evaluation["loss"]} |
-
+{_score_rows(plan, scores)}
 Every option of the run:
 
 ```json
 {json.dumps(options.to_json(), indent=2)}
 ```
+"""
+
+
+def _score_rows(plan: Plan, scores: dict[str, Any]) -> str:
+    if not scores:
+        return ""
+    split = "test" if plan.splits.validation is None else "validation"
+    return f"""| {split} images | {scores["count"]} |
+| top-1 | {scores["top1"]:.4f} |
+| top-5 | {scores["top5"]:.4f} |
+| loss | {scores["loss"]} |
 """
 
 

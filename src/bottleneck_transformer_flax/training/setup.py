@@ -3,11 +3,11 @@
 import json
 from typing import NamedTuple
 
-from bottleneck_transformer_flax.augmentation.batch import BatchAugmentation
 from bottleneck_transformer_flax.augmentation.image import TrainingTransform
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.data.datasets import Splits, load_splits
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
@@ -46,6 +46,12 @@ class Plan(NamedTuple):
     steps_per_epoch: int
 
     @property
+    def scored(self) -> ImageSource | None:
+        """The images that are scored: the validation split, or else the test split, if any."""
+        splits = self.splits
+        return splits.test if splits.validation is None else splits.validation
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
@@ -68,17 +74,6 @@ class Plan(NamedTuple):
         """How images become training input in an epoch, counted from 1."""
         preprocessing = self.preprocessing.replace(size=self.image_size(epoch))
         return TrainingTransform(preprocessing, self.config.augmentation)
-
-    @property
-    def batch_augmentation(self) -> BatchAugmentation:
-        """What is done to the images on the device."""
-        options = self.config.augmentation
-        return BatchAugmentation(
-            flip=options.flip,
-            mixup_alpha=options.mixup_alpha,
-            cutmix_alpha=options.cutmix_alpha,
-            erasing_probability=options.erasing_probability,
-        )
 
     @property
     def start(self) -> str:

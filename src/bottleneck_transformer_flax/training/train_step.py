@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bottleneck_transformer_flax.augmentation.batch import (
-    BatchAugmentation,
-    augment_batch,
-)
+from bottleneck_transformer_flax.augmentation.batch import augment_batch
+from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.distributed import DataParallel
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -20,7 +18,7 @@ from bottleneck_transformer_flax.models.surgery import resized_tables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 Variables = dict[str, Any]
-NOTHING = BatchAugmentation(flip=False)
+NOTHING = Augmentation(flip=False)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -97,7 +95,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
-    augmentation: BatchAugmentation = NOTHING,
+    augmentation: Augmentation = NOTHING,
     devices: DataParallel | None = None,
 ) -> TrainStep:
     """The jitted step; the state given to it is used up.

@@ -10,6 +10,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.datasets import fingerprint
 from bottleneck_transformer_flax.data.loader import training_batches
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.models.flops import count_multiply_adds
@@ -133,6 +134,7 @@ class _Training:
             start_step=self.step,
             num_workers=plan.config.input.num_workers,
             process_shard=self.devices.process_shard,
+            bad_images=self.bad_images,
         )
         try:
             while True:
@@ -157,7 +159,6 @@ class _Training:
         start = time.perf_counter()
         batch = next(batches)
         input_seconds = time.perf_counter() - start
-        self.bad_images.check(batch, self.plan.splits.train)
         stop = self.devices.any_process(self.stop.requested)
         on_devices = self.devices.place_batch(
             DeviceBatch(batch["image"], batch["label"], batch["valid"])
@@ -221,15 +222,16 @@ class _Training:
             raise DataError(f"none of the training images of {config.data} can be read")
         last = epoch == config.epochs
         row = self._row()
-        if last or epoch % config.evaluate_every_epochs == 0:
-            predictions = self.predictions = self._evaluate()
+        if self.plan.scored is not None and (last or epoch % config.evaluate_every_epochs == 0):
+            predictions = self.predictions = self._evaluate(self.plan.scored)
             if predictions is None:
                 return False
             loss, top1 = predictions.loss, predictions.top1
             if not math.isfinite(loss):
                 raise TrainingError(self._not_finite(self.step, loss, "test loss"))
             row |= {"test_loss": loss, "test_accuracy": top1}
-            row["best"] = top1 > self.history.best_accuracy
+            if self.plan.splits.validation is not None:
+                row["best"] = top1 > self.history.best_accuracy
             row["test_top5"] = predictions.top5
             self._keep_if_best(row)
         self.history = History([*self.history.rows, row])
@@ -251,14 +253,13 @@ class _Training:
         }
 
     def _keep_if_best(self, row: dict[str, Any]) -> None:
-        if not row.get("best"):
+        if not row.get("best") or self.plan.splits.validation is None:
             return
         variables = self.devices.replicate(self.state.inference_variables)
         if self.devices.is_primary:
             self.best.keep(variables, row, count=len(self.plan.splits.validation))
 
-    def _evaluate(self) -> Predictions | None:
-        test = self.plan.splits.validation
+    def _evaluate(self, test: ImageSource) -> Predictions | None:
         return self.evaluator(
             self.state.inference_variables,
             test,
@@ -281,10 +282,14 @@ class _Training:
         return Outcome(self.run, self.step, False, None, self.bad_images)
 
     def _finish(self) -> Outcome:
-        predictions = self.predictions or self._evaluate()
-        if predictions is None:
-            return self._leave()
-        evaluation = predictions.to_json(self.plan.splits.train.class_names)
+        scored, predictions = self.plan.scored, self.predictions
+        if scored is not None and predictions is None:
+            predictions = self._evaluate(scored)
+            if predictions is None:
+                return self._leave()
+        evaluation = None
+        if predictions is not None:
+            evaluation = predictions.to_json(self.plan.splits.train.class_names)
         variables = self.devices.replicate(self.state.inference_variables)
         if self.devices.is_primary:
             evaluation = write_results(

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.data.datasets import load_folder_all
-from bottleneck_transformer_flax.data.sources.base import (
-    ArraySource,
-    FolderSource,
-    ImageSource,
-    relabel,
-)
+from bottleneck_transformer_flax.data.sources.base import ImageSource, relabel
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import DataError
 from data.image_files import colour_folder
 
@@ -32,25 +29,6 @@ def test_array_source(channels):
         assert image.mode == "RGB"
         expected = source.images[index].reshape(4, 6, -1) + np.zeros(3, np.uint8)
         np.testing.assert_array_equal(np.asarray(image), expected)
-
-
-def test_folder_source(tmp_path):
-    source = load_folder_all(colour_folder(tmp_path, "x", "y"))
-    assert isinstance(source, ImageSource)
-    assert source.native_size is None
-    assert source.class_names == ("x", "y")
-    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert source.describe(4) == str(tmp_path / "y" / "1.png")
-    assert [source.read(i).getpixel((0, 0))[:2] for i in range(6)] == [
-        (label, i) for label in (0, 1) for i in range(3)
-    ]
-
-
-def test_folder_source_names_the_bad_image(tmp_path):
-    source = load_folder_all(colour_folder(tmp_path, "x", "y"))
-    (tmp_path / "y" / "1.png").write_text("no image")
-    with pytest.raises(DataError, match=r"y.1\.png"):
-        source.read(4)
 
 
 def test_pickles_are_light(tmp_path):

@@ -9,9 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bottleneck_transformer_flax.data.datasets import fingerprint, load_folder_all, load_splits
-from bottleneck_transformer_flax.data.formats import has_two_parts, open_stored
-from bottleneck_transformer_flax.data.sources import parquet, stored
+from bottleneck_transformer_flax.data.datasets import load_folder_all, load_parts, load_splits
+from bottleneck_transformer_flax.data.sources import base, parquet
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 from data.image_files import image_bytes
@@ -39,6 +38,10 @@ def write(file, numbers, *, image="image", label="label", labels=None, names=CLA
     pyarrow.parquet.write_table(table, file, row_group_size=4)
 
 
+def parts_of(folder):
+    return load_parts(str(folder), in_order=True)
+
+
 @pytest.fixture
 def hub(tmp_path):
     """As the hub has it: 17 training images in two files, 5 to test on."""
@@ -50,9 +53,8 @@ def hub(tmp_path):
 
 
 def test_every_image_is_read_with_its_label(hub):
-    splits = load_splits(str(hub))
-    assert splits.description == f"17 training and 5 test images, 3 classes ({hub})"
-    for source, first in ((splits.train, 0), (splits.validation, 100)):
+    parts = parts_of(hub)
+    for source, first in ((parts["train"], 0), (parts["val"], 100)):
         assert isinstance(source, ImageSource)
         assert source.class_names == CLASSES
         assert source.native_size is None
@@ -60,14 +62,13 @@ def test_every_image_is_read_with_its_label(hub):
             assert source.content(index) == image_bytes(first + index)
             assert source.labels[index] == (first + index) % 3
             assert source.read(index).size == (5, 4 + (first + index) % 3)
-    assert splits.train.describe(12) == f"{hub}/data/train-00001-of-00002.parquet/2"
+    assert parts["train"].describe(12) == f"{hub}/data/train-00001-of-00002.parquet/2"
 
 
-def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(hub, monkeypatch):
-    source = load_splits(str(hub)).train
+def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(hub):
+    source = parts_of(hub)["train"]
     source.content(0)
     copy = pickle.loads(pickle.dumps(source))
-    monkeypatch.setattr(parquet, "_KEPT_BYTES", 1)
     indices = np.random.default_rng(0).integers(17, size=200).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(copy.content, indices)) == list(map(image_bytes, indices))
@@ -77,26 +78,23 @@ def test_names_that_older_files_have(tmp_path):
     write(tmp_path / "train-00000-of-00002-5e9ad7b7b2a6ec8b.parquet", range(10))
     write(tmp_path / "train-00001-of-00002-3c61bb1d5a0c2f47.parquet", range(10, 17))
     write(tmp_path / "test-00000-of-00001-0123456789abcdef.parquet", range(100, 105))
-    splits = load_splits(str(tmp_path))
-    assert (len(splits.train), len(splits.validation)) == (17, 5)
-    assert splits.train.content(12) == image_bytes(12)
+    parts = parts_of(tmp_path)
+    assert {part: len(source) for part, source in parts.items()} == {"train": 17, "test": 5}
+    assert parts["train"].content(12) == image_bytes(12)
 
 
 def test_parts_in_folders_of_their_own(tmp_path):
     write(tmp_path / "train/0000.parquet", range(10))
     write(tmp_path / "train/0001.parquet", range(10, 17))
     write(tmp_path / "test/0000.parquet", range(100, 105))
-    assert has_two_parts(tmp_path)
-    splits = load_splits(str(tmp_path))
-    assert (len(splits.train), len(splits.validation)) == (17, 5)
-    assert splits.train.content(12) == image_bytes(12)
-    assert splits.validation.content(4) == image_bytes(104)
-    assert len(load_folder_all(tmp_path / "test")) == 5
+    parts = parts_of(tmp_path)
+    assert {part: len(source) for part, source in parts.items()} == {"train": 17, "test": 5}
+    assert parts["train"].content(12) == image_bytes(12)
+    assert parts["test"].content(4) == image_bytes(104)
 
 
-def test_row_groups_are_read_once_and_only_so_many_bytes_kept(hub, monkeypatch):
-    source = load_splits(str(hub)).train
-    groups = []
+def test_in_order_every_row_group_is_read_once(hub, monkeypatch):
+    source, groups = parts_of(hub)["train"], []
     read_row_group = pyarrow.parquet.ParquetFile.read_row_group
 
     def counting(self, group, columns):
@@ -105,16 +103,15 @@ def test_row_groups_are_read_once_and_only_so_many_bytes_kept(hub, monkeypatch):
         return read_row_group(self, group, columns)
 
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", counting)
-    for index in [0, 3, 9, 1, 16, 2]:
+    for index in range(17):
         source.content(index)
-    assert groups == [0, 2, 1]
-    # The one used last is let go of last.
-    assert list(source.reader._kept) == [2, 4, 0]
-    monkeypatch.setattr(parquet, "_KEPT_BYTES", 1)
-    for index in [4, 5, 0]:
-        source.content(index)
-        assert list(source.reader._kept) == [index // 4]
-    assert groups[3:] == [1, 0]
+    assert groups == [0, 1, 2, 0, 1]
+
+
+def test_in_random_order_they_are_refused(hub):
+    for load in (load_splits, load_folder_all):
+        with pytest.raises(DataError, match=f"run botnet data pack {hub} PACKED, and name"):
+            load(str(hub))
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "fine_label"])
@@ -122,10 +119,10 @@ def test_row_groups_are_read_once_and_only_so_many_bytes_kept(hub, monkeypatch):
 def test_columns_by_their_usual_names(tmp_path, image, label):
     write(tmp_path / "train.parquet", range(7), image=image, label=label)
     write(tmp_path / "test.parquet", range(7, 9), image=image, label=label)
-    splits = load_splits(str(tmp_path))
-    assert splits.train.class_names == CLASSES
-    assert splits.validation.labels.tolist() == [1, 2]
-    assert splits.validation.content(1) == image_bytes(8)
+    parts = parts_of(tmp_path)
+    assert parts["train"].class_names == CLASSES
+    assert parts["test"].labels.tolist() == [1, 2]
+    assert parts["test"].content(1) == image_bytes(8)
 
 
 def test_bytes_alone_as_a_column_and_small_labels(tmp_path):
@@ -134,7 +131,7 @@ def test_bytes_alone_as_a_column_and_small_labels(tmp_path):
     for part in ("train", "val"):
         table = pyarrow.table({"image": images, "label": labels})
         pyarrow.parquet.write_table(table, tmp_path / f"{part}-00000-of-00001.parquet")
-    source = load_splits(str(tmp_path)).train
+    source = parts_of(tmp_path)["train"]
     assert source.content(3) == image_bytes(3)
     assert source.labels.tolist() == [0, 1] * 3
 
@@ -142,33 +139,25 @@ def test_bytes_alone_as_a_column_and_small_labels(tmp_path):
 def test_classes_without_names_are_numbers(tmp_path):
     write(tmp_path / "train.parquet", range(6), names=None)
     write(tmp_path / "test.parquet", range(3), names=None, labels=[4, 0, 0])
-    assert load_splits(str(tmp_path)).train.class_names == ("0", "1", "2", "3", "4")
+    assert parts_of(tmp_path)["train"].class_names == ("0", "1", "2", "3", "4")
 
 
-def test_a_part_without_labels_is_left_out_and_validation_is_preferred(hub):
+def test_a_part_without_labels_is_left_out(hub):
     write(hub / "data/test-00000-of-00001.parquet", range(6), labels=[-1] * 6)
-    assert list(open_stored(hub)) == ["train", "validation"]
+    assert list(parts_of(hub)) == ["train", "val"]
     write(hub / "data/test-00000-of-00001.parquet", range(6))
-    assert list(open_stored(hub)) == ["test", "train", "validation"]
-    assert len(load_splits(str(hub)).validation) == 5
-    assert has_two_parts(hub)
+    assert list(parts_of(hub)) == ["train", "val", "test"]
 
 
-def test_one_part_is_split_by_the_rows(tmp_path):
-    write(tmp_path / "train-00000-of-00001.parquet", range(30))
-    assert not has_two_parts(tmp_path)
-    assert len(load_folder_all(tmp_path)) == 30
-    splits = load_splits(str(tmp_path), validation_fraction=0.2)
-    assert (len(splits.train), len(splits.validation)) == (24, 6)
-    for source in (splits.train, splits.validation):
-        for index, name in enumerate(source.names):
-            assert source.content(index) == image_bytes(int(name.split("/")[1]))
-    assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path), validation_fraction=0.2))
+def test_class_names_that_are_there_twice_get_their_number():
+    assert parquet.distinct(["crane", "kite", "crane"]) == ("crane", "kite", "crane 2")
+    names = parquet.distinct(["crane", "crane 2", "crane", "crane"])
+    assert names == ("crane", "crane 2", "crane 2 2", "crane 3")
 
 
 def error_of(root):
     with pytest.raises(DataError) as caught:
-        load_splits(str(root))
+        parts_of(root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -181,7 +170,7 @@ def test_a_file_is_missing(hub):
 def test_a_part_is_missing(hub):
     (hub / "data/train-00000-of-00002.parquet").unlink()
     (hub / "data/train-00001-of-00002.parquet").rename(hub / "data/extra.parquet")
-    assert "has the parts 'extra', 'validation'; expected train and one of" in error_of(hub)
+    assert "has the parts 'extra', 'validation'; expected train, and one of" in error_of(hub)
 
 
 def test_several_folders_of_files(hub):
@@ -199,7 +188,7 @@ def test_a_damaged_file_is_named(hub, damage):
 
 def test_a_file_that_is_damaged_where_the_images_are(hub):
     file = hub / "data/validation-00000-of-00001.parquet"
-    source = load_splits(str(hub)).validation
+    source = parts_of(hub)["val"]
     content = file.read_bytes()
     file.write_bytes(content[:4] + bytes(len(content) - 1000) + content[len(content) - 996 :])
     with pytest.raises(DataError, match=r"validation-00000-of-00001.parquet: cannot be read as"):
@@ -214,8 +203,8 @@ def test_a_row_without_image_is_named(tmp_path):
         }
     )
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet", row_group_size=4)
-    with pytest.raises(DataError, match=r"train.parquet: row 1 of group 1 has no image"):
-        load_folder_all(tmp_path).content(5)
+    with pytest.raises(DataError, match=r"train.parquet/5: this row has no image"):
+        parts_of(tmp_path)["all"].content(5)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +216,6 @@ def test_a_row_without_image_is_named(tmp_path):
         ({"image": [{"path": "a"}], "label": [0]}, "image.bytes is None; expected bytes"),
         ({"image": [b""], "label": ["cat"]}, "column label is string; expected whole numbers"),
         ({"image": [b""], "label": [-1]}, "no image has a label"),
-        ({"image": [b""], "label": [0]}, "only one class, '0'"),
         ({"image": [b"", b""], "label": [1, None]}, "train has labels from -1 to 1; expected"),
         ({"image": [b"", b""], "label": [-1, 1]}, "train has labels from -1 to 1; expected 0 to"),
     ],
@@ -245,5 +233,5 @@ def test_files_that_name_the_classes_otherwise(hub):
 
 
 def test_without_the_library(hub, monkeypatch):
-    monkeypatch.setattr(stored, "find_spec", lambda _: None)
+    monkeypatch.setattr(base, "find_spec", lambda _: None)
     assert "needs pyarrow; install it with pip install 'bott" in error_of(hub)

@@ -6,17 +6,15 @@
     train/part-00000-of-00016.arrayrecord       the images
     train/labels.npy                            int32, an index into the class names, by image
     train/names.json                            a list: what the images are called
-    val/…                                       likewise
+    val/…                                       in the same form
 
-or with one part ``all/``, which is split as an image folder is: by the names. Images are numbered
-through the files of a part. A file is an ArrayRecord file whose records are msgpack maps of
-``name`` (string), ``label`` (integer) and ``image``: the bytes of the image file as it was.
-``dataset.json`` says, besides the class names, how many images, bytes and which SHA-256 digest
-every file has.
+and ``test/`` in the same form; or with one part ``all/``, which is split as an image folder is: by
+the names. Images are numbered through the files of a part. A file is an ArrayRecord file whose
+records are msgpack maps of ``name`` (string), ``label`` (integer) and ``image``: the bytes of the
+image file as it was. ``dataset.json`` says, besides the class names, how many images, bytes and
+which SHA-256 digest every file has.
 """
 
-import bisect
-import functools
 import json
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -24,17 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 
-from bottleneck_transformer_flax.data.sources.stored import (
-    DATA_EXTRA,
-    OpenedOnce,
-    StoredSource,
-    require,
-)
+from bottleneck_transformer_flax.data.sources.base import ImageSource, require
 from bottleneck_transformer_flax.errors import DataError
 
 if TYPE_CHECKING:
-    from array_record.python.array_record_module import ArrayRecordReader
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 DESCRIPTION_FILE = "dataset.json"
 PROGRESS_FILE = "packing.json"
@@ -42,9 +36,7 @@ LABELS_FILE = "labels.npy"
 NAMES_FILE = "names.json"
 FORMAT = "bottleneck-transformer-flax packed images"
 VERSION = 1
-# Images are read one by one from anywhere, so nothing around them is worth reading ahead.
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-_READER_BUFFER_BYTES = 2**15
+_REMEDY = "copy the data set again, or run the botnet data pack that wrote it once more"
 
 
 class Record(NamedTuple):
@@ -151,14 +143,58 @@ def read_description(file: Path) -> Description:
         ) from error
 
 
-def open_packed(folder: Path) -> dict[str, StoredSource]:
+@dataclass(frozen=True, eq=False)
+class PackedSource(ImageSource):
+    """The images of one part of a packed data set, decoded when they are asked for.
+
+    Attributes:
+        records: all records, through all files; opens a file when it is first read from.
+        names: name of each image.
+        labels: class of each image, an index into ``class_names``.
+        class_names: names of the classes.
+        folder: the data set's folder.
+        part: name of the part.
+        shards: the files.
+    """
+
+    records: "ArrayRecordDataSource"
+    names: tuple[str, ...]
+    labels: Int32[np.ndarray, " n"]
+    class_names: tuple[str, ...]
+    folder: Path
+    part: str
+    shards: tuple[Shard, ...]
+
+    def describe(self, index: int) -> str:
+        """The image's name below the folder of its part."""
+        return f"{self.folder / self.part}/{self.names[index]}"
+
+    def content(self, index: int) -> bytes:
+        """The bytes of one image.
+
+        Raises:
+            DataError: when the file is damaged there.
+        """
+        try:
+            return decode_record(self.records[index]).image
+        # The library raises RuntimeError, and a record that is none raises ValueError.
+        except (RuntimeError, ValueError) as error:
+            ends = accumulate(shard.images for shard in self.shards)
+            file = next(s.file for s, end in zip(self.shards, ends, strict=True) if index < end)
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{self.folder / file}: {self.names[index]} cannot be read: {reason}; {_REMEDY}"
+            ) from error
+
+
+def open_packed(folder: Path) -> dict[str, PackedSource]:
     """The parts of a packed data set.
 
     Raises:
         DataError: when a file is missing, or not as it was written.
     """
-    require("array_record", f"{folder}: a packed data set", DATA_EXTRA)
-    require("msgpack", f"{folder}: a packed data set", DATA_EXTRA)
+    for module in ("array_record", "msgpack"):
+        require(module, f"{folder}: a packed data set")
     description = read_description(folder / DESCRIPTION_FILE)
     return {
         part: _open_part(folder, part, shards, description.class_names)
@@ -166,9 +202,20 @@ def open_packed(folder: Path) -> dict[str, StoredSource]:
     }
 
 
+def open_records(files: list[str]) -> "ArrayRecordDataSource":
+    """The records of ArrayRecord files, which several threads may read in any order.
+
+    A file named as "FILE[0:COUNT]" is not opened before it is read from.
+    """
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    # Records are read one by one from anywhere: threads that decompress more ahead are no use.
+    return ArrayRecordDataSource(files, reader_options={"max_parallelism": "0"})
+
+
 def _open_part(
     folder: Path, part: str, shards: tuple[Shard, ...], class_names: tuple[str, ...]
-) -> StoredSource:
+) -> PackedSource:
     for shard in shards:
         _check_size(folder / shard.file, shard.bytes)
     try:
@@ -177,27 +224,25 @@ def _open_part(
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / part}: {error}; {_REMEDY}") from error
     count = sum(shard.images for shard in shards)
-    if not len(names) == len(labels) == count:
+    if not len(names) == len(labels) == count > 0:
         raise DataError(
             f"{folder / part}: {LABELS_FILE} has {len(labels)} images and {NAMES_FILE} "
             f"{len(names)}, but the files have {count}; {_REMEDY}"
         )
-    if count and not 0 <= labels.min() <= labels.max() < len(class_names):
+    if not 0 <= labels.min() <= labels.max() < len(class_names):
         raise DataError(
             f"{folder / part / LABELS_FILE}: has labels from {labels.min()} to {labels.max()} but "
             f"there are {len(class_names)} classes; {_REMEDY}"
         )
-    return StoredSource(
-        reader=PackedReader([(str(folder / shard.file), shard.images) for shard in shards]),
-        positions=np.arange(count),
+    return PackedSource(
+        records=open_records([f"{folder / shard.file}[0:{shard.images}]" for shard in shards]),
         names=names,
         labels=labels,
         class_names=class_names,
-        origin=str(folder / part),
+        folder=folder,
+        part=part,
+        shards=shards,
     )
-
-
-_REMEDY = "copy the data set again, or run the botnet data pack that wrote it once more"
 
 
 def _check_size(file: Path, expected: int) -> None:
@@ -207,47 +252,3 @@ def _check_size(file: Path, expected: int) -> None:
         raise DataError(f"{file}: {(error.strerror or str(error)).lower()}; {_REMEDY}") from error
     if size != expected:
         raise DataError(f"{file}: has {size} bytes; expected {expected}; {_REMEDY}")
-
-
-class PackedReader:
-    """Reads images by their number, through all files of a part."""
-
-    def __init__(self, files: list[tuple[str, int]]) -> None:
-        """For files, each with the number of its images; they are opened when first needed."""
-        self._files = [file for file, _ in files]
-        self._ends = list(accumulate(count for _, count in files))
-        self._readers = [OpenedOnce(functools.partial(open_records, file)) for file in self._files]
-
-    def read(self, position: int) -> bytes:
-        """The bytes of one image.
-
-        Raises:
-            DataError: when the file is damaged there.
-        """
-        number = bisect.bisect_right(self._ends, position)
-        place = position - (self._ends[number - 1] if number else 0)
-        try:
-            # The reader raises RuntimeError alone, and ValueError is what a wrong record gives.
-            (content,) = self._readers[number].get().read([place])
-            return decode_record(content).image
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(
-                f"{self._files[number]}: image {place} cannot be read: {reason}; {_REMEDY}"
-            ) from error
-
-
-def open_records(file: str) -> "ArrayRecordReader":
-    """An ArrayRecord file, to be read from anywhere and by several threads at once.
-
-    Raises:
-        RuntimeError: when it is damaged or not there.
-    """
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(
-        file, options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER_BYTES
-    )
-    if not reader.ok():
-        raise RuntimeError("it is no whole ArrayRecord file")
-    return reader

@@ -1,49 +1,66 @@
-"""Where labelled images come from: arrays in memory, and files on disk.
+"""Where labelled images come from: what all sources share, whatever holds the images.
 
-Importing this needs neither jax nor grain, so that worker processes and tools stay light.
+Importing this needs no jax, so that worker processes and tools stay light.
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Int64
 from PIL import Image
 
 from bottleneck_transformer_flax.data import imagenet
-from bottleneck_transformer_flax.data.sources.folder import Listing
-from bottleneck_transformer_flax.decoding import (
-    DecodedImage,
-    EncodedImage,
-    OpenedImage,
-    open_image,
-)
+from bottleneck_transformer_flax.decoding import EncodedImage, OpenedImage
 from bottleneck_transformer_flax.errors import DataError
 
+TRAIN, VALIDATION, TEST, ALL = "train", "val", "test", "all"
+"""The parts of a data set; one that comes in a single part has ``ALL``."""
+VALIDATION_NAMES = (VALIDATION, "validation", "valid")
+"""What others call the validation part; the first that exists is taken."""
 
-@runtime_checkable
-class ImageSource(Protocol):
-    """Numbered images with labels; picklable, and readable from several threads at once."""
+Part = TypeVar("Part")
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the labels mean."""
-        ...
 
-    @property
-    def labels(self) -> Int32[np.ndarray, " n"]:
-        """Of every image, an index into ``class_names``."""
-        ...
+class ImageSource(ABC):
+    """Numbered images with labels; picklable, and readable from several threads at once.
+
+    Attributes:
+        class_names: names of the classes.
+        labels: class of each image, an index into ``class_names``.
+        names: name of each image within the source, such as "cat/12.jpg"; no two are the same.
+        passed_over: number of files beside the images that are not images.
+    """
+
+    class_names: tuple[str, ...]
+    labels: Int32[np.ndarray, " n"]
+    names: tuple[str, ...]
+    passed_over: int = 0
 
     @property
     def native_size(self) -> tuple[int, int] | None:
         """The (height, width) in pixels of all images when they are in memory, else None."""
-        ...
+        return None
 
     def __len__(self) -> int:
         """The number of images."""
-        ...
+        return len(self.labels)
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """One image's path, or its place in the data set, for messages."""
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """One image as the bytes of an image file, not yet decoded.
+
+        Raises:
+            DataError: when the image cannot be read; the message names it.
+        """
 
     def open(self, index: int) -> OpenedImage:
         """One image, decoded when its pixels are asked for.
@@ -51,152 +68,67 @@ class ImageSource(Protocol):
         Raises:
             DataError: when the image cannot be read; the message names it.
         """
-        ...
-
-    def read(self, index: int) -> Image.Image:
-        """One image, mode RGB: ``open(index).decode()``.
-
-        Raises:
-            DataError: when the image cannot be read; the message names it.
-        """
-        ...
-
-    def describe(self, index: int) -> str:
-        """What to call one image in a message: its path, or its place in the data set."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class ArraySource:
-    """Images in memory, all of one size.
-
-    Attributes:
-        images: grey (n, h, w) or RGB (n, h, w, 3) in [0, 255].
-        labels: of every image, an index into ``class_names``.
-        class_names: what the labels mean.
-        name: what ``describe`` calls the images, such as "fashion-mnist test".
-    """
-
-    images: UInt8[np.ndarray, "n h w"] | UInt8[np.ndarray, "n h w 3"]
-    labels: Int32[np.ndarray, " n"]
-    class_names: tuple[str, ...]
-    name: str = "array"
-
-    @property
-    def native_size(self) -> tuple[int, int]:
-        """The (height, width) of every image in pixels."""
-        return self.images.shape[1], self.images.shape[2]
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
-
-    def open(self, index: int) -> DecodedImage:
-        """One image."""
-        return DecodedImage(self.read(index))
-
-    def read(self, index: int) -> Image.Image:
-        """One image, mode RGB."""
-        image = Image.fromarray(self.images[index])
-        return image if image.mode == "RGB" else image.convert("RGB")
-
-    def describe(self, index: int) -> str:
-        """The image's place, as in "fashion-mnist test image 12"."""
-        return f"{self.name} image {index}"
-
-
-@dataclass(frozen=True, eq=False)
-class FolderSource:
-    """Image files, decoded when they are read.
-
-    Attributes:
-        root: the folder that ``names`` start from.
-        names: POSIX paths relative to ``root``; strings, which pickle far smaller than paths.
-        labels: of every image, an index into ``class_names``.
-        class_names: what the labels mean.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    labels: Int32[np.ndarray, " n"]
-    class_names: tuple[str, ...]
-
-    @classmethod
-    def from_listing(cls, listing: Listing) -> "FolderSource":
-        """All images of a listing, class after class."""
-        counts = [len(images) for images in listing.names.values()]
-        return cls(
-            root=listing.root,
-            names=tuple(name for images in listing.names.values() for name in images),
-            labels=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-            class_names=tuple(listing.names),
-        )
-
-    @property
-    def native_size(self) -> None:
-        """None: the files may differ in size."""
-        return None
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.names)
-
-    def open(self, index: int) -> EncodedImage:
-        """One image, decoded when its pixels are asked for.
-
-        Raises:
-            DataError: when the file cannot be read.
-        """
-        return open_image(self.describe(index))
+        return EncodedImage(self.content(index), self.describe(index))
 
     def read(self, index: int) -> Image.Image:
         """One image, mode RGB.
 
         Raises:
-            DataError: when the file cannot be decoded.
+            DataError: when the image cannot be read or decoded; the message names it.
         """
         return self.open(index).decode()
 
-    def describe(self, index: int) -> str:
-        """The image's path."""
-        return str(self.root / self.names[index])
-
 
 @dataclass(frozen=True, eq=False)
-class RelabelledSource:
-    """The images of another source with labels in another class list; see ``relabel``."""
+class Subset(ImageSource):
+    """Some images of another source, in an order and with class numbers of their own.
+
+    Attributes:
+        source: the other source.
+        indices: position of each image in ``source``.
+        labels: class of each image, an index into ``class_names``.
+        class_names: names of the classes.
+        names: name of each image in ``source``.
+    """
 
     source: ImageSource
+    indices: Int64[np.ndarray, " n"]
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the names of the other source."""
+        names = tuple(self.source.names[index] for index in self.indices.tolist())
+        object.__setattr__(self, "names", names)
 
     @property
     def native_size(self) -> tuple[int, int] | None:
-        """As the source underneath."""
+        """As the other source."""
         return self.source.native_size
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source)
+    def describe(self, index: int) -> str:
+        """As the other source."""
+        return self.source.describe(int(self.indices[index]))
+
+    def content(self, index: int) -> bytes:
+        """As the other source."""
+        return self.source.content(int(self.indices[index]))
 
     def open(self, index: int) -> OpenedImage:
-        """As the source underneath."""
-        return self.source.open(index)
+        """As the other source."""
+        return self.source.open(int(self.indices[index]))
 
-    def read(self, index: int) -> Image.Image:
-        """As the source underneath."""
-        return self.source.read(index)
 
-    def describe(self, index: int) -> str:
-        """As the source underneath."""
-        return self.source.describe(index)
+def select(source: ImageSource, indices: Int64[np.ndarray, " m"]) -> Subset:
+    """Some images of a source, in the order given."""
+    return Subset(source, indices, source.labels[indices], source.class_names)
 
 
 def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
     """The same images with labels as indices into ``class_names``, matched by name.
 
-    A class that is named by an ImageNet synset, as ImageNet's folders are, goes by the name of
-    its class as well.
+    A class named by an ImageNet synset, as ImageNet's folders are, also matches that class's name.
 
     Raises:
         DataError: when the source has classes that ``class_names`` lacks.
@@ -213,7 +145,39 @@ def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
             f"the model's classes are {_shortened(class_names)}"
         )
     new_labels = np.array([positions[name] for name in names], np.int32)
-    return RelabelledSource(source, new_labels[source.labels], class_names)
+    return Subset(source, np.arange(len(source)), new_labels[source.labels], class_names)
+
+
+def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts of a data set under our names for them: ``ALL``, or ``TRAIN`` and one or two more.
+
+    Raises:
+        DataError: when there are several parts, but no training part, or nothing beside it.
+    """
+    if len(parts) == 1:
+        return {ALL: next(iter(parts.values()))}
+    validation = next((name for name in VALIDATION_NAMES if name in parts), VALIDATION)
+    names = {TRAIN: TRAIN, VALIDATION: validation, TEST: TEST}
+    chosen = {ours: parts[theirs] for ours, theirs in names.items() if theirs in parts}
+    if TRAIN not in chosen or len(chosen) == 1:
+        raise DataError(
+            f"{folder}: has the parts {', '.join(map(repr, parts))}; expected train, and one of "
+            f"{', '.join((*VALIDATION_NAMES, TEST))}"
+        )
+    return chosen
+
+
+def require(module: str, user: str) -> None:
+    """Check that a library of the extra "data" is installed.
+
+    Raises:
+        DataError: when it is not, with the command that installs it.
+    """
+    if find_spec(module) is None:
+        raise DataError(
+            f"{user} needs {module}; install it with "
+            "pip install 'bottleneck-transformer-flax[data]'"
+        )
 
 
 def _shortened(names: tuple[str, ...], limit: int = 20) -> str:

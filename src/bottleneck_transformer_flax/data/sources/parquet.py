@@ -1,20 +1,19 @@
-"""Parquet files as the Hugging Face hub has them: the images' bytes in a column, the labels beside.
+"""Parquet files as the Hugging Face hub has them: image files in a column, their labels in another.
 
 A folder, or the one folder in it, holds ``train-00000-of-00002.parquet`` and so on (older ones have
-a digest before the ending), and the like with ``validation`` or ``test``; or folders of these names
-hold ``0000.parquet`` and so on. Parquet is read a row group at a time, so an image from anywhere
-costs the reading of some hundred others. In order that is no loss; for training, which reads in
-random order, ``botnet data pack`` makes of it what is read image by image.
+a digest before the suffix), and the same with ``validation`` or ``test``; or folders of these names
+hold ``0000.parquet`` and so on. Parquet is read a row group at a time, so that an image from
+anywhere costs reading some hundred others. In order nothing is lost: ``botnet data pack`` reads
+these files, and writes what training can read in random order.
 """
 
 import bisect
 import functools
 import json
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,24 +21,73 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from bottleneck_transformer_flax.data.sources.stored import (
-    DATA_EXTRA,
-    OpenedOnce,
-    StoredSource,
-    distinct,
-    require,
-)
+from bottleneck_transformer_flax.data.sources.base import ImageSource, require
 from bottleneck_transformer_flax.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyarrow.parquet import ParquetFile
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 _FILE_NAME = re.compile(r"(?P<part>.+?)(-\d+-of-(?P<total>\d+)(-[0-9a-f]+)?)?\.parquet")
-# Of the row groups read last, in every process.
-_KEPT_BYTES = 2**27
+
+
+class RowGroup(NamedTuple):
+    """A group of rows, which is read as a whole: the file, and its number there."""
+
+    file: str
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetSource(ImageSource):
+    """The images of one part, to be read in order; the row group read last stays in memory.
+
+    Attributes:
+        groups: all row groups, through all files.
+        starts: position of the first image of each group.
+        image_column: name of the column of images.
+        names: the file and row of each image.
+        labels: class of each image, an index into ``class_names``.
+        class_names: names of the classes.
+        folder: the folder of the files.
+    """
+
+    groups: tuple[RowGroup, ...]
+    starts: tuple[int, ...]
+    image_column: str
+    names: tuple[str, ...]
+    labels: Int32[np.ndarray, " n"]
+    class_names: tuple[str, ...]
+    folder: Path
+
+    def describe(self, index: int) -> str:
+        """The image's file and row."""
+        return f"{self.folder}/{self.names[index]}"
+
+    def content(self, index: int) -> bytes:
+        """The bytes of one image.
+
+        Raises:
+            DataError: when they cannot be read, or there are none.
+        """
+        position = bisect.bisect_right(self.starts, index) - 1
+        group = self.groups[position]
+        content: bytes | None = _read_images(group, self.image_column)[
+            index - self.starts[position]
+        ].as_py()
+        if content is None:
+            raise DataError(f"{self.describe(index)}: this row has no image")
+        return content
+
+
+class _Table(NamedTuple):
+    """What a file says before any image is read."""
+
+    group_rows: list[int]
+    image_column: str
+    labels: Int32[np.ndarray, " n"]
+    class_names: tuple[str, ...] | None
 
 
 def find_files(folder: Path) -> Path | None:
@@ -62,16 +110,7 @@ def find_files(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-class _Table(NamedTuple):
-    """What a file says before any image is read."""
-
-    group_rows: list[int]
-    image_column: str
-    labels: Int32[np.ndarray, " n"]
-    class_names: tuple[str, ...] | None
-
-
-def open_parquet(folder: Path) -> dict[str, StoredSource]:
+def open_parquet(folder: Path) -> dict[str, ParquetSource]:
     """The parts of a data set, "train", "validation" and so on, from the folder of its files.
 
     A part without labels, as tests often are (all are -1), is left out.
@@ -79,10 +118,10 @@ def open_parquet(folder: Path) -> dict[str, StoredSource]:
     Raises:
         DataError: when files are missing or damaged, or columns are not as expected.
     """
-    require("pyarrow", f"{folder}: a Parquet data set", DATA_EXTRA)
+    require("pyarrow", f"{folder}: a Parquet data set")
     files = _files_of(folder)
     tables = {part: [_describe(file) for file in files[part]] for part in files}
-    # Of 0 where there are no labels, and so no class either.
+    # 0 where there are no labels, and so no class either.
     num_labels = {
         part: 1 + max(int(table.labels.max(initial=-1)) for table in tables[part]) for part in files
     }
@@ -100,9 +139,19 @@ def open_parquet(folder: Path) -> dict[str, StoredSource]:
     }
 
 
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names, each once: one that is there already gets its number, as "crane 517"."""
+    made: dict[str, None] = {}
+    for number, name in enumerate(names):
+        while name in made:
+            name = f"{name} {number}"
+        made[name] = None
+    return tuple(made)
+
+
 def _source(
     folder: Path, part: str, tables: list[tuple[Path, _Table]], class_names: tuple[str, ...]
-) -> StoredSource:
+) -> ParquetSource:
     labels = np.concatenate([table.labels for _, table in tables])
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise DataError(
@@ -110,24 +159,20 @@ def _source(
             f"{len(class_names) - 1}, one for each class"
         )
     names = [f"{file.name}/{row}" for file, table in tables for row in range(len(table.labels))]
-    groups = [(str(file), table.group_rows) for file, table in tables]
-    return StoredSource(
-        reader=ParquetReader(groups, tables[0][1].image_column),
-        positions=np.arange(len(names)),
+    groups = [
+        (RowGroup(str(file), number), rows)
+        for file, table in tables
+        for number, rows in enumerate(table.group_rows)
+    ]
+    return ParquetSource(
+        groups=tuple(group for group, _ in groups),
+        starts=(0, *accumulate(rows for _, rows in groups))[: len(groups)],
+        image_column=tables[0][1].image_column,
         names=tuple(names),
         labels=labels,
         class_names=class_names,
-        origin=str(folder),
+        folder=folder,
     )
-
-
-def part_names(folder: Path) -> list[str]:
-    """What the parts are called, labelled or not.
-
-    Raises:
-        DataError: when files are missing.
-    """
-    return list(_files_of(folder))
 
 
 def _files_of(folder: Path) -> dict[str, list[Path]]:
@@ -158,9 +203,10 @@ def _describe(file: Path) -> _Table:
         DataError: when it is damaged, or its columns are not as expected.
     """
     import pyarrow
+    from pyarrow.parquet import ParquetFile
 
     with _named(file):
-        table = open_table(str(file))
+        table = ParquetFile(file, memory_map=True)
         schema, metadata = table.schema_arrow, table.metadata
     image = _column(file, schema, IMAGE_COLUMNS)
     label = _column(file, schema, LABEL_COLUMNS)
@@ -207,66 +253,20 @@ def _class_names(
     return found.pop() or tuple(map(str, range(num_labels)))
 
 
-class ParquetReader:
-    """Reads images by their row, through all files of a part.
-
-    The row groups read last are kept, up to 128 MiB of them.
-    """
-
-    def __init__(self, files: list[tuple[str, list[int]]], image_column: str) -> None:
-        """For files, each with the numbers of rows in its groups; opened when first needed."""
-        self._files, self._image_column = files, image_column
-        self._tables = [OpenedOnce(functools.partial(open_table, file)) for file, _ in files]
-        self._groups = [
-            (number, group) for number, (_, rows) in enumerate(files) for group in range(len(rows))
-        ]
-        self._ends = list(accumulate(count for _, rows in files for count in rows))
-        self._kept: OrderedDict[int, pyarrow.Array] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type["ParquetReader"], tuple[list[tuple[str, list[int]]], str]]:
-        """Without what is open or kept."""
-        return ParquetReader, (self._files, self._image_column)
-
-    def read(self, position: int) -> bytes:
-        """The bytes of one image.
-
-        Raises:
-            DataError: when they cannot be read, or there are none.
-        """
-        group = bisect.bisect_right(self._ends, position)
-        row = position - (self._ends[group - 1] if group else 0)
-        with self._lock:
-            content = self._read_group(group)[row].as_py()
-        if content is None:
-            file, _ = self._files[self._groups[group][0]]
-            raise DataError(f"{file}: row {row} of group {self._groups[group][1]} has no image")
-        return content
-
-    def _read_group(self, group: int) -> "pyarrow.Array":
-        """The images of one row group."""
-        if group not in self._kept:
-            file, number = self._groups[group]
-            with _named(Path(self._files[file][0])):
-                table = self._tables[file].get().read_row_group(number, [self._image_column])
-                column = table.column(0).combine_chunks()
-            self._kept[group] = column.field(0) if "." in self._image_column else column
-            while len(self._kept) > 1 and sum(c.nbytes for c in self._kept.values()) > _KEPT_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(group)
-        return self._kept[group]
-
-
-def open_table(file: str) -> "ParquetFile":
-    """A Parquet file, mapped into memory."""
+@functools.lru_cache(maxsize=1)
+def _read_images(group: RowGroup, image_column: str) -> "pyarrow.Array":
+    """The images of one row group."""
     from pyarrow.parquet import ParquetFile
 
-    return ParquetFile(file, memory_map=True)
+    with _named(Path(group.file)), ParquetFile(group.file, memory_map=True) as table:
+        rows = table.read_row_group(group.number, [image_column])
+    column = rows.column(0).combine_chunks()
+    return column.field(0) if "." in image_column else column
 
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Say of what file an error is."""
+    """Give an error the name of the file."""
     from pyarrow import ArrowException
 
     try:
