@@ -1,6 +1,6 @@
 """Bottleneck Transformers (BoTNet, arXiv 2101.11605) for image classification in JAX and Flax.
 
-The public names are resolved when first used, so that importing the package costs nothing.
+Public names are imported when they are first used, so importing the package costs nothing.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Array types, and the one legend of the axis letters used in every shape in this package.
+"""Array types, and the legend of axis letters for every shape in this package.
 
 ======  =====================================================================
 ``b``   batch
@@ -6,9 +6,10 @@
 ``w``   width of an image or of a grid of positions (columns)
 ``c``   channels
 ``n``   attention heads
-``d``   size of one attention head
+``d``   size of one head of queries and keys, and of values where they are equal
+``v``   size of one head of values
 ``q``   query positions, h·w of them, row by row
-``k``   key positions, h·w of them, row by row; ``classes`` is spelt out
+``k``   key positions, h·w of them, row by row
 ======  =====================================================================
 
 Images are NHWC with RGB channels; sizes are (height, width).

@@ -1,4 +1,4 @@
-"""The record of how images become model input. It travels with every set of weights."""
+"""How images become model input, as a record that is saved with every set of weights."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.errors import ConfigError
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = tuple[float, float, float]
 LONGEST_SIDE = 2**16
-"""Of an image in pixels."""
+"""Largest height or width of an image in pixels."""
 ImageArray = TypeVar("ImageArray", bound=Any)
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
@@ -19,10 +19,10 @@ IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
 def checked_image_size(size: Any) -> tuple[int, int]:
-    """A (height, width) in pixels, from a list or a tuple of them.
+    """Convert a list or tuple to a (height, width) in pixels.
 
     Raises:
-        ConfigError: when it is anything else.
+        ConfigError: when it is not two integers from 1 to ``LONGEST_SIDE``.
     """
     if (
         not isinstance(size, list | tuple)
@@ -38,7 +38,7 @@ def checked_image_size(size: Any) -> tuple[int, int]:
 
 
 def _are_finite(values: Iterable[Any], *, count: int) -> bool:
-    """Whether these are so many numbers, none of them infinite or NaN."""
+    """Whether these are ``count`` finite numbers."""
     numbers = [isinstance(value, int | float | np.number) for value in values]
     return len(numbers) == count and all(numbers) and bool(np.isfinite(list(values)).all())
 
@@ -47,18 +47,18 @@ def _are_finite(values: Iterable[Any], *, count: int) -> bool:
 class Preprocessing:
     """How an RGB image becomes model input.
 
-    The image is resized, its proportions kept, until ``size / crop`` just fits inside it; the
-    centre ``size`` is cut out; values in [0, 255] become ``(value / 255 - mean) / std``.
+    Resize, keeping proportions, to the smallest image that covers ``size / crop``; crop the centre
+    to ``size``; map values in [0, 255] to ``(value / 255 - mean) / std``.
 
     Attributes:
         size: (height, width) of the model's input in pixels.
         crop: fraction of the resized image's side that the centre crop keeps, in (0, 1].
-        mean: per RGB channel, of values in [0, 1].
-        std: per RGB channel, of values in [0, 1]; positive.
-        interpolation: the resampling filter, always antialiased.
+        mean: mean of each RGB channel, for values in [0, 1].
+        std: standard deviation of each RGB channel, for values in [0, 1]; positive.
+        interpolation: resampling filter, always antialiased.
 
     Raises:
-        ConfigError: when a value is outside what is said above.
+        ConfigError: when a value is not allowed.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -68,7 +68,7 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
-        """Turn lists (JSON has no tuples) into tuples, then check every value."""
+        """Convert lists, as JSON has them, to tuples, then check every field."""
         object.__setattr__(self, "size", checked_image_size(self.size))
         for name in ("mean", "std"):
             value = getattr(self, name)
@@ -102,19 +102,19 @@ class Preprocessing:
         return (images.astype(np.float32) / 255 - mean) / std
 
     def replace(self, **changes: Any) -> "Preprocessing":
-        """The same record with some values changed."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain JSON values."""
+        """Convert to plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The record from what ``to_json`` gave.
+        """Create a record from the values of ``to_json``.
 
         Raises:
-            ConfigError: when a key is unknown or a value is not allowed.
+            ConfigError: for an unknown key, or a value not allowed.
         """
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.layers.attention_backends import blockwise as blockwise_attention
 from bottleneck_transformer_flax.layers.attention_backends import choice as attention_backends
-from bottleneck_transformer_flax.layers.attention_backends.choice import (
-    BACKENDS,
-    reference_attention,
-)
-from bottleneck_transformer_flax.layers.attention_backends.fused import longest_fused_head
+from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
+from bottleneck_transformer_flax.layers.attention_backends.fused import max_fused_head_dim
+from bottleneck_transformer_flax.layers.attention_backends.reference import reference_attention
 from bottleneck_transformer_flax.models.execution import AttentionBackend
 from reference import attention as oracle
 
@@ -86,7 +84,7 @@ def test_values_of_another_size_than_queries(head_dim, value_dim):
 @pytest.mark.parametrize("weights", [1, 20, 35, 64, 100, 300, 10_000])
 def test_blocks_of_any_size(monkeypatch, weights):
     """From one query a block to all, the last block full or not; from one head at once to all."""
-    monkeypatch.setattr(blockwise_attention, "_WEIGHTS_AT_ONCE", weights)
+    monkeypatch.setattr(blockwise_attention, "_MAX_WEIGHTS", weights)
     # A function of its own, or what was compiled for other blocks would serve again.
     assert_agree(draw(5, 2), lambda *arrays: blockwise_attention.blockwise_attention(*arrays))
 
@@ -104,7 +102,7 @@ def test_many_positions():
     h, w = 41, 43
     assert h * w >= attention_backends.MANY_POSITIONS
     arrays = draw(h, w, heads=1, head_dim=8, value_dim=8, batch=1)
-    blocks = blockwise_attention._blocks(jnp.zeros((h * w, 8)))
+    blocks = blockwise_attention._split(jnp.zeros((h * w, 8)))
     assert len(blocks) > 1 and blocks.shape[0] * blocks.shape[1] > h * w
     assert_agree(arrays, *map(BACKENDS.get, OTHERS))
 
@@ -169,7 +167,7 @@ def test_what_is_fastest_depends_on_the_machine(monkeypatch):
     for (machine, longest), expected in cases.items():
         monkeypatch.setattr(jax, "default_backend", lambda machine=machine: machine)
         monkeypatch.setattr(
-            attention_backends, "longest_fused_head", lambda dtype, longest=longest: longest
+            attention_backends, "max_fused_head_dim", lambda dtype, longest=longest: longest
         )
         taken.clear()
         for arrays in (small, large):
@@ -199,7 +197,7 @@ def test_the_longest_head_of_a_fused_kernel(monkeypatch, device, dtype, longest)
     client = SimpleNamespace(platform_version=f"PJRT {platform} 12090")
     devices = [SimpleNamespace(client=client, compute_capability=capability)]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert longest_fused_head(jnp.dtype(dtype)) == longest
+    assert max_fused_head_dim(jnp.dtype(dtype)) == longest
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
-from bottleneck_transformer_flax.layers.attention_backends.choice import (
+from bottleneck_transformer_flax.layers.attention_backends.reference import (
     attention_weights,
     reference_attention,
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
-from bottleneck_transformer_flax.layers.attention_backends.choice import (
+from bottleneck_transformer_flax.layers.attention_backends.reference import (
     attention_weights,
     reference_attention,
 )

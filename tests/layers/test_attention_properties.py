@@ -9,7 +9,7 @@ import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
-from bottleneck_transformer_flax.layers.attention_backends.choice import (
+from bottleneck_transformer_flax.layers.attention_backends.reference import (
     attention_weights,
     reference_attention,
 )

@@ -105,7 +105,7 @@ def test_gradients_are_those_of_what_keeps_everything(name, monkeypatch):
         return jax.tree.leaves(jax.jit(function, compiler_options=options)(*arguments))
 
     some_again, all_again = gradients(), gradients(remat=True)
-    monkeypatch.setattr(botnet, "in_less_memory", lambda part, x, **_: part(x, train=True))
+    monkeypatch.setattr(botnet, "rematerialise", lambda part, x, **_: part(x, train=True))
     for some, all_, expected in zip(some_again, all_again, gradients(), strict=True):
         scale = float(jnp.abs(expected).max()) + 1e-6
         np.testing.assert_allclose(some, expected, rtol=0, atol=1e-4 * scale)
@@ -116,7 +116,7 @@ def test_cudnns_attention_is_kept_by_the_name_that_jax_gives_it():
     """It cannot be traced without a GPU; only its forward pass gives what its gradient needs."""
     primitive = fused_attention_stablehlo._dot_product_attention_fwd_p_wrapper
     assert primitive.multiple_results
-    assert memory._is_kept_too(primitive)
+    assert memory._is_saved(primitive)
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_what_a_step_of_t3_needs(monkeypatch):
         return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
 
     usual, remat = temporaries(), temporaries(remat=True)
-    monkeypatch.setattr(botnet, "in_less_memory", lambda part, x, **_: part(x, train=True))
+    monkeypatch.setattr(botnet, "rematerialise", lambda part, x, **_: part(x, train=True))
     everything = temporaries()
     print(f"temporaries: {everything:,} bytes, usual {usual:,}, remat {remat:,}")
     assert usual < 2e9

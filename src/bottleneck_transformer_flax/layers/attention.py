@@ -8,15 +8,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.layers.attention_backends.choice import (
-    BACKENDS,
-    attention_weights,
-)
-from bottleneck_transformer_flax.layers.remat import KEPT
+from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
+from bottleneck_transformer_flax.layers.attention_backends.reference import attention_weights
+from bottleneck_transformer_flax.layers.remat import SAVED
 
 
 class Projections(NamedTuple):
-    """What an attention backend takes, in its order."""
+    """The arguments of an attention backend, in order."""
 
     query: Float[Array, "b h w n d"]
     key: Float[Array, "b h w n d"]
@@ -26,26 +24,25 @@ class Projections(NamedTuple):
 
 
 class RelativeSelfAttention(nn.Module):
-    """Every position of a grid attends to every other, by content and by relative position.
+    """Global self-attention on a grid, by content and by relative position.
 
     ``softmax(q·kᵀ + q·rᵀ) · v`` with ``q = W_q x · d^-½``, jointly over all h·w keys (arXiv
-    2101.11605, figure 4). There is no output projection and no bias, except that the values have
-    one where they have taken in the norm that follows. The authors' code gives the
-    standard deviation of the relative tables, d^-½, as their mean by mistake; here it is the
-    standard deviation.
+    2101.11605, figure 4). There is no output projection, and no bias unless the values hold a
+    folded batch norm. The relative tables start with standard deviation d^-½, which the authors'
+    code passes as their mean by mistake.
 
-    The grid's size is fixed by the input that initialises the layer.
+    The input that initialises the layer fixes the size of the grid.
 
     Attributes:
-        num_heads: n.
-        head_dim: size of one head of the values; n of them come out.
-        query_key_dim: d, the size of one head of queries and keys; None for ``head_dim``.
-        scaled_positions: whether the position term reads the scaled queries too, as in the paper,
-            or ``W_q x``, as in timm's models.
-        value_bias: whether the values have a bias, which is one of the output too: each query's
-            weights sum to 1.
-        dtype: of the computation; the softmax is float32 always.
-        backend: how the function is computed: one of ``BACKENDS``.
+        num_heads: number of heads, n.
+        head_dim: size of one head of the values; the output has n · head_dim features.
+        query_key_dim: size of one head of queries and keys, d; None for ``head_dim``.
+        scaled_positions: whether the position term uses the scaled queries, as in the paper, or
+            ``W_q x``, as in timm's models.
+        value_bias: whether the values have a bias. Each query's weights sum to 1, so it is a bias
+            of the output too.
+        dtype: dtype of the computation, except for the softmax, which is float32.
+        backend: name of the attention backend, a key of ``BACKENDS``.
     """
 
     num_heads: int
@@ -57,23 +54,23 @@ class RelativeSelfAttention(nn.Module):
     backend: str = "auto"
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
-        """Attend over all positions; n·d features come out.
+        """Attend over all positions.
 
         Raises:
-            ConfigError: when the variables were made for a grid of another size.
+            ConfigError: when the variables are for a grid of another size.
         """
         b, h, w, _ = x.shape
-        output = checkpoint_name(BACKENDS[self.backend](*self.project(x)), KEPT)
+        output = checkpoint_name(BACKENDS[self.backend](*self.project(x)), SAVED)
         return output.reshape(b, h, w, self.num_heads * self.head_dim)
 
     def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
-        """The attention weights for ``x``, float32; each query's sum over the keys is 1."""
+        """Attention weights for ``x`` in float32; each query's weights sum to 1 over the keys."""
         query, key, _, height_table, width_table = self.project(x)
         return attention_weights(query, key, height_table, width_table)
 
     @nn.compact
     def project(self, x: Float[Array, "b h w c"]) -> Projections:
-        """Scaled queries, keys, values, and the two relative tables."""
+        """Project ``x`` to scaled queries, keys and values, and return them with the tables."""
         _, h, w, _ = x.shape
         d = self.query_key_dim or self.head_dim
         query, key, value = (
@@ -86,7 +83,7 @@ class RelativeSelfAttention(nn.Module):
                     dot_general=_matrix_product,
                     name=name,
                 )(x),
-                KEPT,
+                SAVED,
             )
             for name, size in (("query", d), ("key", d), ("value", self.head_dim))
         )
@@ -94,7 +91,7 @@ class RelativeSelfAttention(nn.Module):
         init = nn.initializers.normal(d**-0.5)
         height_table = self.param("relative_height", init, (2 * h - 1, d), jnp.float32)
         width_table = self.param("relative_width", init, (2 * w - 1, d), jnp.float32)
-        # Larger tables undo the scale of the queries, so that there is one attention function.
+        # Scaling the tables undoes the scale of the queries, so one attention function serves both.
         table_scale = 1.0 if self.scaled_positions else d**0.5
         return Projections(
             query * d**-0.5,
@@ -115,15 +112,15 @@ class RelativeSelfAttention(nn.Module):
             made_for = " × ".join(str((count + 1) // 2) for count in rows)
             raise ConfigError(
                 f"the input gives an attention grid of {h} × {w} positions, but the variables "
-                f"hold relative tables for {made_for}; feed images of the size they were made "
-                "for, or call resize_relative_positions(model, variables, image_size) once"
+                f"hold relative tables for {made_for}; pass images of the original size, or call "
+                "resize_relative_positions(model, variables, image_size) once"
             )
 
 
 def _matrix_product(
     x: Float[Array, "b h w c"], kernel: Float[Array, "c n d"], *_: Any, **__: Any
 ) -> Float[Array, "b h w n d"]:
-    """As one product of two matrices, whose gradients XLA on CPU then computes untransposed."""
+    """One product of two matrices, whose gradients need no transposes from XLA on CPU."""
     return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1)).reshape(
         *x.shape[:-1], *kernel.shape[1:]
     )

@@ -1,4 +1,4 @@
-"""Batch norm whose training takes two passes over its input forward, and two backward."""
+"""Batch norm that reads its input twice in the forward pass and twice in the backward pass."""
 
 from typing import Any
 
@@ -12,18 +12,17 @@ from bottleneck_transformer_flax.axes import Array, Float
 class BatchNorm(nn.Module):
     """``(x − mean) / √(variance + epsilon) · scale + bias`` for every channel.
 
-    Variables, statistics and their update are those of ``flax.linen.BatchNorm``. Computed as
-    ``(x − center) · factor + offset``, of which the backward pass needs two sums over the
-    positions, not four. Those are over each image's positions first, which takes XLA on CPU less
-    time.
+    Variables, statistics and their update are those of ``flax.linen.BatchNorm``. The backward pass
+    of ``(x − center) · factor + offset``, which this computes, needs two sums over the positions
+    instead of four. Each image's positions are summed first, which is faster in XLA on CPU.
 
     Attributes:
-        momentum: share of the running statistics that each batch leaves in place.
-        epsilon: added to the variance.
-        groups: parts of a training batch, each normalised by statistics of its own; the running
-            statistics move to the mean of theirs.
-        scale_init: of the scale; the bias starts at zero.
-        dtype: of the result; statistics and what is between are float32 always.
+        momentum: fraction of the running statistics that remains after each batch.
+        epsilon: constant added to the variance.
+        groups: equal parts of a training batch, each normalised by its own statistics; the running
+            statistics follow the mean of theirs.
+        scale_init: initialiser of the scale; the bias starts at zero.
+        dtype: dtype of the output; statistics and intermediate values are float32.
     """
 
     momentum: float = 0.9
@@ -36,7 +35,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], *, use_running_average: bool
     ) -> Float[Array, "b h w c"]:
-        """Normalise by the running statistics, or by the batch's, which move the running ones."""
+        """Normalise by the running statistics, or by the batch's, which update the running ones."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -47,29 +46,29 @@ class BatchNorm(nn.Module):
             mean, variance = running_mean.value, running_variance.value
         else:
             mean, mean_of_squares = _means(x, self.groups), _means(x * x, self.groups)
-            # Rounding can leave less than nothing.
+            # Rounding can make the difference negative.
             variance = jnp.maximum(0.0, mean_of_squares - mean * mean)
             if not self.is_initializing():
                 for running, of_batch in ((running_mean, mean), (running_variance, variance)):
-                    kept = self.momentum * running.value
-                    running.value = kept + (1 - self.momentum) * of_batch.mean(0)
+                    remaining = self.momentum * running.value
+                    running.value = remaining + (1 - self.momentum) * of_batch.mean(0)
         factor = jax.lax.rsqrt(variance + self.epsilon) * scale
-        # Near the mean nothing cancels; the mean's own gradient is that of the offset.
+        # Centring first avoids cancellation; the gradient of the mean flows through the offset.
         center = jax.lax.stop_gradient(mean)
         offset = bias - (mean - center) * factor
         if not use_running_average:
             center, factor, offset = (
-                _of_each(value, x.shape[0]) for value in (center, factor, offset)
+                _for_images(value, x.shape[0]) for value in (center, factor, offset)
             )
         return ((x - center) * factor + offset).astype(self.dtype)
 
 
 def _means(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "groups c"]:
-    of_images = x.mean((1, 2))
-    return of_images.reshape(groups, -1, x.shape[-1]).mean(1)
+    image_means = x.mean((1, 2))
+    return image_means.reshape(groups, -1, x.shape[-1]).mean(1)
 
 
-def _of_each(value: Float[Array, "groups c"], images: int) -> Float[Array, "b 1 1 c"]:
+def _for_images(value: Float[Array, "groups c"], images: int) -> Float[Array, "b 1 1 c"]:
     """The value of each image's group."""
     groups, channels = value.shape
     shape = (groups, images // groups, channels)

@@ -1,4 +1,4 @@
-"""Attention over channels: squeeze-and-excite, and efficient channel attention."""
+"""Channel attention: squeeze-and-excite, and efficient channel attention."""
 
 import math
 from typing import Any
@@ -9,11 +9,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.convolution import KERNEL_INIT, Activation
-from bottleneck_transformer_flax.layers.remat import KEPT
+from bottleneck_transformer_flax.layers.remat import SAVED
 
 
 def channel_means(x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
-    """The mean of every channel over all positions, float32."""
+    """Mean of every channel over all positions, in float32."""
     return jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
 
 
@@ -25,9 +25,9 @@ class SqueezeExcite(nn.Module):
 
     Attributes:
         ratio: hidden width as a fraction of the channels.
-        activation: of the hidden layer.
-        divisor: the hidden width is rounded to a multiple of it, at least one.
-        dtype: of the computation.
+        activation: activation of the hidden layer.
+        divisor: number that the hidden width is rounded to a multiple of, at least once it.
+        dtype: dtype of the computation.
     """
 
     ratio: float
@@ -39,24 +39,24 @@ class SqueezeExcite(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], means: Float[Array, "b 1 1 c"]
     ) -> Float[Array, "b h w c"]:
-        """Gate ``x``, whose ``channel_means`` these are."""
+        """Gate ``x``, given its ``channel_means``."""
         channels = x.shape[-1]
         hidden = self.divisor * max(1, math.floor(channels * self.ratio / self.divisor + 0.5))
         gate = nn.Dense(hidden, dtype=self.dtype, kernel_init=KERNEL_INIT, name="reduce")(means)
-        gate = self.activation(checkpoint_name(gate, KEPT))
+        gate = self.activation(checkpoint_name(gate, SAVED))
         gate = nn.Dense(channels, dtype=self.dtype, kernel_init=KERNEL_INIT, name="expand")(gate)
-        gate = checkpoint_name(gate, KEPT)
+        gate = checkpoint_name(gate, SAVED)
         return x * nn.sigmoid(gate)
 
 
 class EfficientChannelAttention(nn.Module):
-    """Scale every channel by a gate computed from the means of it and its neighbours.
+    """Scale every channel by a gate computed from its own mean and its neighbours'.
 
-    ``x · sigmoid(w ∗ mean_hw(x))`` with one kernel w along the channels, zero beyond the first and
-    the last. It has about (log₂ c + 1) / 2 values, an odd number (arXiv 1910.03151, equation 12).
+    ``x · sigmoid(w ∗ mean_hw(x))`` with one zero-padded kernel w along the channels, whose size is
+    odd and about (log₂ c + 1) / 2 (arXiv 1910.03151, equation 12).
 
     Attributes:
-        dtype: of the computation.
+        dtype: dtype of the computation.
     """
 
     dtype: Any = jnp.float32
@@ -65,7 +65,7 @@ class EfficientChannelAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], means: Float[Array, "b 1 1 c"]
     ) -> Float[Array, "b h w c"]:
-        """Gate ``x``, whose ``channel_means`` these are."""
+        """Gate ``x``, given its ``channel_means``."""
         size = int((math.log2(x.shape[-1]) + 1) / 2)
         size = max(size if size % 2 else size + 1, 3)
         gate = nn.Conv(
@@ -77,5 +77,5 @@ class EfficientChannelAttention(nn.Module):
             kernel_init=KERNEL_INIT,
             name="neighbours",
         )(means[:, 0, 0, :, None])
-        gate = checkpoint_name(gate, KEPT)
+        gate = checkpoint_name(gate, SAVED)
         return x * nn.sigmoid(gate)[:, None, None, :, 0]

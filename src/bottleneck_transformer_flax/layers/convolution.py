@@ -1,4 +1,4 @@
-"""Convolutions with batch norm, and the pools around them, all padded k // 2 as in ResNets."""
+"""Convolutions with batch norm, and pools, all padded by k // 2 as in published ResNets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
 from bottleneck_transformer_flax.layers.conv_algorithms import Algorithm, choose_algorithm
-from bottleneck_transformer_flax.layers.remat import KEPT
+from bottleneck_transformer_flax.layers.remat import SAVED
 
 Activation = Callable[[Array], Array]
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -25,19 +25,18 @@ class ConvolutionNorm(nn.Module):
 
     Attributes:
         features: output channels.
-        kernel_size: k.
-        stride: in both directions; the output has ceil(size / stride) positions.
-        groups: the channels are convolved in this many parts, each by itself.
-        activation: applied last; None for none.
-        zero_scale: whether the norm's scale starts at zero, so that a residual branch starts as
-            nothing.
-        folded: whether the convolution has taken in the norm, and a bias with it.
-        frozen_statistics: whether the running statistics normalise in training too, and stay.
-        bn_momentum: share of the running statistics that each batch leaves in place.
-        bn_epsilon: added to the variance.
-        bn_groups: parts of a training batch with statistics of their own.
-        dtype: of the computation; statistics are float32 always.
-        algorithm: how the convolution is computed; see ``choose_algorithm``.
+        kernel_size: kernel height and width, k.
+        stride: stride along both axes; the output has ceil(size / stride) positions.
+        groups: groups of channels that are convolved separately.
+        activation: function applied last; None for none.
+        zero_scale: whether the norm's scale starts at zero, and with it a residual branch.
+        folded: whether the weights hold the batch norm, which gives the convolution a bias.
+        frozen_statistics: whether training normalises by the running statistics and keeps them.
+        bn_momentum: fraction of the running statistics that remains after each batch.
+        bn_epsilon: constant added to the variance.
+        bn_groups: equal parts of a training batch, each normalised by its own statistics.
+        dtype: dtype of the computation; statistics are float32.
+        algorithm: convolution algorithm; see ``choose_algorithm``.
     """
 
     features: int
@@ -58,7 +57,7 @@ class ConvolutionNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool
     ) -> Float[Array, "b out_h out_w features"]:
-        """Convolve; in training the batch's own statistics normalise and update the running."""
+        """Convolve, normalise and activate; in training by the batch's statistics."""
         padding = self.kernel_size // 2
         x = nn.Conv(
             self.features,
@@ -79,7 +78,7 @@ class ConvolutionNorm(nn.Module):
             ),
             name="convolution",
         )(x)
-        x = checkpoint_name(x, KEPT)
+        x = checkpoint_name(x, SAVED)
         if not self.folded:
             x = BatchNorm(
                 momentum=self.bn_momentum,
@@ -95,9 +94,9 @@ class ConvolutionNorm(nn.Module):
 def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]:
     """3×3 max-pool of stride 2, padded by 1 with −inf on every side.
 
-    As maxima along the rows and then along the columns, whose gradient takes XLA on CPU a quarter
-    of the time and memory of a window's. Of values that tie the first has the whole gradient, as in
-    PyTorch.
+    Takes maxima along rows, then along columns: their gradient needs a quarter of the time and
+    memory of ``nn.max_pool``'s in XLA on CPU. The first of tied values gets the whole gradient, as
+    in PyTorch.
     """
     for axis in (2, 1):
         out = (x.shape[axis] + 1) // 2
@@ -107,20 +106,20 @@ def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]
             jax.lax.slice_in_dim(padded, start, start + 2 * out - 1, stride=2, axis=axis)
             for start in range(3)
         )
-        x = _first_largest(_first_largest(first, second), third)
+        x = _first_max(_first_max(first, second), third)
     return x
 
 
-def _first_largest(first: Array, second: Array) -> Array:
-    """The maximum, NaN where either is; ``jnp.maximum`` would split the gradient of a tie."""
+def _first_max(first: Array, second: Array) -> Array:
+    """The maximum, or NaN if either is; ``jnp.maximum`` would split the gradient of a tie."""
     return jnp.where((first >= second) | jnp.isnan(first), first, second)
 
 
 def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b out_h out_w c"]:
-    """stride×stride average pool; at an odd border the mean is over the positions that exist."""
+    """stride×stride average pool; a window across the border averages its positions inside."""
     window = (stride, stride)
     pooled = nn.avg_pool(
         x, window_shape=window, strides=window, padding="SAME", count_include_pad=False
     )
-    # Dividing by the counts, which are float32, would leave a bfloat16 model in float32.
+    # Flax divides by float32 counts, which turns bfloat16 into float32.
     return pooled.astype(x.dtype)

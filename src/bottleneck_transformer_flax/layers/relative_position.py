@@ -1,7 +1,7 @@
-"""Relative position tables: their logits, and how they move to another grid.
+"""Relative position tables: their logits, and resizing them for another grid.
 
-A table holds one embedding for each offset key − query along one axis. For an axis of length L
-the offsets −(L−1) … L−1 are its 2L−1 rows, the offset 0 in the middle.
+A table holds one embedding for each offset key − query along one axis. An axis of length L has
+2L−1 offsets, −(L−1) … L−1, so offset 0 is the middle row.
 """
 
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.layers.einsum import einsum_float32
 
 
 def relative_embeddings(table: Float[Array, "rows d"], length: int) -> Float[Array, "q k d"]:
@@ -33,8 +34,8 @@ def relative_logits(
         width_table: (2w − 1, d), shared by the heads.
     """
     b, h, w, n, _ = query.shape
-    by_row, by_column = axis_logits(query, height_table, width_table)
-    return (by_row[..., :, None] + by_column[..., None, :]).reshape(b, n, h * w, h * w)
+    row_logits, column_logits = axis_logits(query, height_table, width_table)
+    return (row_logits[..., :, None] + column_logits[..., None, :]).reshape(b, n, h * w, h * w)
 
 
 def axis_logits(
@@ -42,29 +43,19 @@ def axis_logits(
     height_table: Float[Array, "height_rows d"],
     width_table: Float[Array, "width_rows d"],
 ) -> tuple[Float[Array, "b n h w key_h"], Float[Array, "b n h w key_w"]]:
-    """The two terms of ``relative_logits``: by the row of the key, and by its column; float32."""
+    """The two terms of ``relative_logits``, by the row of the key and by its column; float32."""
     _, h, w, _, _ = query.shape
-    by_row = jnp.einsum(
-        "bhwnd,hkd->bnhwk",
-        query,
-        relative_embeddings(height_table, h),
-        preferred_element_type=jnp.float32,
+    return (
+        einsum_float32("bhwnd,hkd->bnhwk", query, relative_embeddings(height_table, h)),
+        einsum_float32("bhwnd,wld->bnhwl", query, relative_embeddings(width_table, w)),
     )
-    by_column = jnp.einsum(
-        "bhwnd,wld->bnhwl",
-        query,
-        relative_embeddings(width_table, w),
-        preferred_element_type=jnp.float32,
-    )
-    return by_row, by_column
 
 
 def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "new_rows d"]:
-    """A table for an axis of ``length`` positions, interpolated linearly over the offset.
+    """Interpolate a table linearly over the offset, for an axis of ``length`` positions.
 
-    The farthest offsets of the old axis become the farthest of the new one and the offset 0 stays
-    the offset 0, so its row is unchanged and a table linear in the offset stays linear. A table
-    of the right size is returned as it is.
+    The farthest offsets map to the farthest, and offset 0 to offset 0, whose row is unchanged. A
+    table of the right size is returned as it is.
 
     Raises:
         ConfigError: when the table has an even number of rows or ``length`` is below 1.
@@ -78,9 +69,9 @@ def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "ne
     if rows == 2 * length - 1:
         return table
     farthest = (rows - 1) // 2
-    # Multiplied before it is divided, the middle is exactly 0; a single position has it alone.
+    # Multiplying before dividing makes the middle exactly 0, the one offset of a single position.
     offsets = np.arange(1 - length, length) * farthest / max(1, length - 1)
     below = np.floor(offsets + farthest).astype(int)
     above = np.minimum(below + 1, rows - 1)
-    share = jnp.asarray(offsets + farthest - below, table.dtype)[:, None]
-    return table[below] * (1 - share) + table[above] * share
+    fraction = jnp.asarray(offsets + farthest - below, table.dtype)[:, None]
+    return table[below] * (1 - fraction) + table[above] * fraction

@@ -1,4 +1,4 @@
-"""The residual bottleneck blocks: one that convolves, one that attends."""
+"""Residual bottleneck blocks, one with a convolution and one with self-attention."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Activation] = {
 def configured_convolution(
     config: BoTNetConfig, execution: Execution
 ) -> Callable[..., ConvolutionNorm]:
-    """``ConvolutionNorm`` with the settings of a model."""
+    """``ConvolutionNorm`` with the settings that all of a model's convolutions share."""
     return partial(
         ConvolutionNorm,
         folded=config.folded_batch_norm,
@@ -45,16 +45,16 @@ def configured_convolution(
 
 
 class Bottleneck(nn.Module):
-    """A residual block: 1×1 down → something spatial → 1×1 up, added to a shortcut, activated.
+    """``activation(shortcut(x) + expand(spatial_mixing(reduce(x))))``, with 1×1 reduce and expand.
 
     Attributes:
-        config: of the model.
-        execution: of the model.
+        config: architecture of the model.
+        execution: how the model computes.
         in_channels: channels of the input.
-        filters: inner channels.
+        filters: channels between ``reduce`` and ``expand``.
         out_channels: channels of the output.
-        stride: by how much the block reduces the resolution.
-        drop_rate: chance that the residual branch is dropped, for each image, in training.
+        stride: factor by which the block reduces height and width.
+        drop_rate: probability, per image, of dropping the residual branch in training.
     """
 
     config: BoTNetConfig
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
     drop_rate: float
 
     def setup(self) -> None:
-        """The parts that both kinds of block have."""
+        """Create the parts that both kinds of block share."""
         self.activation = ACTIVATIONS[self.config.activation]
         self.reduce = self.convolution(self.filters, activation=self.activation)
         self.expand = self.convolution(self.out_channels, zero_scale=self.config.zero_residual_init)
@@ -84,19 +84,19 @@ class Bottleneck(nn.Module):
         return configured_convolution(self.config, self.execution)
 
     def shortcut_activation(self) -> Activation | None:
-        """What follows the projection shortcut."""
+        """Activation after the projection shortcut."""
         return None
 
     def spatial_mixing(self, x: Array, *, train: bool) -> Array:
-        """From the reduced input to what the last 1×1 reads."""
+        """Mix positions, between ``reduce`` and ``expand``."""
         raise NotImplementedError
 
     def excite(self, residual: Array, mixed: Array) -> Array:
-        """What happens to the residual branch, ``expand(mixed)``, before it is added."""
+        """Scale the residual branch, ``expand(mixed)``, before the sum."""
         return residual
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """``activation(shortcut(x) + residual(x))``."""
+        """Apply the block."""
         mixed = self.spatial_mixing(self.reduce(x, train=train), train=train)
         residual = self.excite(self.expand(mixed, train=train), mixed)
         residual = self.stochastic_depth(residual, deterministic=not train)
@@ -105,10 +105,10 @@ class Bottleneck(nn.Module):
 
 
 class ConvolutionBottleneck(Bottleneck):
-    """The ResNet bottleneck: a 3×3 convolution holds the stride; channels may be scaled."""
+    """The ResNet bottleneck: a 3×3 convolution holds the stride, channel attention may follow."""
 
     def setup(self) -> None:
-        """A 3×3 convolution and, where the model has it, attention over channels."""
+        """Add the 3×3 convolution and the channel attention, if any."""
         super().setup()
         config = self.config
         self.spatial = self.convolution(
@@ -129,22 +129,22 @@ class ConvolutionBottleneck(Bottleneck):
             self.efficient_attention = EfficientChannelAttention(dtype=config.dtype)
 
     def spatial_mixing(self, x: Array, *, train: bool) -> Array:
-        """The 3×3 convolution, normalised and activated."""
+        """Convolve 3×3, normalise and activate; scale the channels where that is in the middle."""
         x = self.spatial(x, train=train)
-        return self._scale_channels(x, channel_means(x)) if self._scales_in_the("middle") else x
+        return self._scale_channels(x, channel_means(x)) if self._scales_at("middle") else x
 
     def excite(self, residual: Array, mixed: Array) -> Array:
-        """Attention over channels after the last norm, before the sum."""
-        if not self._scales_in_the("output"):
+        """Apply the channel attention after the last norm, where that is on the output."""
+        if not self._scales_at("output"):
             return residual
         if self.config.folded_batch_norm:
-            # The means of a 1×1 convolution's result are its result for the means, which are fewer.
+            # The convolution is linear, so its output for the means is the means of its output.
             means = self.expand(channel_means(mixed), train=False)
         else:
             means = channel_means(residual)
         return self._scale_channels(residual, means)
 
-    def _scales_in_the(self, position: str) -> bool:
+    def _scales_at(self, position: str) -> bool:
         return self.config.channel_attention_position == position
 
     def _scale_channels(self, x: Array, means: Array) -> Array:
@@ -154,13 +154,13 @@ class ConvolutionBottleneck(Bottleneck):
 
 
 class AttentionBottleneck(Bottleneck):
-    """The BoT block: global self-attention in place of the 3×3 convolution.
+    """The BoT block, with global self-attention in place of the 3×3 convolution.
 
-    A stride of 2 attends at full resolution, then average-pools, as the authors' code does.
+    With stride 2 it attends at full resolution, then average-pools, as the authors' code does.
     """
 
     def setup(self) -> None:
-        """Attention and the norm after it."""
+        """Add attention and the norm after it."""
         super().setup()
         config = self.config
         query_key_dim, head_dim = config.head_sizes(self.filters)
@@ -196,5 +196,5 @@ class AttentionBottleneck(Bottleneck):
         return self.activation(x)
 
     def attention_weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
-        """The weights with which this block attends, in inference."""
+        """Attention weights of this block, in inference."""
         return self.attention.weights(self.reduce(x, train=False))

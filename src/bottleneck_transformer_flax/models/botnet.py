@@ -11,7 +11,7 @@ import numpy as np
 from bottleneck_transformer_flax.axes import Array, Float, UInt8
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
-from bottleneck_transformer_flax.layers.remat import in_less_memory
+from bottleneck_transformer_flax.layers.remat import rematerialise
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     AttentionBottleneck,
@@ -25,14 +25,14 @@ from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 
 class Stem(nn.Module):
-    """The first convolutions and, where the model has it, the max-pool."""
+    """The first convolutions and the max-pool, if any."""
 
     config: BoTNetConfig
     execution: Execution
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """From images to the channels of c2's input."""
+        """Compute the input of c2 from images."""
         config = self.config
         layers = zip(config.stem_channels, config.stem_strides, strict=True)
         for index, (channels, stride) in enumerate(layers):
@@ -47,14 +47,14 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """A run of blocks, ``block_1`` and on, of which the first may change resolution and width."""
+    """Blocks ``block_1``, ``block_2``, …, the first of which may change resolution and width."""
 
     config: BoTNetConfig
     execution: Execution
     stage: int
 
     def setup(self) -> None:
-        """The blocks, with the drop rate growing over all blocks of the model."""
+        """Create the blocks, with a drop rate that grows over all blocks of the model."""
         config, stage = self.config, self.stage
         out_channels = config.out_channels(stage)
         before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
@@ -73,15 +73,15 @@ class Stage(nn.Module):
         ]
 
     def named_blocks(self) -> Iterator[tuple[str, Bottleneck]]:
-        """Every block with its name, in order."""
+        """Yield each block with its name, in order."""
         for index, block in enumerate(self.blocks):
             yield f"block_{index + 1}", block
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """All blocks in turn."""
+        """Apply the blocks in turn."""
         for block in self.blocks:
             if train:
-                x = in_less_memory(block, x, keep_nothing=self.execution.remat)
+                x = rematerialise(block, x, save_nothing=self.execution.remat)
             else:
                 x = block(x, train=False)
         return x
@@ -90,20 +90,20 @@ class Stage(nn.Module):
 class BoTNet(nn.Module):
     """The Bottleneck Transformer (arXiv 2101.11605) and the ResNets it is compared with.
 
-    Called with images it gives float32 logits, in inference by default. In training pass
-    ``train=True, mutable=["batch_stats"]`` and, where the config drops anything,
-    ``rngs={"dropout": key}``.
+    Applying it to images returns float32 logits, in inference by default. To train, pass
+    ``train=True, mutable=["batch_stats"]``, and ``rngs={"dropout": key}`` if the config has a
+    dropout or stochastic depth rate.
 
     Attributes:
         config: the architecture, which is saved with the weights.
-        execution: how the function is computed or trained.
+        execution: how the model computes and trains; never saved.
     """
 
     config: BoTNetConfig
     execution: Execution = Execution()
 
     def setup(self) -> None:
-        """Stem, stages as ``c2/block_1`` and so on, and the head."""
+        """Create the stem, the stages with blocks such as ``c2/block_1``, and the head."""
         if not isinstance(self.config, BoTNetConfig):
             raise ConfigError(
                 f"config is a {type(self.config).__name__}; expected a BoTNetConfig, such as "
@@ -135,8 +135,8 @@ class BoTNet(nn.Module):
             Logits, float32, (b, num_classes).
 
         Raises:
-            ConfigError: for images that are too small, have other channels, are not floating
-                point, or give another attention grid than the variables were made for.
+            ConfigError: when the images are too small, have the wrong number of channels, are not
+                floating point, or give an attention grid that the variables are not for.
         """
         features = self._stage_outputs(images, train=train)["c5"]
         if self.config.final_channels:
@@ -147,17 +147,17 @@ class BoTNet(nn.Module):
     def feature_maps(
         self, images: Float[Array | np.ndarray, "b h w c"], *, train: bool = False
     ) -> dict[str, Float[Array, "b map_h map_w map_c"]]:
-        """The output of every stage, {"c2": …, "c5": …}, for dense prediction.
+        """Output of every stage, {"c2": …, "c5": …}, in the model's dtype, for dense prediction.
 
-        In the model's dtype; raises as ``__call__`` does.
+        Raises as ``__call__`` does.
         """
         return self._stage_outputs(images, train=train)
 
     def attention_maps(self, images: Float[Array | np.ndarray, "b h w c"]) -> dict[str, Array]:
-        """The attention weights of every attention block, {"c5/block_1": …}.
+        """Attention weights of every attention block, {"c5/block_1": …}.
 
-        Each is float32, (b, n, h, w, h, w): for every head and every query position (row, column)
-        the weights over the key positions, which sum to 1. Raises as ``__call__`` does.
+        Each is float32, (b, n, h, w, h, w): for each head and query position (row, column), weights
+        over the key positions, which sum to 1. Raises as ``__call__`` does.
         """
         x = self._stem_output(images, train=False)
         maps = {}
@@ -173,8 +173,8 @@ class BoTNet(nn.Module):
     def _stage_outputs(self, images: Array | np.ndarray, *, train: bool) -> dict[str, Array]:
         if train and self.config.folded_batch_norm:
             raise ConfigError(
-                "a model with folded batch norm cannot be trained: its norms are part of its "
-                "weights; train the model that it was made from"
+                "a model with folded batch norm cannot be trained, because its norms are part of "
+                "its weights; train the model that fold_batch_norm was given"
             )
         frozen = self.execution.frozen_parts if train else ()
         x = self._stem_output(images, train=train and "stem" not in frozen)
@@ -189,7 +189,7 @@ class BoTNet(nn.Module):
         check_images(images, self.config)
         images = jnp.asarray(images, self.config.dtype)
         if train:
-            return in_less_memory(self.stem, images, keep_nothing=self.execution.remat)
+            return rematerialise(self.stem, images, save_nothing=self.execution.remat)
         return self.stem(images, train=False)
 
 
@@ -199,25 +199,25 @@ def classify(
     variables: dict[str, Any],
     images: UInt8[Array | np.ndarray, "b h w c"],
 ) -> Float[Array, "b classes"]:
-    """Logits for RGB images in [0, 255] of the model's size, in inference."""
+    """Logits for RGB images in [0, 255] at the size of the model's input."""
     return cast(Array, model.apply(variables, preprocessing.normalize(images)))
 
 
 def classifier_head(num_classes: int) -> nn.Dense:
-    """The last layer, float32 whatever the model computes in."""
+    """The last layer, in float32 whatever the model's dtype."""
     return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01))
 
 
 def check_images(images: Array | np.ndarray, config: BoTNetConfig) -> None:
-    """See that a model of this config can read these images.
+    """Check that a model of this config accepts these images.
 
     Raises:
-        ConfigError: saying what came, what is expected and what to do.
+        ConfigError: when it does not; the message says what is expected, and the remedy.
     """
     if not isinstance(images, Array | np.ndarray):
         raise ConfigError(
             f"images are a {type(images).__name__}; expected one array (batch, height, width, "
-            "channels): put them in one with np.stack"
+            "channels): combine a list of images with np.stack"
         )
     if images.ndim != 4:
         raise ConfigError(
@@ -232,12 +232,12 @@ def check_images(images: Array | np.ndarray, config: BoTNetConfig) -> None:
     height, width, channels = images.shape[1:]
     if channels != config.image_channels:
         raise ConfigError(
-            f"images of shape {images.shape} have {channels} channels last; expected "
-            f"{config.image_channels} (NHWC): convert the images, or set image_channels"
+            f"images of shape {images.shape} have {channels} channels; expected "
+            f"{config.image_channels} on the last axis: convert the images, or set image_channels"
         )
     if min(height, width) < config.total_stride:
         raise ConfigError(
-            f"images are {height} × {width} pixels; expected at least {config.total_stride} a "
-            "side, the network's total stride: enlarge them (image_size), or use a model of "
-            'smaller stride, such as botnet_tiny (stem="3x3", stem_pool=False)'
+            f"images are {height} × {width} pixels; expected at least {config.total_stride} on "
+            "each side, the network's total stride: enlarge them (image_size), or use a model "
+            'with a smaller stride, such as botnet_tiny (stem="3x3", stem_pool=False)'
         )

@@ -1,4 +1,4 @@
-"""What a BoTNet is made of: one frozen record, which checks itself and is plain JSON."""
+"""The architecture of a BoTNet, as a frozen record that checks itself and converts to JSON."""
 
 import dataclasses
 import math
@@ -36,13 +36,13 @@ _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloa
 
 @dataclass(frozen=True, kw_only=True)
 class BoTNetConfig:
-    """A ResNet of four bottleneck stages, any of whose blocks may attend instead of convolve.
+    """A ResNet of four bottleneck stages whose blocks convolve or attend.
 
-    The defaults are those of the paper's scaled models (arXiv 2101.11605, T3 to T7), so that
-    ``stage_sizes`` alone describes each of them.
+    The defaults are the paper's scaled models' (arXiv 2101.11605, T3 to T7), each of which
+    ``stage_sizes`` alone then describes.
 
     Attributes:
-        stage_sizes: residual blocks in the stages c2, c3, c4 and c5.
+        stage_sizes: number of residual blocks in each of the stages c2, c3, c4 and c5.
         num_classes: outputs of the classifier.
         stride_one: whether c5 keeps the resolution of c4 (the paper's "S1" models).
         se_ratio: hidden width of squeeze-and-excite as a fraction of the channels it scales, in
@@ -51,44 +51,45 @@ class BoTNetConfig:
         head_dim: size of one head of the values, and of queries and keys; None for the stage's
             inner channels divided by the heads.
         initial_filters: channels of the stem, and inner channels of c2; each stage doubles them.
-        projection_factor: channels a stage gives out, as a multiple of its inner channels; one
-            for all stages, or one for each.
-        bn_momentum: share of the running statistics that each batch leaves in place.
-        bn_epsilon: added to the variance in batch norm.
-        dtype: of the computation, float32 or bfloat16. Parameters, batch statistics, the softmax
-            and the logits are float32 either way.
-        activation: the nonlinearity everywhere.
-        block_pattern: for each stage, the kinds of its blocks, ``C`` convolution and ``A``
-            attention, repeated until the stage is full: ``"CA"`` alternates.
-        stem: "7x7" is the ImageNet stem (stride 2); "3x3" has stride 1, for small images;
-            "tiered" is three 3×3 convolutions of 3/8, 1/2 and all of the channels, the first of
-            stride 2 and, where no max-pool follows, the last too.
-        stem_pool: whether a 3×3 max-pool of stride 2 follows the stem.
-        attention_shortcut_activation: whether the projection shortcut of an attention block is
-            activated, as in the authors' code.
-        zero_residual_init: whether each residual branch starts as nothing, the scale of its last
-            norm being zero. It helps deep networks; a network of few blocks learns faster without.
-        query_key_dim: size of one head of queries and keys where it is not ``head_dim``.
-        scaled_positions: whether queries are scaled by d^-½ before the position term as well, as
-            in the paper, or before the content term alone.
-        group_size: channels of one group of the 3×3 convolutions; None for one group of all.
-        efficient_channel_attention: whether convolution blocks scale channels by their neighbours
-            (arXiv 1910.03151) in place of squeeze-and-excite; ``se_ratio`` is then 0.
-        channel_attention_position: whether channels are scaled on the block's "output", or in its
-            "middle", before the last 1×1.
-        se_activation: of squeeze-and-excite's hidden layer; None for the model's.
-        se_divisor: what the hidden width of squeeze-and-excite is a multiple of.
-        final_channels: channels of a 1×1 convolution between c5 and the mean that the classifier
-            reads; None for no such convolution.
+        projection_factor: output channels of a stage as a multiple of its inner channels; one
+            factor for all stages, or one for each.
+        bn_momentum: fraction of batch norm's running statistics that remains after each batch.
+        bn_epsilon: constant added to the variance in batch norm.
+        dtype: dtype of the computation, float32 or bfloat16. Parameters, batch statistics, the
+            softmax and the logits are always float32.
+        activation: activation of all blocks and the stem.
+        block_pattern: kinds of the blocks of each stage, ``C`` for convolution and ``A`` for
+            attention, repeated to fill the stage: ``"CA"`` alternates.
+        stem: "7x7", the ImageNet stem with stride 2; "3x3", one convolution with stride 1, for
+            small images; or "tiered", three 3×3 convolutions of 3/8, 1/2 and all of the channels,
+            of which the first has stride 2, and the last too where no max-pool follows.
+        stem_pool: whether a 3×3 max-pool with stride 2 follows the stem.
+        attention_shortcut_activation: whether an activation follows the projection shortcut of
+            attention blocks, as in the authors' code.
+        zero_residual_init: whether the scale of each block's last norm starts at zero, and with it
+            the residual branch. It helps deep networks; networks of few blocks learn faster
+            without.
+        query_key_dim: size of one head of queries and keys; None for ``head_dim``.
+        scaled_positions: whether the d^-½ of the queries scales the position term too, as in the
+            paper, or the content term only.
+        group_size: channels in each group of the 3×3 convolutions; None for a single group.
+        efficient_channel_attention: whether convolution blocks use efficient channel attention
+            (arXiv 1910.03151) instead of squeeze-and-excite; ``se_ratio`` must then be 0.
+        channel_attention_position: "output" for channel attention after the last 1×1 of a block,
+            "middle" for channel attention before it.
+        se_activation: activation of squeeze-and-excite's hidden layer; None for ``activation``.
+        se_divisor: number that the hidden width of squeeze-and-excite is a multiple of.
+        final_channels: channels of a 1×1 convolution between c5 and the global mean; None for no
+            such convolution.
         image_channels: channels of the input images.
-        dropout_rate: on the features that the classifier reads, in training.
-        stochastic_depth_rate: chance that the last block's residual branch is dropped, for each
-            image, in training; growing linearly over the blocks from 0.
-        folded_batch_norm: whether the weights before each batch norm have taken it in, which
-            leaves them a bias and the model fit for inference alone; see ``fold_batch_norm``.
+        dropout_rate: dropout of the classifier's input in training.
+        stochastic_depth_rate: probability, per image, of dropping the last block's residual branch
+            in training; earlier blocks' grow linearly from 0.
+        folded_batch_norm: whether the weights hold the batch norms that followed them, for
+            inference only; see ``fold_batch_norm``.
 
     Raises:
-        ConfigError: naming each field with a value that is not allowed.
+        ConfigError: when a value is not allowed; the message names every such field.
     """
 
     stage_sizes: Sequence[int]
@@ -122,10 +123,10 @@ class BoTNetConfig:
     folded_batch_norm: bool = False
 
     def __new__(cls, **fields: Any) -> "BoTNetConfig":
-        """Refuse an unknown field with a suggestion, before Python does so without one."""
+        """Refuse unknown fields with a suggestion, which Python's own error lacks."""
         if moved := [name for name in fields if name in _MOVED_TO_EXECUTION]:
             raise ConfigError(
-                f"{', '.join(moved)} is no longer a config field but one of Execution: pass "
+                f"{', '.join(moved)} is a field of Execution, not of the config; pass "
                 "execution=Execution(…) to BoTNet or load_pretrained"
             )
         known = [field.name for field in dataclasses.fields(cls)]
@@ -135,7 +136,7 @@ class BoTNetConfig:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        """Bring lists and dtype-likes into their one form, then check every field."""
+        """Convert sequences, dtypes and NumPy scalars to one form each, then check every field."""
         for name in ("stage_sizes", "block_pattern", "projection_factor"):
             value = getattr(self, name)
             if isinstance(value, Iterable) and not isinstance(value, str):
@@ -143,7 +144,7 @@ class BoTNetConfig:
         object.__setattr__(self, "dtype", _as_dtype(self.dtype))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            # NumPy's numbers are no JSON, and neither are those in a tuple of them.
+            # JSON takes no NumPy scalars, in tuples or alone.
             if isinstance(value, np.generic):
                 object.__setattr__(self, field.name, value.item())
             elif isinstance(value, tuple):
@@ -154,12 +155,12 @@ class BoTNetConfig:
 
     @property
     def stem_strides(self) -> tuple[int, ...]:
-        """By how much each convolution of the stem reduces the resolution."""
+        """Stride of each convolution of the stem."""
         return {"7x7": (2,), "3x3": (1,), "tiered": (2, 1, 1 if self.stem_pool else 2)}[self.stem]
 
     @property
     def stem_channels(self) -> tuple[int, ...]:
-        """Channels that each convolution of the stem gives out."""
+        """Output channels of each convolution of the stem."""
         channels = self.initial_filters
         if self.stem != "tiered":
             return (channels,)
@@ -167,65 +168,65 @@ class BoTNetConfig:
 
     @property
     def stage_strides(self) -> tuple[int, int, int, int]:
-        """By how much each stage's first block reduces the resolution."""
+        """Stride of the first block of each stage."""
         return (1, 2, 2, 1 if self.stride_one else 2)
 
     @property
     def total_stride(self) -> int:
-        """Input pixels along each side for one position of c5; the smallest image allowed."""
+        """Input pixels per position of c5 along each side, and the smallest side allowed."""
         stem_stride = math.prod(self.stem_strides) * (2 if self.stem_pool else 1)
         return stem_stride * math.prod(self.stage_strides)
 
     def inner_channels(self, stage: int) -> int:
-        """Channels within the blocks of stage 0 to 3."""
+        """Inner channels of the blocks of a stage, 0 to 3."""
         return self.initial_filters * 2**stage
 
     def out_channels(self, stage: int) -> int:
-        """Channels that stage 0 to 3 gives out."""
+        """Output channels of a stage, 0 to 3."""
         factor = self.projection_factor
         return self.inner_channels(stage) * (factor if isinstance(factor, int) else factor[stage])
 
     def in_channels(self, stage: int) -> int:
-        """Channels that stage 0 to 3 takes in."""
+        """Input channels of a stage, 0 to 3."""
         return self.initial_filters if stage == 0 else self.out_channels(stage - 1)
 
     def has_shortcut(self, stage: int) -> bool:
-        """Whether the first block of stage 0 to 3 projects what it adds its result to."""
+        """Whether the first block of a stage, 0 to 3, has a projection shortcut."""
         return self.stage_strides[stage] != 1 or self.in_channels(stage) != self.out_channels(stage)
 
     def head_sizes(self, inner_channels: int) -> tuple[int, int]:
-        """(of queries and keys, of values): the size of one head in a block that attends."""
+        """Size of one head of (queries and keys, values) in a block with these inner channels."""
         value = self.head_dim or inner_channels // self.num_heads
         return self.query_key_dim or value, value
 
     def block_kinds(self, stage: int) -> str:
-        """The kind of every block of stage 0 to 3, as letters ``C`` and ``A``, in order."""
+        """Kinds of the blocks of a stage, 0 to 3, as a string of ``C`` and ``A``."""
         pattern, size = self.block_pattern[stage], self.stage_sizes[stage]
         return (pattern * size)[:size]
 
     def replace(self, **changes: Any) -> "BoTNetConfig":
-        """The same model with some fields changed.
+        """Return a copy with some fields changed.
 
         Raises:
-            ConfigError: for a name that is no field (with the nearest one) or a bad value.
+            ConfigError: for an unknown field, with the nearest name, or a value not allowed.
         """
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
+        """Convert to plain JSON values."""
         values = dataclasses.asdict(self)
         return values | {"dtype": self.dtype.name}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BoTNetConfig":
-        """The configuration from what ``to_json`` gave.
+        """Create a config from the values of ``to_json``, of this or an earlier version.
 
         Raises:
-            ConfigError: for a missing or unknown key or a bad value.
+            ConfigError: for a missing or unknown key, or a value not allowed.
         """
         if "stage_sizes" not in values:
             raise ConfigError("the config has no stage_sizes; expected four integers")
-        # Configs written before there was an Execution hold its fields.
+        # Earlier versions wrote some of Execution's fields.
         return cls(**{k: v for k, v in values.items() if k not in _MOVED_TO_EXECUTION})
 
 
@@ -264,11 +265,11 @@ _CHECKS = {
     "dropout_rate": _RATE,
     "stochastic_depth_rate": _RATE,
 }
-"""The checks that a field's type does not say."""
+"""Checks of the fields whose type does not say it all."""
 
 
 def _conflicts(config: BoTNetConfig) -> Iterator[str]:
-    """One sentence for each pair of values that exclude each other."""
+    """Yield one sentence for each conflict between values."""
     if config.efficient_channel_attention and config.se_ratio:
         yield (
             f"se_ratio is {config.se_ratio} beside efficient_channel_attention, which takes its "

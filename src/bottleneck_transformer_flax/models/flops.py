@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-adds, counted on the model itself."""
+"""Parameters and multiply-adds of a model, counted on its own trace."""
 
 import math
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ PyTree = Any
 
 
 def abstract_variables(model: BoTNet, image_size: tuple[int, int]) -> dict[str, PyTree]:
-    """The model's variables as shapes and dtypes, without computing any.
+    """Shapes and dtypes of the model's variables, without computing any.
 
     Raises:
-        ConfigError: when this is no (height, width), or images of it are too small for the model.
+        ConfigError: when ``image_size`` is not a (height, width) that the model accepts.
     """
     image_size = checked_image_size(image_size)
     images = jax.ShapeDtypeStruct((1, *image_size, model.config.image_channels), jnp.float32)
@@ -27,16 +27,15 @@ def abstract_variables(model: BoTNet, image_size: tuple[int, int]) -> dict[str, 
 
 
 def count_parameters(variables: dict[str, PyTree]) -> int:
-    """Trainable parameters; batch statistics are not among them."""
+    """Number of trainable parameters, without batch statistics."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
-    """Multiply-adds of every convolution and matrix product for one image of (height, width).
+    """Multiply-adds of all convolutions and matrix products for one image of (height, width).
 
-    Attention and its relative terms are matrix products and are counted; what is done once for
-    each value (norms, activations, softmax, sums) is not. They are counted in the plain algorithms,
-    which compute every product once.
+    Counts attention with its relative terms, but no elementwise work such as norms, activations
+    and the softmax. The count is that of the plain algorithms, whatever the model's execution.
     """
     plain = Execution(attention_backend="reference", convolution_algorithm="plain")
     model = model.clone(execution=plain)
@@ -47,7 +46,7 @@ def count_multiply_adds(model: BoTNet, image_size: tuple[int, int]) -> int:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of a jaxpr and of those within them."""
+    """Yield the equations of a jaxpr and of all jaxprs nested in it."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jaxprs_in_params(equation.params):

@@ -1,8 +1,7 @@
-"""The named models: each a row of a config, its source, and what was published about it.
+"""The named models: their configs, their sources, and what was published about them.
 
-``parameters`` is the exact count of all trainable parameters at the row's input size. For T3 to
-T7 it is lower than the paper's own, which counts squeeze-and-excite in blocks that have none: see
-"The published parameter counts" in the README.
+For T3 to T7 the exact ``parameters`` are fewer than the paper's, which count squeeze-and-excite in
+blocks that have none: see "The published parameter counts" in the README.
 """
 
 from dataclasses import dataclass
@@ -23,17 +22,16 @@ class Variant:
     """A named model.
 
     Attributes:
-        name: what ``get_config`` and the command line call it.
-        config: what it is made of.
-        size: height and width in pixels that it is described at.
-        source: where it comes from.
-        parameters: exact count of trainable parameters at ``size``.
-        multiply_adds: for one image, of every convolution and matrix product, counted on the
-            model itself (see ``models.cost``).
-        published_parameters: in millions, as the source says.
-        published_multiply_adds: in billions, for one image, as the source says.
-        published_top1: ImageNet accuracy in percent, as the source says; the weights were not
-            published.
+        name: name for ``get_config`` and the command line.
+        config: the architecture.
+        size: height and width of its images in pixels, for the counts below.
+        source: publication or code that defines it.
+        parameters: exact number of trainable parameters.
+        multiply_adds: multiply-adds of all convolutions and matrix products for one image, as
+            ``count_multiply_adds`` counts them.
+        published_parameters: parameters in millions, as published.
+        published_multiply_adds: multiply-adds for one image in billions, as published.
+        published_top1: ImageNet top-1 accuracy in percent, as published, without weights.
     """
 
     name: str
@@ -76,7 +74,7 @@ def _resnet(*stage_sizes: int, se_ratio: float = 0.0) -> BoTNetConfig:
 
 
 def _timm(*stage_sizes: int, block_pattern: tuple[str, ...], **changes: Any) -> BoTNetConfig:
-    """What timm's variants have in common."""
+    """One of timm's variants, which share these values."""
     shared: dict[str, Any] = {
         "stride_one": False,
         "se_ratio": 0.0,
@@ -161,8 +159,8 @@ _ROWS = (
 # fmt: on
 VARIANTS = {row.name: row for row in _ROWS}
 
-# What two models of one variant may differ in.
-_CHANGES_NO_NETWORK = (
+# Fields in which models of one variant may differ.
+_NOT_ARCHITECTURE = (
     "num_classes",
     "dtype",
     "bn_momentum",
@@ -173,15 +171,15 @@ _CHANGES_NO_NETWORK = (
 
 
 def list_variants() -> list[str]:
-    """The names of all variants."""
+    """Names of all variants."""
     return list(VARIANTS)
 
 
 def get_variant(name: str) -> Variant:
-    """The row of a variant.
+    """The variant of this name.
 
     Raises:
-        ConfigError: for an unknown name, with the nearest one.
+        ConfigError: for an unknown name, with the nearest name.
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise ConfigError(unknown_name("variant", name, VARIANTS))
@@ -189,20 +187,20 @@ def get_variant(name: str) -> Variant:
 
 
 def find_variant(config: BoTNetConfig) -> Variant | None:
-    """The variant that a config is of, whatever its classes, precision and dropout."""
+    """The variant with this architecture, whatever its classes, dtype and dropout, or None."""
     for row in VARIANTS.values():
-        same = {name: getattr(row.config, name) for name in _CHANGES_NO_NETWORK}
+        same = {name: getattr(row.config, name) for name in _NOT_ARCHITECTURE}
         if config.replace(**same) == row.config:
             return row
     return None
 
 
 def get_config(name: str, **changes: Any) -> BoTNetConfig:
-    """The configuration of a variant, with some fields changed.
+    """Return the config of a variant, with some fields changed.
 
     ``get_config("botnet_t3", num_classes=10)`` is T3 for ten classes.
 
     Raises:
-        ConfigError: for an unknown variant or field (with the nearest name) or a bad value.
+        ConfigError: for an unknown variant or field, with the nearest name, or a value not allowed.
     """
     return get_variant(name).config.replace(**changes)

@@ -1,8 +1,8 @@
 """Attention by blocks of queries, in memory linear in the positions.
 
-The weights of one head's block over all keys are computed, used and dropped; gradients compute
-them again from what the softmax divided by (as in FlashAttention, arXiv 2205.14135). A block holds
-whole rows of the weights, so its softmax is the plain one and nothing is rescaled.
+Each block computes its rows of one head's weights, uses them and drops them. The backward pass
+recomputes them from the logsumexp of each row (as in FlashAttention, arXiv 2205.14135). A block
+holds whole rows, so its softmax is exact without rescaling.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
-from bottleneck_transformer_flax.layers.remat import KEPT
+from bottleneck_transformer_flax.layers.einsum import einsum_float32
+from bottleneck_transformer_flax.layers.remat import SAVED
 
-_WEIGHTS_AT_ONCE = 2**21
-"""Of a block, or of several heads together: 8 MB in float32. Fewer at once are slower."""
+_MAX_WEIGHTS = 2**21
+"""Weights in memory at once, of one block or of several heads: 8 MB. Fewer are slower."""
 
 Residuals = tuple[Array, ...]
 
@@ -30,7 +31,7 @@ def blockwise_attention(
     height_table: Float[Array, "height_rows d"],
     width_table: Float[Array, "width_rows d"],
 ) -> Float[Array, "b h w n v"]:
-    """The function of ``reference_attention``, in reverse-mode differentiation too."""
+    """The function of ``reference_attention``, with gradients in reverse mode only."""
     return _forward(query, key, value, height_table, width_table)[0]
 
 
@@ -39,139 +40,141 @@ def _forward(
 ) -> tuple[Array, Residuals]:
     _, h, w, _, _ = query.shape
 
-    def of_head(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    def attend_head(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         q, k, v = arrays
 
-        def of_block(block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        def attend_block(block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             logits = _logits(k, *block)
-            largest = jnp.max(logits, axis=-1, keepdims=True)
-            weights = jnp.exp(logits - largest)
-            total = jnp.sum(weights, axis=-1, keepdims=True)
-            mixed = _product("qk,kv->qv", weights.astype(v.dtype), v) / total
-            return mixed.astype(v.dtype), (largest + jnp.log(total))[:, 0]
+            row_max = jnp.max(logits, axis=-1, keepdims=True)
+            weights = jnp.exp(logits - row_max)
+            row_sum = jnp.sum(weights, axis=-1, keepdims=True)
+            output = einsum_float32("qk,kv->qv", weights.astype(v.dtype), v) / row_sum
+            return output.astype(v.dtype), (row_max + jnp.log(row_sum))[:, 0]
 
-        by_row, by_column = _position_terms(q, height_table, width_table, h=h, w=w)
-        blocks = tuple(_blocks(x) for x in (q, by_row, by_column))
-        output, log_total = jax.lax.map(of_block, blocks)
-        return _joined(output, h * w), _joined(log_total, h * w)
+        row_logits, column_logits = _axis_logits(q, height_table, width_table, h=h, w=w)
+        blocks = tuple(_split(x) for x in (q, row_logits, column_logits))
+        output, logsumexp = jax.lax.map(attend_block, blocks)
+        return _join(output, h * w), _join(logsumexp, h * w)
 
-    output, log_total = _over_heads(of_head, tuple(map(_heads, (query, key, value))), h * w)
-    output, log_total = (checkpoint_name(x, KEPT) for x in (_grid(output, query), log_total))
-    return output, (query, key, value, height_table, width_table, output, log_total)
+    heads = tuple(map(_to_heads, (query, key, value)))
+    output, logsumexp = _map_heads(attend_head, heads, h * w)
+    output = checkpoint_name(_from_heads(output, query), SAVED)
+    logsumexp = checkpoint_name(logsumexp, SAVED)
+    return output, (query, key, value, height_table, width_table, output, logsumexp)
 
 
 def _backward(residuals: Residuals, output_gradient: Array) -> Residuals:
-    query, key, value, height_table, width_table, output, log_total = residuals
+    query, key, value, height_table, width_table, output, logsumexp = residuals
     _, h, w, _, _ = query.shape
 
-    def of_head(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        q, k, v, o, do, log_total = arrays
+    def head_gradients(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        q, k, v, o, do, logsumexp = arrays
 
-        def of_block(sums: tuple[Array, Array], block: Any) -> tuple[Any, Any]:
+        def block_gradients(sums: tuple[Array, Array], block: Any) -> tuple[Any, Any]:
             dk, dv = sums
-            q, by_row, by_column, log_total, do, o_do = block
-            weights = jnp.exp(_logits(k, q, by_row, by_column) - log_total[:, None])
-            dlogits = weights * (_product("qv,kv->qk", do, v) - o_do[:, None])
+            q, row_logits, column_logits, logsumexp, do, delta = block
+            weights = jnp.exp(_logits(k, q, row_logits, column_logits) - logsumexp[:, None])
+            dlogits = weights * (einsum_float32("qv,kv->qk", do, v) - delta[:, None])
             on_grid = dlogits.reshape(-1, h, w)
             rounded = dlogits.astype(q.dtype)
-            # As products that give (size, keys): the other way round takes twice the time.
-            dk += _product("qd,qk->dk", q, rounded)
-            dv += _product("qv,qk->vk", do, weights.astype(do.dtype))
-            dq = _product("qk,kd->qd", rounded, k)
+            # Transposed, (d, k), because XLA on CPU takes twice as long for (k, d).
+            dk += einsum_float32("qd,qk->dk", q, rounded)
+            dv += einsum_float32("qv,qk->vk", do, weights.astype(do.dtype))
+            dq = einsum_float32("qk,kd->qd", rounded, k)
             return (dk, dv), (dq, jnp.sum(on_grid, axis=2), jnp.sum(on_grid, axis=1))
 
-        (by_row, by_column), positions_gradient = jax.vjp(
-            lambda *arguments: _position_terms(*arguments, h=h, w=w), q, height_table, width_table
+        (row_logits, column_logits), axis_gradients = jax.vjp(
+            lambda *arguments: _axis_logits(*arguments, h=h, w=w), q, height_table, width_table
         )
-        o_do = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)
+        delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)
         sums = (jnp.zeros(k.T.shape, jnp.float32), jnp.zeros(v.T.shape, jnp.float32))
-        blocks = tuple(_blocks(x) for x in (q, by_row, by_column, log_total, do, o_do))
-        (dk, dv), of_blocks = jax.lax.scan(of_block, sums, blocks)
-        dq, dby_row, dby_column = (_joined(x, h * w) for x in of_blocks)
-        dq_position, dheight, dwidth = positions_gradient((dby_row, dby_column))
+        blocks = tuple(_split(x) for x in (q, row_logits, column_logits, logsumexp, do, delta))
+        (dk, dv), of_blocks = jax.lax.scan(block_gradients, sums, blocks)
+        dq, drow_logits, dcolumn_logits = (_join(x, h * w) for x in of_blocks)
+        dq_position, dheight, dwidth = axis_gradients((drow_logits, dcolumn_logits))
         dq += dq_position.astype(jnp.float32)
         return dq.astype(q.dtype), dk.T.astype(k.dtype), dv.T.astype(v.dtype), dheight, dwidth
 
-    arrays = (*map(_heads, (query, key, value, output, output_gradient)), log_total)
-    *by_head, dheight, dwidth = _over_heads(of_head, arrays, h * w)
-    dquery, dkey, dvalue = (_grid(x, query) for x in by_head)
+    arrays = (*map(_to_heads, (query, key, value, output, output_gradient)), logsumexp)
+    *by_head, dheight, dwidth = _map_heads(head_gradients, arrays, h * w)
+    dquery, dkey, dvalue = (_from_heads(x, query) for x in by_head)
     return dquery, dkey, dvalue, jnp.sum(dheight, axis=0), jnp.sum(dwidth, axis=0)
 
 
 blockwise_attention.defvjp(_forward, _backward)
 
 
-def _position_terms(
+def _axis_logits(
     q: Float[Array, "q d"], height_table: Array, width_table: Array, *, h: int, w: int
 ) -> tuple[Float[Array, "q h"], Float[Array, "q w"]]:
-    """The position logits by the row of the key, and by its column.
+    """Position logits by the row of the key, and by its column.
 
-    Each query is multiplied by every offset's embedding, half of them needlessly: one product for
-    all queries is faster than one for each row or column of them.
+    Multiplies each query by the embedding of every offset, although it needs half of them: one
+    product for all queries is faster than one for each row or column of them.
     """
-    by_row, by_column = (
-        _product("hwd,rd->hwr", q.reshape(h, w, -1), table) for table in (height_table, width_table)
+    row_logits, column_logits = (
+        einsum_float32("hwd,rd->hwr", q.reshape(h, w, -1), table)
+        for table in (height_table, width_table)
     )
-    by_row = jnp.swapaxes(_of_keys(jnp.swapaxes(by_row, 0, 1)), 0, 1)
-    return by_row.reshape(h * w, h), _of_keys(by_column).reshape(h * w, w)
+    row_logits = jnp.swapaxes(_offsets_to_keys(jnp.swapaxes(row_logits, 0, 1)), 0, 1)
+    return row_logits.reshape(h * w, h), _offsets_to_keys(column_logits).reshape(h * w, w)
 
 
-def _of_keys(of_offsets: Float[Array, "others length rows"]) -> Float[Array, "others length k"]:
-    """From every offset to every key: the last L offsets of the first query, one earlier for each.
+def _offsets_to_keys(
+    by_offset: Float[Array, "others length rows"],
+) -> Float[Array, "others length k"]:
+    """Select each query's L keys from its 2L − 1 offsets: the last L of query 0, then one earlier.
 
-    Laid end to end with a gap after each 2L − 1, and cut again into rows of 2L − 1, they move so.
+    Rows of 2L − 1 are padded by one, laid end to end, and cut into rows of 2L − 1 again, which
+    shifts each row by one more than the row before.
     """
-    others, length, rows = of_offsets.shape
-    flat = jnp.pad(of_offsets, ((0, 0), (0, 0), (0, 1))).reshape(others, length * (rows + 1))
-    moved = jnp.pad(flat, ((0, 0), (0, length - 1))).reshape(others, length + 1, rows)
-    return moved[:, :length, length - 1 :]
+    others, length, rows = by_offset.shape
+    flat = jnp.pad(by_offset, ((0, 0), (0, 0), (0, 1))).reshape(others, length * (rows + 1))
+    shifted = jnp.pad(flat, ((0, 0), (0, length - 1))).reshape(others, length + 1, rows)
+    return shifted[:, :length, length - 1 :]
 
 
 def _logits(
     k: Float[Array, "k d"],
     q: Float[Array, "q d"],
-    by_row: Float[Array, "q h"],
-    by_column: Float[Array, "q w"],
+    row_logits: Float[Array, "q h"],
+    column_logits: Float[Array, "q w"],
 ) -> Float[Array, "q k"]:
-    content = _product("qd,kd->qk", q, k)
-    position = by_row[:, :, None] + by_column[:, None, :]
+    content = einsum_float32("qd,kd->qk", q, k)
+    position = row_logits[:, :, None] + column_logits[:, None, :]
     return content + position.reshape(content.shape)
 
 
-def _product(spec: str, left: Array, right: Array) -> Array:
-    return jnp.einsum(spec, left, right, preferred_element_type=jnp.float32)
+def _map_heads(function: Callable[[Any], Any], arrays: Any, positions: int) -> Any:
+    """Map over a few heads at a time on a CPU, whose cores share each product; else over all.
 
-
-def _over_heads(function: Callable[[Any], Any], arrays: Any, positions: int) -> Any:
-    """A few heads after the others on a CPU, whose cores share each product; else all at once.
-
-    All at once too where their number is symbolic.
+    Over all, too, where the number of heads in the batch is symbolic.
     """
     if jax.default_backend() != "cpu" or is_symbolic_dim(arrays[0].shape[0]):
         return jax.vmap(function)(arrays)
-    at_once = max(1, _WEIGHTS_AT_ONCE // positions**2)
+    at_once = max(1, _MAX_WEIGHTS // positions**2)
     return jax.lax.map(function, arrays, batch_size=at_once)
 
 
-def _heads(x: Float[Array, "b h w n d"]) -> Float[Array, "heads q d"]:
+def _to_heads(x: Float[Array, "b h w n d"]) -> Float[Array, "heads q d"]:
     b, h, w, n, d = x.shape
     return x.transpose(0, 3, 1, 2, 4).reshape(b * n, h * w, d)
 
 
-def _grid(x: Float[Array, "heads q d"], like: Float[Array, "b h w n e"]) -> Array:
+def _from_heads(x: Float[Array, "heads q d"], like: Float[Array, "b h w n e"]) -> Array:
     b, h, w, n, _ = like.shape
     return x.reshape(b, n, h, w, x.shape[-1]).transpose(0, 2, 3, 1, 4)
 
 
-def _blocks(x: Float[Array, "queries ..."]) -> Float[Array, "blocks size ..."]:
-    """Queries in even blocks; the last is filled up with zeros, of which no gradient comes."""
+def _split(x: Float[Array, "queries ..."]) -> Float[Array, "blocks size ..."]:
+    """Split queries into equal blocks; zeros fill the last, and add nothing to any gradient."""
     positions = len(x)
-    largest = max(1, _WEIGHTS_AT_ONCE // positions)
-    count = -(-positions // largest)
+    max_size = max(1, _MAX_WEIGHTS // positions)
+    count = -(-positions // max_size)
     size = -(-positions // count)
     padded = jnp.pad(x, [(0, count * size - positions)] + [(0, 0)] * (x.ndim - 1))
     return padded.reshape(count, size, *x.shape[1:])
 
 
-def _joined(blocks: Float[Array, "blocks size ..."], positions: int) -> Array:
+def _join(blocks: Float[Array, "blocks size ..."], positions: int) -> Array:
     return blocks.reshape(-1, *blocks.shape[2:])[:positions]
