@@ -74,7 +74,7 @@ def test_bad_images_stop_it_or_are_listed(call, fails, images):
         (1, ("nowhere", "out"), "nowhere: no such folder"),
         (1, ("images/ant/0.png", "out"), "is a file; expected a folder"),
         (1, ("empty", "out"), "no images found in class folders"),
-        (1, ("empty", "out"), "or what botnet data pack wrote, Parquet files as"),
+        (1, ("empty", "out"), "or what botnet data pack wrote"),
         (2, ("images", "images"), "images is in images, which is to be packed"),
         (2, ("images", "images/below/it"), "is in images, which is to be packed"),
         (2, ("images", "empty/../images/out"), "which is to be packed"),
@@ -149,7 +149,7 @@ def test_show(call, images):
     called = call("data", "show", "images", "--count", "3", "--versions", "2")
     assert called.code == 0, called
     assert called.out.splitlines() == [
-        "data     9 training and 3 test images, 3 classes (images)",
+        "data     9 training and 3 validation images, 3 classes (images)",
         "changes  crops of 25 to 100 % of the area, half of them mirrored",
         "written  sheet.png",
     ]

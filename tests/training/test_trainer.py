@@ -32,7 +32,7 @@ def results(monkeypatch):
 
     def write(run, plan, **parts):
         written.append(parts)
-        return {"top1": parts["sums"].top1}
+        return {"top1": parts["predictions"].top1}
 
     monkeypatch.setattr(loop, "write_results", write)
     return written
@@ -49,7 +49,7 @@ def whole(tmp_path_factory):
             TrainingCheckpoints, "save", lambda *arguments, wait: save(*arguments, wait=True)
         )
         patch.setattr(
-            loop, "write_results", lambda run, plan, **parts: {"top1": parts["sums"].top1}
+            loop, "write_results", lambda run, plan, **parts: {"top1": parts["predictions"].top1}
         )
         outcome, recorder = go(path)
     return path, outcome, recorder

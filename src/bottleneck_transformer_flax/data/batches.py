@@ -1,6 +1,6 @@
-"""What a batch of images is, and how one is read.
+"""A batch of images, and how a process reads its share of one.
 
-Importing this needs neither jax nor grain, so that worker processes start quickly.
+Importing this needs no jax, so that worker processes start quickly.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Int32, Integer, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from bottleneck_transformer_flax.augmentation.image import Transform
 from bottleneck_transformer_flax.data.sources.base import ImageSource
@@ -19,9 +19,8 @@ class Batch(TypedDict):
     """Images of one size with their labels.
 
     Keys:
-        image: RGB in [0, 255]; zeros for padding. In the place of an image that could not be
-            read stands another that this process read for the batch, so that batch statistics are
-            those of images.
+        image: RGB in [0, 255]; zeros for padding. An image that could not be read is replaced by
+            another that this process read for the batch, so that batch statistics are of images.
         label: index into the source's class names; 0 for padding.
         index: position in the source; -1 for padding.
         valid: False for padding and for images that could not be read.
@@ -34,10 +33,10 @@ class Batch(TypedDict):
 
 
 class Draw(NamedTuple):
-    """What is drawn for a batch of all processes: positions in the source, and a seed."""
+    """What all processes together read for a batch: positions in the source, and a seed."""
 
-    indices: Integer[np.ndarray, " m"]
-    seed: int
+    indices: Int64[np.ndarray, " m"]
+    seed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class ReadBatch:
 
     Attributes:
         source: the images.
-        transform: applied to each.
-        rows: those of the batch that this process reads.
+        transform: applied to each image.
+        rows: rows of the batch that this process reads.
     """
 
     source: ImageSource
@@ -56,17 +55,17 @@ class ReadBatch:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the images together."""
+        """Shape of the images together."""
         return (self.rows.stop - self.rows.start, *self.transform.preprocessing.size, 3)
 
     def __call__(self, draw: Draw, image: UInt8[np.ndarray, "b h w 3"] | None = None) -> Batch:
-        """Read the images drawn, and pad the batch where they are too few.
+        """Read the images drawn, and pad the batch when they are too few.
 
-        Every row has random numbers of its own, which are the same whoever reads it.
+        Each row has random numbers of its own, which are the same whichever process reads it.
 
         Args:
             draw: what to read.
-            image: zeros or anything else, overwritten by the images and part of the result.
+            image: an array to overwrite with the images; by default a new one.
         """
         image = np.empty(self.shape, np.uint8) if image is None else image
         indices = draw.indices[self.rows]
@@ -76,14 +75,14 @@ class ReadBatch:
             index=np.full(len(image), -1, np.int32),
             valid=np.zeros(len(image), np.bool_),
         )
-        numbers = np.random.Philox(draw.seed)
-        rng, first = np.random.Generator(numbers), numbers.state
+        bit_generator = np.random.Philox(draw.seed)
+        rng, start = np.random.Generator(bit_generator), bit_generator.state
         for row, index in enumerate(indices.tolist()):
             batch["label"][row] = self.source.labels[index]
             batch["index"][row] = index
-            # A tenth of the time that a new generator takes.
-            numbers.state = first
-            numbers.advance((self.rows.start + row) << 64)
+            # Moving on to the row's numbers takes a tenth of the time of a new generator.
+            bit_generator.state = start
+            bit_generator.advance((self.rows.start + row) << 64)
             # An error would end the worker, and with it the run: the consumer decides instead.
             with contextlib.suppress(DataError):
                 image[row] = self.transform(self.source.open(index), rng)

@@ -1,11 +1,10 @@
-"""Batches of images for training and evaluation, in an order that depends on nothing but a seed."""
+"""Batches of images for training and evaluation, in an order that depends on a seed alone."""
 
 import contextlib
-from collections.abc import Generator
+import itertools
+from collections.abc import Generator, Iterator
 
-import grain
 import numpy as np
-from jaxtyping import Integer
 
 from bottleneck_transformer_flax.augmentation.image import Transform
 from bottleneck_transformer_flax.data.bad_images import BadImages
@@ -15,9 +14,11 @@ from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 
-_MAX_READER_THREADS = 8
+_MOST_READER_THREADS = 8
 # Workers read a tenth faster than threads, but start only while threads read hundreds of files.
 _FILES_WORTH_A_WORKER = 1000
+# Streams of random numbers that a seed has; what is drawn in one says nothing of the other.
+_ORDERS, _AUGMENTATIONS = 0, 1
 
 
 def training_batches(
@@ -31,24 +32,24 @@ def training_batches(
     process_shard: tuple[int, int] = (0, 1),
     bad_images: BadImages | None = None,
 ) -> Generator[Batch, None, None]:
-    """Endless batches in an order and with augmentations that are new in every epoch.
+    """Endless batches, shuffled and augmented anew in every epoch.
 
-    The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts
-    at ``start_step`` goes on exactly as one that was never interrupted, with any number of
-    workers. The shares of several processes, one after the other, are the batch of one process. An
-    epoch is ``len(source) // batch_size`` batches; the images left over differ from epoch to epoch.
+    The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts at
+    ``start_step`` continues exactly as one that was never interrupted, with any number of workers.
+    The shares of several processes, one after the other, are the batch of one process. An epoch is
+    ``len(source) // batch_size`` batches; the images left over differ from epoch to epoch.
 
     Args:
         source: the images.
         transform: applied to each image, with a generator of random numbers.
-        batch_size: images a batch, of all processes together.
-        seed: of the order and of the augmentations, in [0, 2**32).
-        start_step: the first batch to give, counted from 0 over all epochs.
+        batch_size: images in a batch, of all processes together.
+        seed: seed of the order and of the augmentations, in [0, 2**32).
+        start_step: number of the first batch to give, counted from 0 over all epochs.
         num_workers: worker processes; with 0, threads of this process read ahead, as they do by
-            default for images in memory and for few images. The program that starts workers must
+            default for images in memory and for few images. A program that starts workers must
             guard its ``__main__``.
-        process_shard: (this process's index, the number of processes): it reads that part of every
-            batch. In the place of an image that could not be read stands another of the share.
+        process_shard: (this process's index, the number of processes): the process reads that part
+            of every batch.
         bad_images: collects the images that cannot be read, or stops at the first, as it does by
             default.
 
@@ -70,15 +71,7 @@ def training_batches(
             f"batch_size is {batch_size} but there are only {len(source)} training images; "
             f"choose a batch_size of at most {len(source)}"
         )
-    draws = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .batch(batch_size, drop_remainder=True)
-        .random_map(_draw)
-        .repeat()
-        .slice(slice(start_step, None))
-    )
+    draws = _shuffled(len(source), batch_size, seed, start_step)
     return _read(draws, ReadBatch(source, transform, rows), num_workers, bad_images)
 
 
@@ -104,9 +97,8 @@ def evaluation_batches(
     _check_at_least(0, num_workers=num_workers or 0)
     rows = _rows(process_shard, batch_size)
     draws = (
-        grain.MapDataset.range(len(source))
-        .batch(batch_size, drop_remainder=False)
-        .random_map(_draw, seed=0)
+        Draw(np.arange(start, min(start + batch_size, len(source))), (_AUGMENTATIONS, 0, start))
+        for start in range(0, len(source), batch_size)
     )
     return _read(draws, ReadBatch(source, transform, rows), num_workers, bad_images)
 
@@ -118,28 +110,33 @@ def choose_num_workers(source: ImageSource) -> int:
     return min(usable_cores(), len(source) // _FILES_WORTH_A_WORKER)
 
 
-def _draw(indices: Integer[np.ndarray, " m"], rng: np.random.Generator) -> Draw:
-    return Draw(indices, int(rng.integers(2**63)))
+def _shuffled(count: int, batch_size: int, seed: int, start_step: int) -> Iterator[Draw]:
+    """The draws from a step on: a permutation for each epoch, cut into whole batches."""
+    steps_per_epoch = count // batch_size
+    start_epoch, start_in_epoch = divmod(start_step, steps_per_epoch)
+    for epoch in itertools.count(start_epoch):
+        order = np.random.default_rng((_ORDERS, seed, epoch)).permutation(count)
+        for step in range(start_in_epoch if epoch == start_epoch else 0, steps_per_epoch):
+            indices = order[step * batch_size : (step + 1) * batch_size]
+            yield Draw(indices, (_AUGMENTATIONS, seed, epoch * steps_per_epoch + step))
 
 
 def _read(
-    draws: "grain.MapDataset[Draw]",
-    read: ReadBatch,
-    num_workers: int | None,
-    bad_images: BadImages | None,
+    draws: Iterator[Draw], read: ReadBatch, num_workers: int | None, bad_images: BadImages | None
 ) -> Generator[Batch, None, None]:
+    """The batches drawn, with every unreadable image reported to ``bad_images``."""
     # Images in memory cost only Python: more threads would take turns at the same lock.
     in_memory = read.source.native_size is not None
     batches = read_ahead(
         draws,
         read,
         num_workers=choose_num_workers(read.source) if num_workers is None else num_workers,
-        num_threads=1 if in_memory else min(usable_cores(), _MAX_READER_THREADS),
+        num_threads=1 if in_memory else min(usable_cores(), _MOST_READER_THREADS),
     )
-    return _check(batches, read.source, bad_images or BadImages(skip=False))
+    return _checked(batches, read.source, bad_images or BadImages(skip=False))
 
 
-def _check(
+def _checked(
     batches: Generator[Batch, None, None], source: ImageSource, bad_images: BadImages
 ) -> Generator[Batch, None, None]:
     with contextlib.closing(batches):

@@ -1,4 +1,4 @@
-"""Batches read ahead by threads or by worker processes, which end with whoever takes them."""
+"""Batches read ahead by threads or by worker processes, which end with the generator."""
 
 import atexit
 import contextlib
@@ -8,10 +8,9 @@ import math
 import multiprocessing
 import weakref
 from collections import deque
-from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,15 +18,12 @@ from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
 from bottleneck_transformer_flax.data.workers import interrupts_blocked
 from bottleneck_transformer_flax.errors import DataError
 
-if TYPE_CHECKING:
-    import grain
-
 _BATCHES_A_WORKER = 2
 _open_generators: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
 def read_ahead(
-    draws: "grain.MapDataset[Draw]", read: ReadBatch, *, num_workers: int, num_threads: int
+    draws: Iterator[Draw], read: ReadBatch, *, num_workers: int, num_threads: int
 ) -> Generator[Batch, None, None]:
     """Give the batches that are drawn, in their order.
 
@@ -35,10 +31,10 @@ def read_ahead(
     all that was started.
 
     Args:
-        draws: of all batches; it may go on for ever.
-        read: makes batches of them.
+        draws: the batches to read; may be endless.
+        read: reads a batch.
         num_workers: processes that read.
-        num_threads: of this process that read where ``num_workers`` is 0.
+        num_threads: threads of this process that read when ``num_workers`` is 0.
     """
     if num_workers:
         generator = _read_in_workers(draws, read, num_workers)
@@ -48,29 +44,57 @@ def read_ahead(
     return generator
 
 
+def _in_order(
+    draws: Iterator[Draw], ask: Callable[[Draw], Callable[[], Batch]], ahead: int
+) -> Iterator[Batch]:
+    """Ask for ``ahead`` batches, then for another whenever the first of them is there."""
+    answers: deque[Callable[[], Batch]] = deque()
+    for draw in draws:
+        if len(answers) < ahead:
+            answers.append(ask(draw))
+            continue
+        batch = answers.popleft()()
+        answers.append(ask(draw))
+        yield batch
+    while answers:
+        yield answers.popleft()()
+
+
 def _read_in_threads(
-    draws: "grain.MapDataset[Draw]", read: ReadBatch, num_threads: int
+    draws: Iterator[Draw], read: ReadBatch, num_threads: int
 ) -> Generator[Batch, None, None]:
     """One batch a thread, and one that is ready."""
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
-    ahead: deque[Future[Batch]] = deque()
     try:
-        for step in range(len(draws)):
-            ahead.append(executor.submit(_read_step, draws, read, step))
-            if len(ahead) > num_threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        yield from _in_order(
+            draws, lambda draw: executor.submit(read, draw).result, ahead=num_threads + 1
+        )
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _read_step(draws: "grain.MapDataset[Draw]", read: ReadBatch, step: int) -> Batch:
-    return read(draws[step])
+def _read_in_workers(
+    draws: Iterator[Draw], read: ReadBatch, num_workers: int
+) -> Generator[Batch, None, None]:
+    """Deal the batches out in turns, so that their order is that of one process."""
+    with contextlib.ExitStack() as stack:
+        workers = []
+        with interrupts_blocked():
+            for _ in range(num_workers):
+                workers.append(_Worker(read))
+                stack.callback(workers[-1].end)
+        turns = itertools.cycle(workers)
+        yield from _in_order(
+            draws, lambda draw: next(turns).ask(draw), ahead=num_workers * _BATCHES_A_WORKER
+        )
 
 
 class _Worker:
-    """A process that reads every so many-th batch into memory that it shares with this one."""
+    """A process that reads batches into memory that it shares with this one.
+
+    Pickling whole batches would copy them twice more: shared memory that stays read 14 % more
+    images a second than grain's workers (benchmarks/NOTES.md).
+    """
 
     def __init__(self, read: ReadBatch) -> None:
         """Start it."""
@@ -80,21 +104,20 @@ class _Worker:
         shared = context.RawArray(ctypes.c_uint8, math.prod(shape))
         self._images = np.ctypeslib.as_array(shared).reshape(shape)
         self._slots = itertools.cycle(range(_BATCHES_A_WORKER))
-        self._asked: deque[int] = deque()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, read, shared), daemon=True)
         self._process.start()
-        # Held open here too, the end of the process would not be the end of the pipe.
+        # If it stayed open here too, the end of the process would not be the end of the pipe.
         theirs.close()
 
-    def ask(self, draw: Draw) -> None:
-        """Have it read a batch, at most ``_BATCHES_A_WORKER`` at a time."""
+    def ask(self, draw: Draw) -> Callable[[], Batch]:
+        """Start reading a batch, at most ``_BATCHES_A_WORKER`` at a time; returns how to get it."""
         slot = next(self._slots)
-        self._asked.append(slot)
         with contextlib.suppress(OSError):
             self._connection.send((slot, draw))
+        return lambda: self._answer(slot)
 
-    def answer(self) -> Batch:
+    def _answer(self, slot: int) -> Batch:
         """Wait for the batch that was asked for first.
 
         Raises:
@@ -111,40 +134,18 @@ class _Worker:
         if isinstance(answer, Exception):
             raise answer
         label, index, valid = answer
-        # A copy, for the next batch will be written over this one.
-        image = self._images[self._asked.popleft()].copy()
-        return Batch(image=image, label=label, index=index, valid=valid)
+        # A copy, because the next batch will overwrite this one.
+        return Batch(image=self._images[slot].copy(), label=label, index=index, valid=valid)
 
     def end(self) -> None:
-        """Whatever it is doing."""
+        """End the process, whatever it is doing."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
 
-def _read_in_workers(
-    draws: "grain.MapDataset[Draw]", read: ReadBatch, num_workers: int
-) -> Generator[Batch, None, None]:
-    """The batches are dealt out in turns, so their order is that of one process."""
-    with contextlib.ExitStack() as stack:
-        workers = []
-        with interrupts_blocked():
-            for _ in range(num_workers):
-                workers.append(_Worker(read))
-                stack.callback(workers[-1].end)
-        ahead = num_workers * _BATCHES_A_WORKER
-        for step in range(min(ahead, len(draws))):
-            workers[step % num_workers].ask(draws[step])
-        for step in range(len(draws)):
-            worker = workers[step % num_workers]
-            batch = worker.answer()
-            if step + ahead < len(draws):
-                worker.ask(draws[step + ahead])
-            yield batch
-
-
 def _serve(connection: Connection, read: ReadBatch, shared: "ctypes.Array[ctypes.c_uint8]") -> None:
-    """The worker: read what is asked for, until nobody listens any more."""
+    """Run in the worker: read what is asked for until the other end is closed."""
     images = np.ctypeslib.as_array(shared).reshape(_BATCHES_A_WORKER, *read.shape)
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -157,11 +158,11 @@ def _serve(connection: Connection, read: ReadBatch, shared: "ctypes.Array[ctypes
             connection.send((batch["label"], batch["index"], batch["valid"]))
 
 
-# Runs before the exit handler of multiprocessing, which is registered earlier, so that workers are
-# ended by their generators even where nobody closed these.
+# Runs before multiprocessing's exit handler, which was registered earlier: generators that nobody
+# closed end their own workers.
 @atexit.register
 def _close_all() -> None:
     for generator in list(_open_generators):
-        # In another thread it may be running; then it cannot be closed from here.
+        # One that is running in another thread cannot be closed from here.
         with contextlib.suppress(ValueError):
             generator.close()
