@@ -1,6 +1,7 @@
 """The page about a run: everything on it is what was given, and nothing is outside it."""
 
 import base64
+import dataclasses
 import subprocess
 import sys
 
@@ -45,7 +46,7 @@ def address(kind, picture):
 
 
 def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
-    page = assert_self_contained(report_page(FULL))
+    page = assert_self_contained(report_page(dataclasses.replace(FULL, split="test")))
     assert page.texts_in("title") == page.texts_in("h1") == [f"botnet_tiny on {ODD}"]
     assert [image["src"] for image in page.of("img")] == [
         address("png", PNG + b" of curves"),
@@ -56,6 +57,7 @@ def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
     paragraphs = page.texts_in("p")
     assert f"runs/{ODD}" in paragraphs
     assert f"a note on {ODD}" in paragraphs
+    assert any("the test split" in text for text in paragraphs)
     assert page.texts_in("dt") == ["test accuracy", f"name {ODD}"]
     assert page.texts_in("dd") == ["73.50 %", f"value {ODD}"]
     assert page.texts_in("strong") == [ODD, "ant", "bee", ODD]
@@ -112,10 +114,10 @@ def test_what_is_not_known_has_no_section():
     page = assert_self_contained(report_page(RunPage(title="t", run="r")))
     assert page.texts_in("h2") == page.of("img") == page.of("details") == []
     assert assert_self_contained(report_page(FULL)).texts_in("h2") == [
-        "Course of the training",
-        "The surest mistakes",
+        "Training curves",
+        "Most confident mistakes",
         "Most confused classes",
-        "Accuracy of every class, worst first",
+        "Accuracy by class, worst first",
         "Confusion matrix",
     ]
 

@@ -20,7 +20,7 @@ from bottleneck_transformer_flax.files import write_bytes
 DOTS_PER_INCH = 150
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
 TRAIN_COLOR = "#0072B2"
-TEST_COLOR = "#D55E00"
+VALIDATION_COLOR = "#D55E00"
 INK_COLOR = "0.2"
 FRAME_COLOR = "0.7"
 TITLE_FONT_SIZE = 11
