@@ -2,10 +2,13 @@
 
 import base64
 import dataclasses
+import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
@@ -13,6 +16,7 @@ from bottleneck_transformer_flax.figures.report import (
     RunPage,
     ShownMistake,
     report_page,
+    thumbnail,
 )
 from reference.html_pages import assert_self_contained
 
@@ -126,6 +130,24 @@ def test_a_name_that_is_no_text_is_on_the_page_as_far_as_it_goes():
     mistake = ShownMistake(PNG, "od\udcffd.png", "ant", "bee", 0.5)
     text = report_page(RunPage(title="t", run="r", mistakes=(mistake,)))
     assert assert_self_contained(text.encode().decode()).texts_in("small") == ["od?d.png"]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "kind"),
+    [
+        ((28, 28), (224, 224), "PNG"),
+        ((64, 10), (192, 30), "PNG"),
+        ((65, 50), (65, 50), "JPEG"),
+        ((448, 100), (224, 50), "JPEG"),
+    ],
+)
+def test_large_images_are_made_small_and_small_ones_keep_their_pixels(size, expected, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(thumbnail(Image.fromarray(pixels)))) as made:
+        assert (made.format, made.size) == (kind, expected)
+        if kind == "PNG":
+            times = expected[0] // size[0]
+            np.testing.assert_array_equal(np.asarray(made)[::times, ::times], pixels)
 
 
 def test_the_page_needs_no_jax():

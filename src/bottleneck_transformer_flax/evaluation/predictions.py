@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from bottleneck_transformer_flax.errors import CheckpointError, DataError
+from bottleneck_transformer_flax.errors import CheckpointError, DataError, reraise
 from bottleneck_transformer_flax.files import atomic_file
 
 
@@ -168,17 +168,12 @@ class Predictions:
         Raises:
             CheckpointError: when the file is missing or damaged.
         """
-        try:
+        # What is damaged decides who notices: zipfile, zlib or NumPy.
+        remedy = "remove it, and the predictions are computed again"
+        with reraise(Exception, CheckpointError, f"{path} cannot be read", remedy=remedy):
             with path.open("rb") as stream, np.load(stream) as file:
                 arrays = {field.name: file[field.name] for field in fields(cls)}
             return cls(**arrays | {"num_classes": int(arrays["num_classes"])})
-        # What is damaged decides who notices: zipfile, zlib, NumPy or the checks above.
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{path} cannot be read: {reason}; remove it, and the predictions are computed "
-                "again"
-            ) from error
 
     def _count_or_raise(self) -> int:
         if self.count == 0:
