@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
 
 from bottleneck_transformer_flax.cli import options
@@ -226,10 +225,9 @@ def _predict(
 def _shown_mistakes(
     predictions: "Predictions", source: "ImageSource", count: int
 ) -> Iterator[ShownMistake]:
-    positions = predictions.positions
-    if positions.max(initial=0) >= len(source) or np.any(
-        source.labels[positions] != predictions.labels
-    ):
+    from bottleneck_transformer_flax.evaluation.predictions import digest
+
+    if predictions.source_digest != digest(source):
         raise DataError("the images are not those that the run was scored on")
     for mistake in predictions.mistakes(count):
         yield ShownMistake(
