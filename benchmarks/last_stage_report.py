@@ -10,14 +10,14 @@ from scipy.stats import t as students_t
 
 from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
-    TEST_COLOR,
     TITLE_FONT_SIZE,
     TRAIN_COLOR,
+    VALIDATION_COLOR,
     new_figure,
     style_axes,
 )
 
-COLORS = {"convolution": TEST_COLOR, "attention": TRAIN_COLOR}
+COLORS = {"convolution": VALIDATION_COLOR, "attention": TRAIN_COLOR}
 
 
 @dataclass(frozen=True, kw_only=True)

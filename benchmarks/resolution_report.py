@@ -11,9 +11,9 @@ from matplotlib.patches import Patch
 from bottleneck_transformer_flax.axes import Float
 from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
-    TEST_COLOR,
     TITLE_FONT_SIZE,
     TRAIN_COLOR,
+    VALIDATION_COLOR,
     new_figure,
     style_axes,
 )
@@ -22,7 +22,7 @@ from bottleneck_transformer_flax.figures.style import (
 COLORS = {
     "as trained": TRAIN_COLOR,
     "interpolated": TRAIN_COLOR,
-    "zero-padded": TEST_COLOR,
+    "zero-padded": VALIDATION_COLOR,
     "clamped": "#009E73",
     "cropped": "#CC79A7",
     "none": "0.6",

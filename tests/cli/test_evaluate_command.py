@@ -47,12 +47,12 @@ def test_table(call, run):
     assert called.code == 0, called
     assert "top-1" in called.out
     assert "images 9" in called.out
-    assert "the test part of data" in called.out
+    assert "the validation split of data" in called.out
     for name in CLASSES:
         assert name in called.out
 
 
-def test_the_training_part(call, run):
+def test_the_training_split(call, run):
     assert figures(call("evaluate", "--json", "--split", "train"))["count"] == 12
 
 

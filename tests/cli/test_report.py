@@ -3,14 +3,26 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from bottleneck_transformer_flax import load_pretrained
+from bottleneck_transformer_flax.cli import report
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.decoding import decode_image
+from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from reference.html_pages import assert_self_contained
 from training.tiny import entries, truncated_jpeg
+
+
+@pytest.fixture
+def kept(run, trained):
+    """The predictions that the run kept."""
+    model, variables, preprocessing, _ = load_pretrained(run)
+    source = load_splits("data").validation
+    predictions = Evaluator(model, preprocessing, batch_size=9)(variables, source)
+    predictions.save(run / "predictions.npz")
+    return run / "predictions.npz"
 
 
 def page_of(called, path):
@@ -20,7 +32,7 @@ def page_of(called, path):
 
 
 def mistakes_by_the_predictor(run, trained):
-    """(probability, true class, predicted class, path) of every mistake, the surest first."""
+    """(probability, true class, predicted class, path) of each mistake, most confident first."""
     predictor = Predictor(load_pretrained(run), top_k=1)
     paths = sorted((trained / "data/val").rglob("*.png"))
     rankings = predictor([decode_image(str(path)) for path in paths])
@@ -32,7 +44,10 @@ def mistakes_by_the_predictor(run, trained):
     return sorted(rows, key=lambda row: (-row[0], row[3]))
 
 
-def test_the_newest_run_s_page_shows_its_figures_and_its_mistakes(call, run, trained):
+def test_the_newest_run_s_page_shows_its_figures_and_its_mistakes(
+    call, run, trained, kept, monkeypatch
+):
+    monkeypatch.setattr(report, "score", None)  # What is known is not computed again.
     page = page_of(call("report"), run / "report.html")
     evaluation = json.loads((run / "evaluation.json").read_text())
     (title,) = page.texts_in("h1")
@@ -52,14 +67,24 @@ def test_the_newest_run_s_page_shows_its_figures_and_its_mistakes(call, run, tra
     assert ["input.eval_crop", "not set"] in page.rows
 
 
-def test_json_is_one_line_with_the_page(call, run, trained):
+def test_a_run_that_kept_no_predictions_has_the_same_page_and_a_note(call, run, trained, kept):
+    page = page_of(call("report"), run / "report.html")
+    kept.unlink()
+    again = page_of(call("report", "--batch-size", "4"), run / "report.html")
+    (note,) = set(again.texts_in("p")) - set(page.texts_in("p"))
+    assert "kept no predictions" in note
+    assert again.rows == page.rows
+    assert again.texts_in("small") == page.texts_in("small")
+
+
+def test_json_is_one_line_with_the_page(call, run, kept):
     called = call("report", run, "--json")
     assert called.code == 0, called
     assert called.json() == {"report": str(run / "report.html"), "notes": []}
     assert (run / "report.html").is_file()
 
 
-def test_pairs_are_counted(call, run, trained):
+def test_pairs_are_counted(call, run, trained, kept):
     page = page_of(call("report", run, "--count", "0"), run / "report.html")
     assert page.texts_in("small") == []
     counts = {}
@@ -73,14 +98,14 @@ def test_pairs_are_counted(call, run, trained):
     assert [int(row[2]) for row in shown] == sorted(counts.values(), reverse=True)
 
 
-def test_few_mistakes_are_the_surest(call, run, trained):
+def test_few_mistakes_are_the_most_confident(call, run, trained, kept):
     out = trained / "new/folder/page.html"
     page = page_of(call("report", run, "--out", out, "--count", "1"), out)
     assert page.texts_in("small") == [mistakes_by_the_predictor(run, trained)[0][3]]
     assert not (run / "report.html").exists()
 
 
-def test_without_its_images_the_page_says_so(call, run, trained):
+def test_without_its_images_the_page_says_so(call, run, trained, kept):
     (trained / "data").rename(trained / "moved")
     called = call("report")
     page = page_of(called, run / "report.html")
@@ -89,21 +114,29 @@ def test_without_its_images_the_page_says_so(call, run, trained):
     assert called.err == f"note: {note}\n"
     assert page.texts_in("small") == []
     assert len(page.of("img")) == 2
-    assert "Accuracy of every class, worst first" in page.texts_in("h2")
+    assert {"Accuracy by class, worst first", "Most confused classes"} < set(page.texts_in("h2"))
     page = page_of(call("report", "--data", "moved"), run / "report.html")
     assert page.texts_in("small")
 
 
+def test_other_images_are_not_shown_for_those_that_were_scored(call, run, trained, kept):
+    (trained / "data/val/ant/0.png").rename(trained / "data/val/ant/new.png")
+    page = page_of(call("report"), run / "report.html")
+    assert page.texts_in("small") == []
+    assert any("not those that the run was scored on" in text for text in page.texts_in("p"))
+
+
 def test_images_that_came_later_or_cannot_be_read_are_noted(call, run, trained):
+    (run / "predictions.npz").unlink(missing_ok=True)
     bad = truncated_jpeg(trained / "data/val/bee/x.jpg").relative_to(trained)
     called = call("report")
     page = page_of(called, run / "report.html")
-    assert "Test images that cannot be read: 1." in page.texts_in("p")
+    assert "Images that cannot be read: 1." in page.texts_in("p")
     assert str(bad) in called.err
     bad.unlink()
     shutil.copy("data/val/bee/0.png", "data/val/bee/9.png")
     page = page_of(call("report"), run / "report.html")
-    assert any("on 9 test images and there are 10 now" in text for text in page.texts_in("p"))
+    assert any("there are 10 now" in text for text in page.texts_in("p"))
 
 
 def test_classes_may_be_called_anything(call, run, trained):
@@ -130,7 +163,7 @@ def test_an_unfinished_run_has_its_curves_so_far(call, run, trained, epochs):
     page = page_of(called, run / "report.html")
     note = f"The run is not finished: {epochs} of 2 epochs are over."
     if epochs == 2:
-        note = "The last epoch is over, but not its results: botnet train --resume writes them."
+        note = "All epochs are over, but results are missing: botnet train --resume writes them."
     assert note in page.texts_in("p")
     assert called.err == f"note: {note}\n"
     assert len(page.of("img")) == min(epochs, 1)
@@ -174,6 +207,7 @@ def test_refusals(fails, run, trained, options, code, named):
         ("evaluation.json", "{"),
         ("evaluation.json", "[]"),
         ("run.json", "{"),
+        ("predictions.npz", "no archive"),
     ],
 )
 def test_a_damaged_record_is_told(fails, run, trained, file, text):
@@ -188,31 +222,3 @@ def test_the_page_before_stays_when_it_cannot_be_written_anew(call, fails, run, 
     (trained / run / "evaluation.json").write_text("{")
     fails(1, "report")
     assert (run / "report.html").read_bytes() == before
-
-
-def test_large_images_are_made_small(run, trained):
-    from io import BytesIO
-
-    from PIL import Image
-
-    from bottleneck_transformer_flax.cli.report import _thumbnail
-
-    for size, expected, kind in (
-        ((28, 28), (224, 224), "PNG"),
-        ((64, 10), (192, 30), "PNG"),
-        ((65, 50), (65, 50), "JPEG"),
-        ((448, 100), (224, 50), "JPEG"),
-    ):
-        pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-        with Image.open(BytesIO(_thumbnail(Image.fromarray(pixels)))) as made:
-            assert (made.format, made.size) == (kind, expected)
-            if kind == "PNG":
-                times = expected[0] // size[0]
-                np.testing.assert_array_equal(np.asarray(made)[::times, ::times], pixels)
-
-
-def test_help(call):
-    called = call("report", "--help")
-    assert called.code == 0
-    for option in ("--out", "--count", "--data"):
-        assert option in called.out

@@ -31,6 +31,7 @@ def random_predictions(seed, count, num_classes, num_top):
         top_classes=order.astype(np.int32),
         top_probabilities=(random.integers(0, 5, order.shape) / 8).astype(np.float32),
         losses=losses.astype(np.float32),
+        source_digest="a digest",
     )
 
 
@@ -209,5 +210,5 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path):
     np.savez(path, labels=np.zeros(1))
     with pytest.raises(CheckpointError, match="not a file in the archive"):
         Predictions.load(path)
-    with pytest.raises(CheckpointError, match="No such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         Predictions.load(tmp_path / "absent.npz")

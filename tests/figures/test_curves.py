@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.curves import draw_training_curves, plot_training_curves
 
 
-def make_history(num_epochs, test_every=1):
+def make_history(num_epochs, validate_every=1):
     history = []
     for epoch in range(1, num_epochs + 1):
         progress = epoch / max(num_epochs, 4)
@@ -21,8 +21,8 @@ def make_history(num_epochs, test_every=1):
             "train_accuracy": 1 - 0.9 * math.exp(-3 * progress),
             "learning_rate": 5e-4 * (1 + math.cos(math.pi * progress)),
         }
-        if epoch % test_every == 0:
-            row |= {"test_loss": 2 * row["train_loss"], "test_accuracy": progress / 2}
+        if epoch % validate_every == 0:
+            row |= {"validation_loss": 2 * row["train_loss"], "validation_accuracy": progress / 2}
         history.append(row)
     return history
 
@@ -44,7 +44,7 @@ def test_curves_are_readable(num_epochs, tmp_path, assert_readable):
     texts = assert_readable(draw_training_curves(history))
     for text in ("Loss", "Accuracy (%)", "Learning rate"):
         assert texts.count(text) == 1
-    assert texts.count("train") == texts.count("test") == 2
+    assert texts.count("train") == texts.count("validation") == 2
     assert texts.count("epoch") == 3
 
 
@@ -54,7 +54,7 @@ def test_curves_are_readable(num_epochs, tmp_path, assert_readable):
         {"train_loss": 1e12},
         {"train_loss": math.nan},
         {"train_loss": math.inf},
-        {"test_loss": math.nan, "test_accuracy": None},
+        {"validation_loss": math.nan, "validation_accuracy": None},
         {"train_loss": np.float32(3), "epoch": np.int64(2)},
         {"learning_rate": 0.0},
         {"learning_rate": 1e-9, "notes": "other keys are ignored"},
@@ -69,22 +69,25 @@ def test_odd_values_are_readable(change, assert_readable):
 
 def test_diverged_first_epoch_is_readable(assert_readable):
     history = make_history(1)
-    history[0] |= {"train_loss": math.nan, "test_loss": math.nan}
+    history[0] |= {"train_loss": math.nan, "validation_loss": math.nan}
     assert_readable(draw_training_curves(history))
 
 
 def test_lines_hold_the_history():
-    history = make_history(6, test_every=2)
-    history[3]["test_loss"] = None
+    history = make_history(6, validate_every=2)
+    history[3]["validation_loss"] = None
     loss, accuracy, learning_rate = lines_of(draw_training_curves(history))
-    assert set(loss) == set(accuracy) == {"train", "test"}
+    assert set(loss) == set(accuracy) == {"train", "validation"}
     np.testing.assert_array_equal(loss["train"], [(r["epoch"], r["train_loss"]) for r in history])
-    np.testing.assert_array_equal(loss["test"], [(e, history[e - 1]["test_loss"]) for e in (2, 6)])
+    np.testing.assert_array_equal(
+        loss["validation"], [(e, history[e - 1]["validation_loss"]) for e in (2, 6)]
+    )
     np.testing.assert_allclose(
         accuracy["train"], [(r["epoch"], 100 * r["train_accuracy"]) for r in history]
     )
     np.testing.assert_allclose(
-        accuracy["test"], [(e, 100 * history[e - 1]["test_accuracy"]) for e in (2, 4, 6)]
+        accuracy["validation"],
+        [(e, 100 * history[e - 1]["validation_accuracy"]) for e in (2, 4, 6)],
     )
     np.testing.assert_array_equal(
         learning_rate["learning rate"], [(r["epoch"], r["learning_rate"]) for r in history]
@@ -99,18 +102,21 @@ def test_few_points_have_markers_and_many_have_none():
     assert markers(make_history(1)) == ["o", "s"]
     assert markers(make_history(20)) == ["o", "s"]
     assert markers(make_history(21)) == ["", ""]
-    assert markers(make_history(60, test_every=5)) == ["", "s"]
+    assert markers(make_history(60, validate_every=5)) == ["", "s"]
 
 
-def test_title_tells_the_last_test():
-    history = make_history(5, test_every=2)
-    history[3]["test_accuracy"] = 0.91234
-    assert draw_training_curves(history).get_suptitle() == "Test accuracy 91.23% after epoch 4"
+def test_title_tells_the_last_validation_accuracy():
+    history = make_history(5, validate_every=2)
+    history[3]["validation_accuracy"] = 0.91234
+    assert (
+        draw_training_curves(history).get_suptitle() == "Validation accuracy 91.23% after epoch 4"
+    )
 
 
 def with_best(history, *epochs):
     return [
-        row | {"best": row["epoch"] in epochs} if "test_accuracy" in row else row for row in history
+        row | {"best": row["epoch"] in epochs} if "validation_accuracy" in row else row
+        for row in history
     ]
 
 
@@ -119,11 +125,11 @@ def test_the_best_epoch_has_a_ring_where_a_worse_one_came_after_it(num_epochs, a
     history = with_best(make_history(num_epochs), 1, 3)
     figure = draw_training_curves(history)
     loss, accuracy, _ = lines_of(figure)
-    np.testing.assert_allclose(accuracy["best"], [(3, 100 * history[2]["test_accuracy"])])
-    assert set(loss) == {"train", "test"}
-    last, best = (100 * history[epoch - 1]["test_accuracy"] for epoch in (num_epochs, 3))
+    np.testing.assert_allclose(accuracy["best"], [(3, 100 * history[2]["validation_accuracy"])])
+    assert set(loss) == {"train", "validation"}
+    last, best = (100 * history[epoch - 1]["validation_accuracy"] for epoch in (num_epochs, 3))
     assert figure.get_suptitle() == (
-        f"Test accuracy {last:.2f}% after epoch {num_epochs}, best {best:.2f}% after epoch 3"
+        f"Validation accuracy {last:.2f}% after epoch {num_epochs}, best {best:.2f}% after epoch 3"
     )
     assert assert_readable(figure).count("best") == 1
     panel = figure.axes[1]
@@ -133,16 +139,16 @@ def test_the_best_epoch_has_a_ring_where_a_worse_one_came_after_it(num_epochs, a
 
 @pytest.mark.parametrize("epochs", [(), (4,), (1, 4)])
 def test_without_a_worse_one_after_it_there_is_no_ring(epochs):
-    # The fifth epoch was not tested.
-    figure = draw_training_curves(with_best(make_history(5, test_every=2), *epochs))
-    assert set(lines_of(figure)[1]) == {"train", "test"}
-    assert figure.get_suptitle() == "Test accuracy 40.00% after epoch 4"
+    # The fifth epoch was not validated.
+    figure = draw_training_curves(with_best(make_history(5, validate_every=2), *epochs))
+    assert set(lines_of(figure)[1]) == {"train", "validation"}
+    assert figure.get_suptitle() == "Validation accuracy 40.00% after epoch 4"
 
 
-def test_runs_without_a_test_have_no_test_curve(assert_readable):
-    texts = assert_readable(draw_training_curves(make_history(3, test_every=9)))
+def test_runs_without_validation_have_no_validation_curve(assert_readable):
+    texts = assert_readable(draw_training_curves(make_history(3, validate_every=9)))
     assert "Training curves" in texts
-    assert "test" not in texts
+    assert "validation" not in texts
 
 
 @pytest.mark.parametrize("num_epochs", [1, 2, 3, 60])

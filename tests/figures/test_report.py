@@ -1,10 +1,14 @@
 """The page about a run: everything on it is what was given, and nothing is outside it."""
 
 import base64
+import dataclasses
+import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
@@ -12,6 +16,7 @@ from bottleneck_transformer_flax.figures.report import (
     RunPage,
     ShownMistake,
     report_page,
+    thumbnail,
 )
 from reference.html_pages import assert_self_contained
 
@@ -45,7 +50,7 @@ def address(kind, picture):
 
 
 def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
-    page = assert_self_contained(report_page(FULL))
+    page = assert_self_contained(report_page(dataclasses.replace(FULL, split="test")))
     assert page.texts_in("title") == page.texts_in("h1") == [f"botnet_tiny on {ODD}"]
     assert [image["src"] for image in page.of("img")] == [
         address("png", PNG + b" of curves"),
@@ -56,6 +61,7 @@ def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
     paragraphs = page.texts_in("p")
     assert f"runs/{ODD}" in paragraphs
     assert f"a note on {ODD}" in paragraphs
+    assert any("the test split" in text for text in paragraphs)
     assert page.texts_in("dt") == ["test accuracy", f"name {ODD}"]
     assert page.texts_in("dd") == ["73.50 %", f"value {ODD}"]
     assert page.texts_in("strong") == [ODD, "ant", "bee", ODD]
@@ -112,10 +118,10 @@ def test_what_is_not_known_has_no_section():
     page = assert_self_contained(report_page(RunPage(title="t", run="r")))
     assert page.texts_in("h2") == page.of("img") == page.of("details") == []
     assert assert_self_contained(report_page(FULL)).texts_in("h2") == [
-        "Course of the training",
-        "The surest mistakes",
+        "Training curves",
+        "Most confident mistakes",
         "Most confused classes",
-        "Accuracy of every class, worst first",
+        "Accuracy by class, worst first",
         "Confusion matrix",
     ]
 
@@ -124,6 +130,24 @@ def test_a_name_that_is_no_text_is_on_the_page_as_far_as_it_goes():
     mistake = ShownMistake(PNG, "od\udcffd.png", "ant", "bee", 0.5)
     text = report_page(RunPage(title="t", run="r", mistakes=(mistake,)))
     assert assert_self_contained(text.encode().decode()).texts_in("small") == ["od?d.png"]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "kind"),
+    [
+        ((28, 28), (224, 224), "PNG"),
+        ((64, 10), (192, 30), "PNG"),
+        ((65, 50), (65, 50), "JPEG"),
+        ((448, 100), (224, 50), "JPEG"),
+    ],
+)
+def test_large_images_are_made_small_and_small_ones_keep_their_pixels(size, expected, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(thumbnail(Image.fromarray(pixels)))) as made:
+        assert (made.format, made.size) == (kind, expected)
+        if kind == "PNG":
+            times = expected[0] // size[0]
+            np.testing.assert_array_equal(np.asarray(made)[::times, ::times], pixels)
 
 
 def test_the_page_needs_no_jax():

@@ -59,7 +59,7 @@ def test_interrupted_write_keeps_what_was_there(tmp_path, monkeypatch):
 
     (tmp_path / "figure.png").write_bytes(b"before")
     monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(ConfigError, match="No space left on device"):
+    with pytest.raises(ConfigError, match="no space left on device"):
         save_png(new_figure(1.0, 1.0), tmp_path / "figure.png")
     assert names_in(tmp_path) == ["figure.png"]
     assert (tmp_path / "figure.png").read_bytes() == b"before"

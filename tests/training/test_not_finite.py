@@ -19,7 +19,9 @@ from training.tiny import (
 
 @pytest.fixture(autouse=True)
 def no_results(monkeypatch):
-    monkeypatch.setattr(loop, "write_results", lambda run, **parts: {"top1": parts["sums"].top1})
+    monkeypatch.setattr(
+        loop, "write_results", lambda run, **parts: {"top1": parts["predictions"].top1}
+    )
 
 
 def without_average(**changes):

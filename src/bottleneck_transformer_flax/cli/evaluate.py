@@ -12,33 +12,37 @@ from rich.table import Table
 
 from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.training.recipes import default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+    from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.sources.base import ImageSource
+    from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
-Split = Literal["test", "train", "all"]
+Split = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Score a trained model: top-1, top-5, loss, accuracy and count of every class."""
+    """Score a trained model: top-1, top-5, loss, and accuracy and image count by class."""
 
     checkpoint: str | None = None
     """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
     default the newest finished run, and where there is none the botnet_tiny in the package."""
     data: str | None = None
-    """What to score on, as for `botnet train`; by default what the model was trained with."""
+    """Images to score, as for `botnet train`; by default those the model was trained with."""
     split: Split | None = None
-    """Which images: the held-out ones, those for training, or, for a folder of classes, all. By
-    default all of a folder of classes that the model was not trained with, else the test ones."""
+    """Which images to score; all is for a folder without parts. By default the test split where
+    there is one, else the validation split, and all of a folder without parts that the model was
+    not trained with."""
     image_size: tuple[int, int] | None = None
     """Height and width to run the model at; by default the size it was trained at."""
     batch_size: int = 64
-    """Images computed together; the figures don't depend on it."""
+    """Images computed together; the scores don't depend on it."""
     num_workers: int | None = None
     """Processes that read images; by default one a core, at most one for every thousand files."""
     skip_bad_images: bool = False
@@ -56,50 +60,70 @@ def run(arguments: Sequence[str]) -> int:
         check_png_path(parsed.confusion)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
-    from bottleneck_transformer_flax.cli.progress import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.sources.base import relabel
-    from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
     from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
-    model, variables, preprocessing, classes = load_pretrained(
-        checkpoint, image_size=parsed.image_size
-    )
-    source, description = _source(parsed, checkpoint, trained)
-    source = relabel(source, classes)
+    pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
+    source, split, data = _source(parsed, checkpoint, trained)
+    if parsed.split is not None and split != parsed.split:
+        print(
+            f"note: {data} has no {parsed.split} split; scoring its {split} split", file=sys.stderr
+        )
     bad_images = BadImages(skip=parsed.skip_bad_images)
-    evaluator = Evaluator(
-        model,
-        preprocessing,
+    predictions = score(
+        pretrained,
+        relabel(source, pretrained.classes),
         batch_size=parsed.batch_size,
         num_workers=parsed.num_workers,
+        bad_images=bad_images,
     )
-    with counting_progress(Console(stderr=True, emoji=False)) as progress:
-        task = progress.add_task("evaluating", total=len(source))
-        predictions = evaluator(
-            variables,
-            source,
-            bad_images=bad_images,
-            on_batch=lambda done: progress.update(task, completed=done),
-        )
-    assert predictions is not None  # nothing asked it to stop
     if report := bad_images.report():
         print(report, file=sys.stderr)
-    result = predictions.to_json(classes)
+    result = predictions.to_json(pretrained.classes)
     if parsed.confusion is not None:
-        plot_confusion_matrix(predictions.confusion, classes, parsed.confusion)
+        plot_confusion_matrix(predictions.confusion, pretrained.classes, parsed.confusion)
+    part = f"all of {data}" if split == "all" else f"the {split} split of {data}"
+    description = f"{len(source)} images: {part}"
     if parsed.json:
-        print(json.dumps({"checkpoint": checkpoint, "data": description} | result))
+        print(json.dumps({"checkpoint": checkpoint, "data": description, "split": split} | result))
     else:
         _print_table(checkpoint, description, result)
     return 0
 
 
+def score(
+    pretrained: "Pretrained",
+    source: "ImageSource",
+    *,
+    batch_size: int,
+    num_workers: int | None,
+    bad_images: "BadImages",
+) -> "Predictions":
+    """Score all images of a source, with a progress bar."""
+    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
+
+    evaluator = Evaluator(
+        pretrained.model, pretrained.preprocessing, batch_size=batch_size, num_workers=num_workers
+    )
+    with counting_progress(Console(stderr=True, emoji=False)) as progress:
+        task = progress.add_task("evaluating", total=len(source))
+        predictions = evaluator(
+            pretrained.variables,
+            source,
+            bad_images=bad_images,
+            on_batch=lambda done: progress.update(task, completed=done),
+        )
+    assert predictions is not None  # Nothing asked it to stop.
+    return predictions
+
+
 def _source(
     parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
-) -> "tuple[ImageSource, str]":
-    """The images to score on, and what they are."""
+) -> "tuple[ImageSource, Split, str]":
+    """The images to score, their split, and the data set they are from."""
     from bottleneck_transformer_flax.data.datasets import (
         comes_in_parts,
         load_folder_all,
@@ -108,32 +132,31 @@ def _source(
 
     if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
         raise ConfigError(
-            f"{checkpoint} is not inside a run, so it is not known what it was trained with; name "
-            "images with --data"
+            f"{checkpoint} is not inside a run, so the images it was trained with are unknown; "
+            "name images with --data"
         )
     config = default_config("embedded") if trained is None else trained.read_config()
     data = parsed.data or config.data
-    folder = Path(data)
-    plain_folder = not comes_in_parts(data)
-    split = parsed.split
-    if split is None:
-        foreign = trained is None or folder.resolve() != Path(config.data).resolve()
-        split = "all" if plain_folder and foreign else "test"
-    if split == "all":
-        if not plain_folder:
-            raise ConfigError(f"split is 'all', but {data} comes in parts; choose test or train")
-        source = load_folder_all(folder)
-        return source, f"{len(source)} images: all of {data}"
+    in_parts = comes_in_parts(data)
+    foreign = trained is None or Path(data).resolve() != Path(config.data).resolve()
+    if parsed.split == "all" and in_parts:
+        raise ConfigError(
+            f"split is 'all', but {data} comes in parts; choose train, validation or test"
+        )
+    if parsed.split == "all" or (parsed.split is None and foreign and not in_parts):
+        return load_folder_all(data), "all", data
     splits = load_splits(
         data,
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    held_out = splits.validation if splits.test is None else splits.test
-    chosen = held_out if split == "test" else splits.train
-    if chosen is None:
-        raise ConfigError(f"no images of {data} are held out; choose --split train")
-    return chosen, f"{len(chosen)} images: the {split} part of {data}"
+    wanted: Split = parsed.split or "test"
+    if wanted == "test" and splits.test is None:
+        wanted = "validation"
+    source: ImageSource | None = splits._asdict()[wanted]
+    if source is None:
+        raise DataError(f"{data} has no {wanted} split")
+    return source, wanted, data
 
 
 def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """``botnet report``: one page about a run."""
 
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,29 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
-from jaxtyping import Int
-from PIL import Image
-from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.evaluate import score
 from bottleneck_transformer_flax.cli.report_facts import (
+    confused_pairs,
     facts_of_model,
     facts_of_run,
     headline_of_epochs,
-    headline_of_test,
+    headline_of_evaluation,
     options_in_words,
 )
-from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError
+from bottleneck_transformer_flax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    reraise,
+)
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
-    ConfusedPair,
     RunPage,
     ShownMistake,
     report_page,
+    thumbnail,
 )
-from bottleneck_transformer_flax.files import temporary_directory, write_text
+from bottleneck_transformer_flax.files import write_text
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
@@ -40,14 +42,10 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.sources.base import ImageSource
     from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
-MOST_PAIRS = 10
-SMALL_SIDE, LARGE_SIDE = 64, 224
-"""In pixels: images up to the one are enlarged to about the other, larger ones reduced to it."""
-
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write one page about a run: its curves, its scores, and the mistakes it is surest of.
+    """Write one page about a run: curves, scores and most confident mistakes.
 
     The page is one HTML file with everything in it, to open in a browser, to print or to send.
     """
@@ -61,18 +59,24 @@ class ReportOptions:
     data: str | None = None
     """Where the run's images are now, if they have moved."""
     batch_size: int = 64
-    """Images computed together; the page doesn't depend on it."""
+    """Images computed together, where a run kept no predictions; the page doesn't depend on it."""
     num_workers: int | None = None
-    """Processes that read images; by default one a core, at most one for every thousand files."""
+    """Processes that read images, where a run kept no predictions; by default one a core, at most
+    one for every thousand files."""
     json: bool = False
-    """Print the page's path and what is noted on it as one JSON line."""
+    """Print the page's path and its notes as one JSON line."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(ReportOptions, "report", arguments)
-    if parsed.count < 0:
-        raise ConfigError(f"count is {parsed.count}; expected at least 0")
+    for name, value, least in (
+        ("count", parsed.count, 0),
+        ("batch_size", parsed.batch_size, 1),
+        ("num_workers", parsed.num_workers or 0, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} is {value}; expected at least {least}")
     run_directory = _choose(parsed.run)
     config = run_directory.read_config()
     out = parsed.out or run_directory.path / "report.html"
@@ -102,7 +106,9 @@ def _choose(given: Path | None) -> RunDirectory:
 
 
 def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions) -> RunPage:
-    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    # jax takes a second to import: only now, so that help and bad usage are answered at once.
+    from bottleneck_transformer_flax.figures.curves import draw_training_curves
+    from bottleneck_transformer_flax.figures.style import png_bytes
     from bottleneck_transformer_flax.training.callbacks import read_rows
     from bottleneck_transformer_flax.training.results import DATA_SETS
 
@@ -113,69 +119,75 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
         run=str(run_directory.path),
         headline=headline_of_epochs(rows),
         facts=facts_of_run(config, rows),
-        curves=_curves(rows),
+        curves=png_bytes(draw_training_curves(rows)) if rows else None,
         options=tuple(options_in_words(config)),
     )
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
         return _finished(page, run_directory, config, parsed)
     note = f"The run is not finished: {len(rows)} of {config.epochs} epochs are over."
     if len(rows) == config.epochs:
-        note = "The last epoch is over, but not its results: botnet train --resume writes them."
+        note = "All epochs are over, but results are missing: botnet train --resume writes them."
     return dataclasses.replace(page, notes=(note,))
 
 
 def _finished(
     page: RunPage, run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions
 ) -> RunPage:
-    """The page with what only a finished run has."""
+    """The page with the results that only a finished run has."""
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
     evaluation = _read_evaluation(run_directory)
+    split = evaluation["split"]
     pretrained = load_pretrained(run_directory.pretrained)
-    page = dataclasses.replace(
+    kept = run_directory.path / "predictions.npz"
+    predictions = Predictions.load(kept) if kept.is_file() else None
+    mistakes: tuple[ShownMistake, ...] = ()
+    notes: list[str] = []
+    try:
+        source = _scored_images(config, split, parsed.data, pretrained.classes)
+        if predictions is None:
+            predictions = _predict(pretrained, source, parsed, notes)
+            if (count := predictions.count) != evaluation["count"]:
+                notes.append(
+                    f"The run was scored on {evaluation['count']} {split} images; there are "
+                    f"{count} now, and the mistakes are among these."
+                )
+        mistakes = tuple(_shown_mistakes(predictions, source, parsed.count))
+    except DataError as error:
+        notes.append(f"The mistakes are not shown: {error}. If the images have moved, give --data.")
+    return dataclasses.replace(
         page,
-        headline=headline_of_test(evaluation) + page.headline,
+        notes=tuple(notes),
+        headline=headline_of_evaluation(evaluation) + page.headline,
         facts=page.facts + facts_of_model(pretrained, evaluation),
+        split=split,
+        mistakes=mistakes,
+        pairs=() if predictions is None else confused_pairs(predictions, pretrained.classes),
         classes=tuple(
             ClassAccuracy(row["class"], row["accuracy"], row["count"])
             for row in evaluation["per_class"]
         ),
-    )
-    if run_directory.confusion.is_file():
-        page = dataclasses.replace(page, confusion=run_directory.confusion.read_bytes())
-    try:
-        source = _test_images(config, parsed.data, pretrained.classes)
-        predictions, notes = _predictions(pretrained, source, parsed)
-    except DataError as error:
-        note = f"The mistakes are not shown: {error}. If the images have moved, give --data."
-        return dataclasses.replace(page, notes=(note,))
-    if (count := predictions.count) != evaluation["count"]:
-        notes.append(
-            f"The run was scored on {evaluation['count']} test images and there are {count} now, "
-            "which the mistakes are among."
-        )
-    return dataclasses.replace(
-        page,
-        notes=tuple(notes),
-        mistakes=tuple(_shown_mistakes(predictions, parsed.count, source)),
-        pairs=tuple(_pairs(predictions.confusion, pretrained.classes)),
+        confusion=run_directory.confusion.read_bytes()
+        if run_directory.confusion.is_file()
+        else None,
     )
 
 
 def _read_evaluation(run_directory: RunDirectory) -> dict[str, Any]:
-    try:
-        evaluation = json.loads(run_directory.evaluation.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{run_directory.evaluation} cannot be read: {error}") from error
+    file = run_directory.evaluation
+    with reraise(ValueError, CheckpointError, f"{file} cannot be read"):
+        evaluation = json.loads(file.read_text(encoding="utf-8"))
     needed = {"top1", "top5", "loss", "count", "per_class"}
     if not isinstance(evaluation, dict) or not needed <= evaluation.keys():
-        raise CheckpointError(
-            f"{run_directory.evaluation} cannot be read: expected {', '.join(sorted(needed))}"
-        )
-    return evaluation
+        raise CheckpointError(f"{file} cannot be read: expected {', '.join(sorted(needed))}")
+    # Earlier runs didn't record which split they held out.
+    return {"split": "held-out"} | evaluation
 
 
-def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) -> "ImageSource":
+def _scored_images(
+    config: RunConfig, split: str, data: str | None, classes: tuple[str, ...]
+) -> "ImageSource":
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.data.sources.base import relabel
 
@@ -184,86 +196,44 @@ def _test_images(config: RunConfig, data: str | None, classes: tuple[str, ...]) 
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    source = splits.test if splits.validation is None else splits.validation
+    source = splits.validation if split == "validation" or splits.test is None else splits.test
     if source is None:
-        raise DataError(f"no images of {data or config.data} are held out")
+        raise DataError(f"{data or config.data} has no {split} split")
     return relabel(source, classes)
 
 
-def _predictions(
-    pretrained: "Pretrained", source: "ImageSource", parsed: ReportOptions
-) -> "tuple[Predictions, list[str]]":
-    """Predictions, and a note on images that cannot be read."""
-    from bottleneck_transformer_flax.cli.progress import counting_progress
+def _predict(
+    pretrained: "Pretrained", source: "ImageSource", parsed: ReportOptions, notes: list[str]
+) -> "Predictions":
     from bottleneck_transformer_flax.data.bad_images import BadImages
-    from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 
-    evaluator = Evaluator(
-        pretrained.model,
-        pretrained.preprocessing,
+    bad_images = BadImages(skip=True)
+    predictions = score(
+        pretrained,
+        source,
         batch_size=parsed.batch_size,
         num_workers=parsed.num_workers,
+        bad_images=bad_images,
     )
-    bad_images = BadImages(skip=True)
-    with counting_progress(Console(stderr=True, emoji=False)) as progress:
-        task = progress.add_task("looking for mistakes", total=len(source))
-        predictions = evaluator(
-            pretrained.variables,
-            source,
-            bad_images=bad_images,
-            on_batch=lambda done: progress.update(task, completed=done),
-        )
-    assert predictions is not None  # nothing asked it to stop
-    if not bad_images.reasons:
-        return predictions, []
-    print(bad_images.report(), file=sys.stderr)
-    return predictions, [f"Test images that cannot be read: {len(bad_images.reasons)}."]
+    notes.append("The run kept no predictions; they were computed again for this page.")
+    if bad_images.reasons:
+        print(bad_images.report(), file=sys.stderr)
+        notes.append(f"Images that cannot be read: {len(bad_images.reasons)}.")
+    return predictions
 
 
 def _shown_mistakes(
-    predictions: "Predictions", count: int, source: "ImageSource"
+    predictions: "Predictions", source: "ImageSource", count: int
 ) -> Iterator[ShownMistake]:
+    from bottleneck_transformer_flax.evaluation.predictions import digest
+
+    if predictions.source_digest != digest(source):
+        raise DataError("the images are not those that the run was scored on")
     for mistake in predictions.mistakes(count):
         yield ShownMistake(
-            picture=_thumbnail(source.read(mistake.position)),
+            picture=thumbnail(source.read(mistake.position)),
             name=source.describe(mistake.position),
             true_class=source.class_names[mistake.true_class],
             predicted_class=source.class_names[mistake.predicted_class],
             probability=mistake.probability,
         )
-
-
-def _thumbnail(image: Image.Image) -> bytes:
-    """A small picture of an image; of a tiny one with its pixels to be seen."""
-    encoded = io.BytesIO()
-    longest = max(image.size)
-    if longest <= SMALL_SIDE:
-        times = LARGE_SIDE // longest
-        size = (times * image.width, times * image.height)
-        image.resize(size, Image.Resampling.NEAREST).save(encoded, "PNG", optimize=True)
-    else:
-        image.thumbnail((LARGE_SIDE, LARGE_SIDE))
-        image.save(encoded, "JPEG", quality=85)
-    return encoded.getvalue()
-
-
-def _pairs(
-    confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]
-) -> Iterator[ConfusedPair]:
-    """The pairs of classes that most images are mistaken in, the first of them first."""
-    wrong = confusion * ~np.eye(len(confusion), dtype=bool)
-    for cell in np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]:
-        true_class, predicted = np.unravel_index(cell, wrong.shape)
-        if images := int(wrong[true_class, predicted]):
-            share = images / int(confusion[true_class].sum())
-            yield ConfusedPair(classes[true_class], classes[predicted], images, share)
-
-
-def _curves(rows: Sequence[dict[str, Any]]) -> bytes | None:
-    from bottleneck_transformer_flax.figures.curves import plot_training_curves
-
-    if not rows:
-        return None
-    with temporary_directory() as folder:
-        plot_training_curves(rows, folder / "curves.png")
-        return (folder / "curves.png").read_bytes()

@@ -1,35 +1,45 @@
-"""The figures of a run as the rows of its page."""
+"""Figures of a run as rows of its page."""
 
 import json
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bottleneck_transformer_flax.cli.record_paths import flattened
-from bottleneck_transformer_flax.figures.report import Fact
+from bottleneck_transformer_flax.figures.report import ConfusedPair, Fact
 from bottleneck_transformer_flax.training.config import RunConfig
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+    from bottleneck_transformer_flax.evaluation.predictions import Predictions
+
+MOST_PAIRS = 10
 
 
-def headline_of_test(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
-    """What the model that the run saved came to on the test images."""
-    loss = evaluation["loss"]
+def headline_of_evaluation(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
+    """Scores of the model that the run saved."""
+    split, loss = evaluation["split"], evaluation["loss"]
     return (
-        ("test accuracy", f"{100 * evaluation['top1']:.2f} %"),
+        (f"{split} accuracy", f"{100 * evaluation['top1']:.2f} %"),
         ("top-5 accuracy", f"{100 * evaluation['top5']:.2f} %"),
-        ("test loss", "not finite" if loss is None else f"{loss:.4f}"),
+        (f"{split} loss", "not finite" if loss is None else f"{loss:.4f}"),
     )
 
 
 def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
-    """The best epoch, and the time that all took."""
-    tested = [row for row in rows if row.get("test_accuracy") is not None]
+    """The epoch with the best validation accuracy, and the time that all epochs took."""
+    validated = [row for row in rows if row.get("validation_accuracy") is not None]
     facts: list[Fact] = []
-    if tested:
-        best = max(tested, key=lambda row: float(row["test_accuracy"]))
-        facts.append((f"best, epoch {best['epoch']}", f"{100 * best['test_accuracy']:.2f} %"))
+    if validated:
+        best = max(validated, key=lambda row: float(row["validation_accuracy"]))
+        facts.append(
+            (
+                f"best validation accuracy, epoch {best['epoch']}",
+                f"{100 * best['validation_accuracy']:.2f} %",
+            )
+        )
     if rows:
         seconds = round(sum(row.get("seconds", 0.0) for row in rows))
         facts.append(("training time", str(timedelta(seconds=seconds))))
@@ -37,7 +47,7 @@ def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
 
 
 def facts_of_run(config: RunConfig, rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
-    """What was trained on, from what, how far and how fast."""
+    """Data, starting point, epochs and speed."""
     start = "random weights" if config.pretrained is None else config.pretrained
     facts = [("data", config.data), ("start", start), ("epochs", f"{len(rows)} of {config.epochs}")]
     if rows:
@@ -46,7 +56,7 @@ def facts_of_run(config: RunConfig, rows: Sequence[dict[str, Any]]) -> tuple[Fac
 
 
 def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tuple[Fact, ...]:
-    """What the model takes and is made of."""
+    """Input size, parameters and classes of the model, and how many images it was scored on."""
     from bottleneck_transformer_flax.models.flops import count_parameters
 
     height, width = pretrained.preprocessing.size
@@ -54,7 +64,24 @@ def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tupl
         ("input", f"{height} × {width} pixels"),
         ("parameters", f"{count_parameters(pretrained.variables):,}"),
         ("classes", f"{len(pretrained.classes):,}"),
-        ("test images", f"{evaluation['count']:,}"),
+        (f"{evaluation['split']} images", f"{evaluation['count']:,}"),
+    )
+
+
+def confused_pairs(predictions: "Predictions", classes: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    """The classes most often taken for another one, the most frequent pair first."""
+    confusion = predictions.confusion
+    counts, wrong = confusion.sum(axis=1), confusion * ~np.eye(len(classes), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
+    return tuple(
+        ConfusedPair(
+            classes[true_class],
+            classes[predicted],
+            int(wrong[true_class, predicted]),
+            float(wrong[true_class, predicted] / counts[true_class]),
+        )
+        for true_class, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[true_class, predicted]
     )
 
 

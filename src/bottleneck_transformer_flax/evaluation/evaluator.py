@@ -9,7 +9,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.distributed import DataParallel
-from bottleneck_transformer_flax.evaluation.predictions import Predictions
+from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
 from bottleneck_transformer_flax.inference.engine import NO_LABEL, Engine
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import Variables
@@ -109,6 +109,7 @@ class Evaluator:
             top_classes=top_classes[read],
             top_probabilities=top_probabilities[read],
             losses=losses[read],
+            source_digest=digest(source),
         )
 
     def _any_process(self, flag: bool) -> bool:

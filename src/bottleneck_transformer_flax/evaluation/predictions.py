@@ -1,5 +1,7 @@
 """What one pass over labelled images found; every metric derives from it. No jax."""
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from bottleneck_transformer_flax.errors import CheckpointError, DataError
+from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.errors import CheckpointError, DataError, reraise
 from bottleneck_transformer_flax.files import atomic_file
 
 
@@ -29,6 +32,12 @@ class Mistake(NamedTuple):
     probability: float
 
 
+def digest(source: ImageSource) -> str:
+    """A hash of which images with which labels a source has, whatever folder they are in."""
+    record = (source.names, source.labels.tolist())
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Labels, likeliest classes and losses of a set of images; the arrays are read-only.
@@ -40,6 +49,7 @@ class Predictions:
         top_classes: likeliest classes of each image, best first, five or as many as there are.
         top_probabilities: probabilities of these classes, in [0, 1].
         losses: cross-entropy of each image; it may be infinite or NaN.
+        source_digest: ``digest`` of the source that the positions are about.
 
     Raises:
         DataError: when a label or a predicted class is outside [0, num_classes).
@@ -51,6 +61,7 @@ class Predictions:
     top_classes: Int[np.ndarray, "n k"]
     top_probabilities: Float[np.ndarray, "n k"]
     losses: Float[np.ndarray, " n"]
+    source_digest: str = ""
 
     def __post_init__(self) -> None:
         """Check the classes, and make the arrays read-only as the rest of the record is."""
@@ -62,8 +73,9 @@ class Predictions:
                     f"for a model of {self.num_classes} classes; check that the model and the "
                     "data set have the same classes"
                 )
-        for field in fields(self)[1:]:
-            getattr(self, field.name).setflags(write=False)
+        for value in vars(self).values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
 
     @property
     def count(self) -> int:
@@ -157,9 +169,8 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write everything to one .npz file, whole or not at all."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         with atomic_file(path) as beside, beside.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -168,17 +179,13 @@ class Predictions:
         Raises:
             CheckpointError: when the file is missing or damaged.
         """
-        try:
+        # What is damaged decides who notices: zipfile, zlib or NumPy.
+        remedy = "remove it, and the predictions are computed again"
+        with reraise(Exception, CheckpointError, f"{path} cannot be read", remedy=remedy):
             with path.open("rb") as stream, np.load(stream) as file:
                 arrays = {field.name: file[field.name] for field in fields(cls)}
-            return cls(**arrays | {"num_classes": int(arrays["num_classes"])})
-        # What is damaged decides who notices: zipfile, zlib, NumPy or the checks above.
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{path} cannot be read: {reason}; remove it, and the predictions are computed "
-                "again"
-            ) from error
+            scalars = {name: arrays[name].item() for name in ("num_classes", "source_digest")}
+            return cls(**arrays | scalars)
 
     def _count_or_raise(self) -> int:
         if self.count == 0:

@@ -1,4 +1,4 @@
-"""The course of a training run: loss, accuracy and learning rate by epoch."""
+"""Training curves: loss, accuracy and learning rate by epoch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
-    TEST_COLOR,
     TITLE_FONT_SIZE,
     TRAIN_COLOR,
+    VALIDATION_COLOR,
     new_figure,
     save_png,
     style_axes,
@@ -40,26 +40,26 @@ def draw_training_curves(history: History) -> Figure:
 
     Args:
         history: one mapping per epoch with the numbers ``epoch``, ``train_loss``,
-            ``train_accuracy``, ``learning_rate`` and, in the epochs that were tested,
-            ``test_loss`` and ``test_accuracy``. Accuracies are fractions in [0, 1]. Where
-            ``best`` is true the test accuracy was the best so far; the last of these epochs gets
-            a ring, unless no test came later. Other keys are ignored; a value that is infinite or
-            NaN leaves a gap.
+            ``train_accuracy``, ``learning_rate`` and, in the epochs with validation,
+            ``validation_loss`` and ``validation_accuracy``. Accuracies are fractions in [0, 1].
+            ``best`` marks a validation accuracy above all before it; the last such epoch gets a
+            ring, unless it is the last one validated. Other keys are ignored; a value that is
+            infinite or NaN leaves a gap.
 
     Raises:
-        DataError: when there is no epoch, or an epoch lacks a number other than a test value.
+        DataError: when there is no epoch, or an epoch lacks a number other than a validation value.
     """
     _check(history)
     figure = new_figure(12.0, 4.0)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     loss, accuracy, learning_rate = figure.subplots(1, 3)
 
-    _draw_curve(loss, history, "train_loss", TRAIN_COLOR, "o", "train")
-    _draw_curve(loss, history, "test_loss", TEST_COLOR, "s", "test")
-    _draw_curve(accuracy, history, "train_accuracy", TRAIN_COLOR, "o", "train", scale=100.0)
-    _draw_curve(accuracy, history, "test_accuracy", TEST_COLOR, "s", "test", scale=100.0)
+    splits = (("train", TRAIN_COLOR, "o"), ("validation", VALIDATION_COLOR, "s"))
+    for split, color, marker in splits:
+        _draw_curve(loss, history, f"{split}_loss", color, marker, split)
+        _draw_curve(accuracy, history, f"{split}_accuracy", color, marker, split, scale=100.0)
     if (best := _best_before_the_last(history)) is not None:
-        _draw_ring(accuracy, best["epoch"], 100.0 * float(best["test_accuracy"]))
+        _draw_ring(accuracy, best["epoch"], 100.0 * float(best["validation_accuracy"]))
     _draw_curve(learning_rate, history, "learning_rate", INK_COLOR, "o", "learning rate")
     learning_rate.set_ylim(bottom=0)
 
@@ -72,8 +72,10 @@ def draw_training_curves(history: History) -> Figure:
             loc="lower right",
             bbox_to_anchor=(1, 1),
             ncols=len(axes.get_lines()),
+            fontsize=9,
             handlelength=1.4,
-            columnspacing=1.2,
+            handletextpad=0.5,
+            columnspacing=1.0,
             borderaxespad=0,
             frameon=False,
             labelcolor=INK_COLOR,
@@ -103,7 +105,7 @@ def _draw_curve(
     label: str,
     scale: float = 1.0,
 ) -> None:
-    # Epochs without a value are left out, so that tests every few epochs still form a line.
+    # Epochs without a value are left out, so that validation every few epochs still forms a line.
     rows = [row for row in history if row.get(key) is not None]
     if not rows:
         return
@@ -114,7 +116,7 @@ def _draw_curve(
         marker=marker if len(rows) <= MOST_POINTS_WITH_MARKERS else "",
         markersize=4.5,
         linewidth=1.6,
-        # A learning rate of zero lies on the frame, which would hide half of it.
+        # The frame would hide half of a learning rate of zero.
         clip_on=False,
         label=label,
     )
@@ -150,24 +152,24 @@ def _finish_panel(axes: Axes, history: History, title: str) -> None:
 
 
 def _title(history: History) -> str:
-    tested = _tested(history)
-    if not tested:
+    validated = _validated(history)
+    if not validated:
         return "Training curves"
-    title = f"Test accuracy {_after(tested[-1])}"
+    title = f"Validation accuracy {_after(validated[-1])}"
     best = _best_before_the_last(history)
     return title if best is None else f"{title}, best {_after(best)}"
 
 
 def _after(row: Mapping[str, Any]) -> str:
-    return f"{100 * float(row['test_accuracy']):.2f}% after epoch {row['epoch']}"
+    return f"{100 * float(row['validation_accuracy']):.2f}% after epoch {row['epoch']}"
 
 
-def _tested(history: History) -> list[Mapping[str, Any]]:
-    return [row for row in history if row.get("test_accuracy") is not None]
+def _validated(history: History) -> list[Mapping[str, Any]]:
+    return [row for row in history if row.get("validation_accuracy") is not None]
 
 
 def _best_before_the_last(history: History) -> Mapping[str, Any] | None:
-    """The epoch with the best test accuracy, where a worse one came after it."""
-    tested = _tested(history)
-    best = [row for row in tested if row.get("best")]
-    return best[-1] if best and best[-1] is not tested[-1] else None
+    """The epoch with the best validation accuracy, where a worse one came after it."""
+    validated = _validated(history)
+    best = [row for row in validated if row.get("best")]
+    return best[-1] if best and best[-1] is not validated[-1] else None

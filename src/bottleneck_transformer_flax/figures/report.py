@@ -1,25 +1,33 @@
 """One page about a run: an HTML file with everything in it. No jax."""
 
 import base64
+import functools
 import html
+import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from string import Template
 from typing import NamedTuple
 
-from bottleneck_transformer_flax.figures.report_style import STYLE
+from PIL import Image
 
 MOST_CLASSES = 100
-"""That are all shown; of more classes only the worst and the best are."""
+"""Up to so many classes are all shown; of more, only the worst and the best."""
 WORST_SHOWN, BEST_SHOWN = 50, 10
+SMALL_SIDE, LARGE_SIDE = 64, 224
+"""In pixels: smaller images are enlarged to about the second, larger ones reduced to it."""
 Fact = tuple[str, str]
 """A name and a value, both as they are shown."""
 
-# Nothing is loaded from anywhere and nothing runs, whatever a class is called.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+class _Html(str):
+    """Text that is HTML already; any other text is escaped before it reaches the page."""
 
 
 class ClassAccuracy(NamedTuple):
-    """How well a class is known; the accuracy is in [0, 1], None without images."""
+    """Accuracy on the images of one class, in [0, 1]; None without images."""
 
     name: str
     accuracy: float | None
@@ -27,14 +35,14 @@ class ClassAccuracy(NamedTuple):
 
 
 class ShownMistake(NamedTuple):
-    """An image that is taken for another class.
+    """An image that the model takes for another class.
 
     Attributes:
         picture: a small PNG or JPEG.
-        name: what the image is called.
-        true_class: what it is.
-        predicted_class: what it is taken for.
-        probability: with which, in [0, 1].
+        name: path of the image, or its place in the data set.
+        true_class: its label.
+        predicted_class: the likeliest class.
+        probability: probability of the predicted class, in [0, 1].
     """
 
     picture: bytes
@@ -45,28 +53,29 @@ class ShownMistake(NamedTuple):
 
 
 class ConfusedPair(NamedTuple):
-    """How many images of a class are taken for another one, and which share of it they are."""
+    """How many images of a class are taken for another one, also as a fraction of the class."""
 
     true_class: str
     predicted_class: str
     images: int
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """What is on the page; a section of which nothing is known is left out.
+    """Contents of the page; a section without contents is left out.
 
     Attributes:
-        title: of the page.
-        run: the folder that it is about.
-        notes: what a reader has to know of what is missing or unusual.
+        title: heading of the page.
+        run: folder of the run.
+        notes: what a reader has to know about missing or unusual contents.
         headline: the few figures to see first.
-        facts: what the run was.
+        facts: data, start and model of the run.
         curves: a PNG of the metrics over the epochs.
-        classes: in any order.
-        mistakes: in the order to show them in.
-        pairs: in the order to show them in.
+        split: the split that mistakes, pairs and classes are about.
+        mistakes: mistakes in the order to show them in.
+        pairs: confused classes in the order to show them in.
+        classes: accuracy of each class, in any order.
         confusion: a PNG of the confusion matrix.
         options: every option of the run.
     """
@@ -77,96 +86,83 @@ class RunPage:
     headline: tuple[Fact, ...] = ()
     facts: tuple[Fact, ...] = ()
     curves: bytes | None = None
-    classes: tuple[ClassAccuracy, ...] = ()
+    split: str = "validation"
     mistakes: tuple[ShownMistake, ...] = ()
     pairs: tuple[ConfusedPair, ...] = ()
+    classes: tuple[ClassAccuracy, ...] = ()
     confusion: bytes | None = None
     options: tuple[Fact, ...] = ()
 
 
 def report_page(page: RunPage) -> str:
     """The page as HTML: no script, no link, pictures within it; for a screen, a phone or paper."""
-    sections = [
-        _header(page),
-        _picture(
-            "Course of the training", page.curves, "loss, accuracy and learning rate by epoch"
-        ),
-        _mistakes(page.mistakes),
+    curves = "loss, accuracy and learning rate by epoch"
+    sections = (
+        _picture("Training curves", page.curves, curves),
+        _mistakes(page),
         _pairs(page.pairs),
         _classes(page.classes),
         _picture("Confusion matrix", page.confusion, "true classes by predicted classes"),
-        _options(page.options),
-    ]
-    body = "\n".join(section for section in sections if section)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{_text(page.title)}</title>
-<style>
-{STYLE}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-
-def _header(page: RunPage) -> str:
-    notes = "".join(f'<p class="note">{_text(note)}</p>\n' for note in page.notes)
-    headline = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>\n"
-        for name, value in page.headline
+        _fill("options", facts=_facts(page.options)) if page.options else _Html(),
     )
-    return (
-        f"<header>\n<h1>{_text(page.title)}</h1>\n<p>{_text(page.run)}</p>\n</header>\n{notes}"
-        f'<dl class="headline">\n{headline}</dl>\n{_fact_table(page.facts)}'
+    return _fill(
+        "page",
+        title=page.title,
+        style=_Html(_package_text("report.css")),
+        run=page.run,
+        notes=_join(_fill("note", text=note) for note in page.notes),
+        headline=_join(_fill("headline", name=name, value=value) for name, value in page.headline),
+        facts=_facts(page.facts),
+        sections=_join(sections),
     )
 
 
-def _picture(title: str, png: bytes | None, alternative: str) -> str:
+def thumbnail(image: Image.Image) -> bytes:
+    """A small picture of an image; a tiny one is enlarged so that its pixels can be seen."""
+    encoded = io.BytesIO()
+    longest = max(image.size)
+    if longest <= SMALL_SIDE:
+        times = LARGE_SIDE // longest
+        size = (times * image.width, times * image.height)
+        image.resize(size, Image.Resampling.NEAREST).save(encoded, "PNG", optimize=True)
+    else:
+        small = image.copy()
+        small.thumbnail((LARGE_SIDE, LARGE_SIDE))
+        small.save(encoded, "JPEG", quality=85)
+    return encoded.getvalue()
+
+
+def _picture(title: str, png: bytes | None, description: str) -> _Html:
     if png is None:
-        return ""
-    return (
-        f'<section>\n<h2>{title}</h2>\n<div class="picture">'
-        f'<img src="{_data_address(png)}" alt="{alternative}"></div>\n</section>'
+        return _Html()
+    return _fill("picture", title=title, picture=_data_address(png), description=description)
+
+
+def _mistakes(page: RunPage) -> _Html:
+    if not page.mistakes:
+        return _Html()
+    cards = (
+        _fill(
+            "mistake",
+            picture=_data_address(mistake.picture),
+            true_class=mistake.true_class,
+            predicted_class=mistake.predicted_class,
+            probability=_percent(mistake.probability),
+            name=mistake.name,
+        )
+        for mistake in page.mistakes
     )
+    return _fill("mistakes", split=page.split, mistakes=_join(cards))
 
 
-def _mistakes(mistakes: Sequence[ShownMistake]) -> str:
-    if not mistakes:
-        return ""
-    cards = "\n".join(map(_mistake, mistakes))
-    return (
-        "<section>\n<h2>The surest mistakes</h2>\n"
-        "<p>Test images that the model takes for another class, and the probability it gives to "
-        "that class. Some of them may be labelled wrongly.</p>\n"
-        f'<div class="mistakes">\n{cards}\n</div>\n</section>'
-    )
-
-
-def _mistake(mistake: ShownMistake) -> str:
-    true_class, predicted = _text(mistake.true_class), _text(mistake.predicted_class)
-    return (
-        f'<figure><img src="{_data_address(mistake.picture)}" alt="{true_class}">'
-        f"<figcaption><strong>{true_class}</strong><br>taken for <strong>{predicted}</strong>, "
-        f"{_percent(mistake.probability)}<small>{_text(mistake.name)}</small></figcaption></figure>"
-    )
-
-
-def _pairs(pairs: Sequence[ConfusedPair]) -> str:
+def _pairs(pairs: Sequence[ConfusedPair]) -> _Html:
     rows = [
         [
-            _text(pair.true_class),
-            _text(pair.predicted_class),
+            pair.true_class,
+            pair.predicted_class,
             f"{pair.images:,}",
-            _percent(pair.share),
-            _bar(pair.share),
+            _percent(pair.fraction),
+            _bar(pair.fraction),
         ]
         for pair in pairs
     ]
@@ -174,52 +170,38 @@ def _pairs(pairs: Sequence[ConfusedPair]) -> str:
     return _table("Most confused classes", heads, rows)
 
 
-def _classes(classes: Sequence[ClassAccuracy]) -> str:
+def _classes(classes: Sequence[ClassAccuracy]) -> _Html:
     """Worst first; those without images last, where all can be shown."""
     scored = [(row.accuracy, row) for row in classes if row.accuracy is not None]
     rows = [
-        [_text(row.name), f"{row.images:,}", _percent(accuracy), _bar(accuracy)]
+        [row.name, f"{row.images:,}", _percent(accuracy), _bar(accuracy)]
         for accuracy, row in sorted(scored, key=lambda pair: pair[0])
     ]
     if len(classes) <= MOST_CLASSES:
-        rows += [[_text(row.name), "0", "", ""] for row in classes if row.accuracy is None]
+        rows += [[row.name, "0", "", ""] for row in classes if row.accuracy is None]
     elif len(rows) > MOST_CLASSES:
         between = len(rows) - WORST_SHOWN - BEST_SHOWN
         gap = [f"… {between:,} more classes …", "", "", ""]
         rows = [*rows[:WORST_SHOWN], gap, *rows[-BEST_SHOWN:]]
-    return _table("Accuracy of every class, worst first", ("class", "images", "accuracy", ""), rows)
+    return _table("Accuracy by class, worst first", ("class", "images", "accuracy", ""), rows)
 
 
-def _options(options: Sequence[Fact]) -> str:
-    if not options:
-        return ""
-    return (
-        f"<details>\n<summary>Every option of the run</summary>\n{_fact_table(options)}\n</details>"
-    )
-
-
-def _fact_table(facts: Iterable[Fact]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>\n'
-        for name, value in facts
-    )
-    return f'<table class="facts">\n{rows}</table>'
-
-
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A section with a table; cells are HTML."""
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> _Html:
     if not rows:
-        return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f"<section>\n<h2>{title}</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>\n</section>"
+        return _Html()
+    head = _join(_fill("head", text=name) for name in heads)
+    body = _join(
+        _fill("row", cells=_join(_fill("cell", content=cell) for cell in row)) for row in rows
     )
+    return _fill("table", title=title, heads=head, rows=body)
 
 
-def _bar(fraction: float) -> str:
-    return f'<span class="bar"><span style="width: {100 * fraction:.1f}%"></span></span>'
+def _facts(facts: Iterable[Fact]) -> _Html:
+    return _join(_fill("fact", name=name, value=value) for name, value in facts)
+
+
+def _bar(fraction: float) -> _Html:
+    return _fill("bar", width=f"{100 * fraction:.1f}%")
 
 
 def _percent(fraction: float) -> str:
@@ -231,6 +213,29 @@ def _data_address(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def _text(text: str) -> str:
-    """Text of any kind as HTML; of a file name that is no text, what there is of it."""
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
+def _fill(fragment: str, **values: str) -> _Html:
+    """A fragment of report.html with its placeholders replaced."""
+    # A file name need not be text: what there is of it is shown.
+    escaped = {
+        name: value
+        if isinstance(value, _Html)
+        else html.escape(value.encode("utf-8", "replace").decode("utf-8"))
+        for name, value in values.items()
+    }
+    return _Html(_fragments()[fragment].substitute(escaped))
+
+
+def _join(parts: Iterable[_Html]) -> _Html:
+    return _Html("\n".join(filter(None, parts)))
+
+
+@functools.cache
+def _fragments() -> dict[str, Template]:
+    _, *parts = re.split(r"<!-- fragment: (\w+) -->\n", _package_text("report.html"))
+    return {
+        name: Template(text.strip()) for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def _package_text(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -13,14 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, reraise
 from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.files import write_bytes
 
 DOTS_PER_INCH = 150
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
 TRAIN_COLOR = "#0072B2"
-TEST_COLOR = "#D55E00"
+VALIDATION_COLOR = "#D55E00"
 INK_COLOR = "0.2"
 FRAME_COLOR = "0.7"
 TITLE_FONT_SIZE = 11
@@ -41,6 +41,17 @@ def style_axes(axes: Axes) -> None:
     axes.tick_params(colors=INK_COLOR, color=FRAME_COLOR, labelcolor=INK_COLOR)
 
 
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    png = io.BytesIO()
+    with warnings.catch_warnings():
+        # A character that no font here has is drawn as a box; there is nothing to do.
+        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
+        # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
+        FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    return png.getvalue()
+
+
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write the figure as a PNG; ``path`` holds either all of it or what it held before.
 
@@ -50,15 +61,8 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_png_path(path)
-    png = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that no font here has is drawn as boxes; there is nothing to do.
-        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
-        # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
-        FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
-    try:
-        write_bytes(path, png.getvalue())
-    except OSError as error:
-        raise ConfigError(
-            f"figure {path} cannot be written: {error.strerror}; choose another path"
-        ) from error
+    content = png_bytes(figure)
+    with reraise(
+        OSError, ConfigError, f"figure {path} cannot be written", remedy="choose another path"
+    ):
+        write_bytes(path, content)
