@@ -306,7 +306,7 @@ class DyingSource(ImageSource):
 
 
 def test_a_process_that_is_ended_from_outside_is_told(tmp_path):
-    with pytest.raises(DataError, match="ended with code 7; run the same again to go on"):
+    with pytest.raises(DataError, match="ended with code 7; repeat the command to continue"):
         pack({"all": DyingSource()}, tmp_path / "out", shards=2, num_workers=2)
 
 
@@ -333,7 +333,7 @@ def test_what_is_not_read_back_as_it_was_written_is_told(folder, tmp_path, monke
             self.first = False
 
     monkeypatch.setattr(array_record, "ArrayRecordWriter", Losing)
-    with pytest.raises(DataError, match=r"16 of 17 images|is not read back as it was written"):
+    with pytest.raises(DataError, match=r"16 of 17 images|does not read back as it was written"):
         pack_folder(folder[0], tmp_path / "out")
 
 

@@ -1,8 +1,9 @@
-"""Pack a data set: its images, as they are, into few large files that any is read from at once.
+"""Pack a data set: its images, as they are, into few large files that are read in any order.
 
-What is written is described in ``records``. Every file is recorded as soon as it is finished, in
-``packing.json``, so that packing goes on where it was interrupted; ``dataset.json``, with which
-the folder becomes a data set, takes its place at the end.
+The format is described in ``sources/array_record.py``. Each file is recorded in ``packing.json`` as
+soon as it is finished, so that an interrupted packing continues; ``dataset.json``, which makes the
+folder a data set, is written last. Files that a killed packing left unfinished have hidden names,
+are never read, and go with the next packing into the folder.
 """
 
 import contextlib
@@ -10,17 +11,13 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bottleneck_transformer_flax.data.shards import (
-    ShardJob,
-    ShardPacker,
-    make_jobs,
-)
+from bottleneck_transformer_flax.data.shards import ShardJob, ShardPacker, make_jobs
 from bottleneck_transformer_flax.data.sources.array_record import (
     DESCRIPTION_FILE,
     LABELS_FILE,
@@ -38,13 +35,13 @@ from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_by
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What was packed.
+    """What a packing wrote.
 
     Attributes:
-        images: how many there are in each part.
-        files: how many were written or found finished, of images.
-        bytes: of these files.
-        left_out: of every image that cannot be decoded the reason, which names it.
+        images: number of images in each part.
+        files: number of image files, whether written now or found finished.
+        bytes: size of these files.
+        left_out: for each image that cannot be decoded, the reason, which names it.
     """
 
     images: dict[str, int]
@@ -54,7 +51,7 @@ class Packed:
 
 
 def pack(
-    parts: dict[str, ImageSource],
+    parts: Mapping[str, ImageSource],
     out: Path,
     *,
     shards: int | None = None,
@@ -66,47 +63,44 @@ def pack(
 
     Args:
         parts: what to pack; see ``datasets.load_parts``.
-        out: the folder to write: a new one, an empty one, or one that the same was begun in.
-        shards: files that the largest part is written to; by default one for every 4,096
-            images. Those of other parts hold as many images.
-        num_workers: processes; by default one a core. The program that starts them must guard
-            its ``__main__``.
+        out: the folder to write: new, empty, or holding an interrupted packing of the same.
+        shards: number of files for the largest part; by default one for every 4,096 images. Files
+            of other parts hold as many images.
+        num_workers: processes; by default one a core. A program that starts them must guard its
+            ``__main__``.
         skip_bad_images: leave out images that cannot be decoded instead of stopping.
         on_image: called after every image.
 
     Raises:
         ConfigError: when an argument is out of range, or ``out`` holds anything else.
         DataError: when an image cannot be decoded, or a file cannot be written.
-        OSError: likewise.
+        OSError: when a file cannot be written.
     """
-    require("array_record", "packing")
-    require("msgpack", "packing")
+    for module in ("array_record", "msgpack"):
+        require(module, "packing")
     if num_workers is not None and num_workers < 0:
         raise ConfigError(f"num_workers is {num_workers}; expected at least 0")
     jobs = make_jobs(parts, shards)
     digest = _digest(parts, jobs)
-    _make_folder(out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a new folder to write to")
+    out.mkdir(parents=True, exist_ok=True)
     busy = DataError(f"another process is packing into {out}; wait for it")
-    with locked(out, busy), _nothing_unfinished_left(out):
-        progress = _Progress(out, digest, parts, _recorded(out, digest))
-        # First: with it a later call knows the folder as one of its own.
+    with locked(out, busy), _leaving_nothing_unfinished(out):
+        progress = _Progress(out, digest, parts, _finished_before(out, digest))
+        # First, so that a later call knows the folder as its own.
         progress.write(PROGRESS_FILE)
         for part in parts:
             (out / part).mkdir(exist_ok=True)
         run_jobs(
-            ShardPacker(folder=out, parts=parts, skip_bad_images=skip_bad_images),
+            ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=progress.shards.get(job.file)) for job in jobs],
             num_workers=usable_cores() if num_workers is None else num_workers,
             on_step=on_image,
             on_result=progress.finish,
         )
-        images = {
-            part: _write_index(
-                out / part, source, [job for job in jobs if job.part == part], progress
-            )
-            for part, source in parts.items()
-        }
-        # Last: with it the folder is a data set.
+        images = {part: progress.write_index(part, jobs) for part in parts}
+        # Last, because it makes the folder a data set.
         progress.write(DESCRIPTION_FILE)
         (out / PROGRESS_FILE).unlink()
     written = progress.shards.values()
@@ -118,15 +112,14 @@ def pack(
     )
 
 
+@dataclass(frozen=True)
 class _Progress:
-    """The files that are finished, as they are recorded."""
+    """The files that are finished."""
 
-    def __init__(
-        self, out: Path, digest: str, parts: dict[str, ImageSource], recorded: dict[str, Shard]
-    ) -> None:
-        self._out, self._digest, self._parts = out, digest, tuple(parts)
-        self._class_names = next(iter(parts.values())).class_names
-        self.shards = recorded
+    out: Path
+    digest: str
+    parts: Mapping[str, ImageSource]
+    shards: dict[str, Shard]
 
     def finish(self, shard: Shard) -> None:
         """Record one more."""
@@ -134,21 +127,44 @@ class _Progress:
         self.write(PROGRESS_FILE)
 
     def write(self, name: str) -> None:
-        """Write all that is recorded to a file."""
+        """Write the description of all that is finished to a file."""
         shards = sorted(self.shards.values(), key=lambda shard: shard.file)
         description = Description(
-            source=self._digest,
-            class_names=self._class_names,
+            source=self.digest,
+            class_names=next(iter(self.parts.values())).class_names,
             parts={
                 part: tuple(shard for shard in shards if shard.file.startswith(f"{part}/"))
-                for part in self._parts
+                for part in self.parts
             },
         )
-        write_bytes(self._out / name, json.dumps(description.to_json(), indent=1).encode())
+        write_bytes(self.out / name, json.dumps(description.to_json(), indent=1).encode())
+
+    def write_index(self, part: str, jobs: Sequence[ShardJob]) -> int:
+        """Write the labels and names of the images packed of a part, and return their number.
+
+        Raises:
+            DataError: when there are none.
+        """
+        folder, source = self.out / part, self.parts[part]
+        packed = [
+            index
+            for job in jobs
+            if job.part == part
+            for index in job.indices
+            if source.names[index] not in self.shards[job.file].left_out
+        ]
+        if not packed:
+            raise DataError(f"{folder}: none of the images of this part can be read")
+        labels = io.BytesIO()
+        np.save(labels, source.labels[packed].astype(np.int32))
+        write_bytes(folder / LABELS_FILE, labels.getvalue())
+        names = [source.names[index] for index in packed]
+        write_bytes(folder / NAMES_FILE, json.dumps(names).encode())
+        return len(packed)
 
 
-def _digest(parts: dict[str, ImageSource], jobs: list[ShardJob]) -> str:
-    """What is packed into which files."""
+def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:
+    """A digest of which images are packed into which files."""
     digest = hashlib.sha256()
     for part, source in parts.items():
         record = (part, source.class_names, source.names, source.labels.tolist())
@@ -157,15 +173,9 @@ def _digest(parts: dict[str, ImageSource], jobs: list[ShardJob]) -> str:
     return digest.hexdigest()
 
 
-def _make_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a new folder to write to")
-    out.mkdir(parents=True, exist_ok=True)
-
-
 @contextlib.contextmanager
-def _nothing_unfinished_left(out: Path) -> Iterator[None]:
-    """Remove what processes left that were ended in the middle, these ones or earlier ones."""
+def _leaving_nothing_unfinished(out: Path) -> Iterator[None]:
+    """Remove what ended processes left unfinished, in this packing or in an earlier one."""
     try:
         yield
     finally:
@@ -173,11 +183,11 @@ def _nothing_unfinished_left(out: Path) -> Iterator[None]:
             unfinished.unlink()
 
 
-def _recorded(out: Path, digest: str) -> dict[str, Shard]:
-    """The files that were finished before.
+def _finished_before(out: Path, digest: str) -> dict[str, Shard]:
+    """The files that an earlier packing finished.
 
     Raises:
-        ConfigError: when the folder holds anything but a beginning of the same.
+        ConfigError: when the folder holds anything but an earlier packing of the same.
     """
     for name in (PROGRESS_FILE, DESCRIPTION_FILE):
         if (out / name).is_file():
@@ -185,33 +195,9 @@ def _recorded(out: Path, digest: str) -> dict[str, Shard]:
             if description.source != digest:
                 raise ConfigError(
                     f"{out} holds other images packed, or the same with other options or classes; "
-                    "name a new folder, or repeat what was begun there"
+                    "name a new folder, or repeat the command that began it"
                 )
             return {shard.file: shard for part in description.parts.values() for shard in part}
     if any(not path.match(UNFINISHED_FILES) for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty; name a new folder to write to")
     return {}
-
-
-def _write_index(
-    folder: Path, source: ImageSource, jobs: list[ShardJob], progress: _Progress
-) -> int:
-    """Write the labels and names of what is in the files of a part; how many there are.
-
-    Raises:
-        DataError: when there are none.
-    """
-    names = source.names
-    kept = [
-        index
-        for job in jobs
-        for index in job.indices
-        if names[index] not in progress.shards[job.file].left_out
-    ]
-    if not kept:
-        raise DataError(f"{folder}: none of the images of this part can be read")
-    labels = io.BytesIO()
-    np.save(labels, source.labels[kept].astype(np.int32))
-    write_bytes(folder / LABELS_FILE, labels.getvalue())
-    write_bytes(folder / NAMES_FILE, json.dumps([names[index] for index in kept]).encode())
-    return len(kept)

@@ -1,8 +1,8 @@
-"""The files of a packed data set: which there are, and each one written and read back."""
+"""The files of a packed data set: which there are, and each one written and verified."""
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from bottleneck_transformer_flax.decoding import EncodedImage
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.files import atomic_file
 
-# Images are compressed already, and each has to be read without the others.
+# Images are compressed already, and each is read without the others.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 USUAL_IMAGES = 4096
-# Every file that is read from is open, and a process may have a thousand open.
+# Every file that is read from stays open, and a process may usually open a thousand.
 MOST_SHARDS = 512
 
 
@@ -29,10 +29,10 @@ class ShardJob:
     """A file to write.
 
     Attributes:
-        part: of the data set.
-        file: its POSIX path below the data set's folder.
-        indices: which of the part's images go into it.
-        known: what is recorded of it, if it has been written before.
+        part: part of the data set.
+        file: POSIX path below the data set's folder.
+        indices: positions, in the part, of the images that go into the file.
+        known: record of the file, if it has been written before.
     """
 
     part: str
@@ -41,83 +41,8 @@ class ShardJob:
     known: Shard | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardPacker:
-    """What all jobs have in common.
-
-    Attributes:
-        folder: of the data set.
-        parts: what to pack.
-        skip_bad_images: leave out images that cannot be decoded instead of stopping.
-    """
-
-    folder: Path
-    parts: dict[str, ImageSource]
-    skip_bad_images: bool
-
-    def __call__(self, job: ShardJob, on_image: Callable[[], None]) -> Shard:
-        """Write a file, unless it is there and whole, and say what is in it.
-
-        One that images were left out of is written again: they may have been mended.
-
-        Raises:
-            DataError: when an image cannot be decoded and is not to be left out, or the file
-                cannot be written or is not read back as it was written.
-        """
-        if job.known is not None and _is_whole(self.folder / job.file, job.known):
-            for _ in job.indices:
-                on_image()
-            return job.known
-        path = self.folder / job.file
-        left_out: dict[str, str] = {}
-        try:
-            with atomic_file(path) as beside:
-                written = self._write(beside, job, left_out, on_image)
-                num_images = len(job.indices) - len(left_out)
-                if _digest_of_records(beside, num_images) != written:
-                    raise DataError(f"{path}: is not read back as it was written; see to the disk")
-                with beside.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                size = beside.stat().st_size
-        except RuntimeError as error:
-            # All that the writer and the reader raise; the reason is the first of several parts.
-            reason = (
-                str(error).partition("\n")[0].partition(";")[0].removeprefix("write() failed: ")
-            )
-            raise DataError(f"{path}: cannot be written: {reason}") from error
-        return Shard(file=job.file, images=num_images, bytes=size, sha256=digest, left_out=left_out)
-
-    def _write(
-        self, file: Path, job: ShardJob, left_out: dict[str, str], on_image: Callable[[], None]
-    ) -> str:
-        """Write the images that can be decoded; a digest of the records."""
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        source, digest = self.parts[job.part], hashlib.sha256()
-        writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
-        for index in job.indices:
-            try:
-                content = _decodable(source, index)
-            except DataError as error:
-                if not self.skip_bad_images:
-                    raise DataError(
-                        f"{error}; mend or remove it, or leave such images out with "
-                        "--skip-bad-images"
-                    ) from error
-                left_out[source.names[index]] = str(error)
-            else:
-                record = encode_record(
-                    Record(source.names[index], int(source.labels[index]), content)
-                )
-                digest.update(record)
-                writer.write(record)
-            on_image()
-        writer.close()
-        return digest.hexdigest()
-
-
-def make_jobs(parts: dict[str, ImageSource], shards: int | None) -> list[ShardJob]:
-    """The files to write; images are spread evenly over those of a part.
+def make_jobs(parts: Mapping[str, ImageSource], shards: int | None) -> list[ShardJob]:
+    """The files to write, the images of a part spread evenly over them.
 
     Raises:
         ConfigError: when ``shards`` is out of range.
@@ -138,22 +63,83 @@ def make_jobs(parts: dict[str, ImageSource], shards: int | None) -> list[ShardJo
     return jobs
 
 
-def _decodable(source: ImageSource, index: int) -> bytes:
-    """The bytes of an image that can be decoded.
+@dataclass(frozen=True, kw_only=True)
+class ShardPacker:
+    """Writes files; picklable, for worker processes.
 
-    Raises:
-        DataError: naming an image that cannot be.
+    Attributes:
+        folder: folder of the data set.
+        parts: what to pack.
+        skip_bad_images: leave out images that cannot be decoded instead of stopping.
     """
-    content = source.content(index)
-    EncodedImage(content, source.describe(index)).decode()
-    return content
+
+    folder: Path
+    parts: dict[str, ImageSource]
+    skip_bad_images: bool
+
+    def __call__(self, job: ShardJob, on_image: Callable[[], None]) -> Shard:
+        """Write a file, unless it is there and whole, and return its record.
+
+        A file that images were left out of is written again: they may have been repaired.
+
+        Raises:
+            DataError: when an image cannot be decoded and is not to be left out, or the file
+                cannot be written or does not read back as it was written.
+        """
+        path = self.folder / job.file
+        if job.known is not None and _is_whole(path, job.known):
+            for _ in job.indices:
+                on_image()
+            return job.known
+        left_out: dict[str, str] = {}
+        try:
+            with atomic_file(path) as beside:
+                written = self._write(beside, job, left_out, on_image)
+                num_images = len(job.indices) - len(left_out)
+                if _digest_of_records(beside, num_images) != written:
+                    raise DataError(f"{path}: does not read back as it was written; check the disk")
+                digest, size = _digest_of_file(beside), beside.stat().st_size
+        # The library raises nothing else; of its several parts the first is the reason.
+        except RuntimeError as error:
+            first_line = str(error).partition("\n")[0]
+            reason = first_line.partition(";")[0].removeprefix("write() failed: ")
+            raise DataError(f"{path}: cannot be written: {reason}") from error
+        return Shard(file=job.file, images=num_images, bytes=size, sha256=digest, left_out=left_out)
+
+    def _write(
+        self, file: Path, job: ShardJob, left_out: dict[str, str], on_image: Callable[[], None]
+    ) -> str:
+        """Write the images that can be decoded; return a digest of the records."""
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        source, digest = self.parts[job.part], hashlib.sha256()
+        writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
+        for index in job.indices:
+            name = source.names[index]
+            try:
+                content = source.content(index)
+                EncodedImage(content, source.describe(index)).decode()
+            except DataError as error:
+                if not self.skip_bad_images:
+                    raise DataError(
+                        f"{error}; repair or remove it, or leave such images out with "
+                        "--skip-bad-images"
+                    ) from error
+                left_out[name] = str(error)
+            else:
+                record = encode_record(Record(name, int(source.labels[index]), content))
+                digest.update(record)
+                writer.write(record)
+            on_image()
+        writer.close()
+        return digest.hexdigest()
 
 
 def _digest_of_records(file: Path, count: int) -> str:
     """A digest of the records of a file.
 
     Raises:
-        RuntimeError: when there are fewer, or one is damaged.
+        RuntimeError: when there is another number of them, or one is damaged.
     """
     digest, records = hashlib.sha256(), open_records([str(file)])
     if len(records) != count:
@@ -163,9 +149,13 @@ def _digest_of_records(file: Path, count: int) -> str:
     return digest.hexdigest()
 
 
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _is_whole(path: Path, known: Shard) -> bool:
     """Whether the file is as it is recorded, and has all images."""
     if known.left_out or not path.is_file() or path.stat().st_size != known.bytes:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+    return _digest_of_file(path) == known.sha256

@@ -1,4 +1,4 @@
-"""Jobs in several processes, each of which does its share one after the other."""
+"""Jobs shared out over several processes."""
 
 import contextlib
 import multiprocessing
@@ -11,7 +11,6 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from bottleneck_transformer_flax.errors import BoTNetError, DataError
-from bottleneck_transformer_flax.files import remove_unfinished
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -21,7 +20,7 @@ _STEP, _RESULT, _FAILED, _DONE = range(4)
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on: a scheduler may have given it a few of a machine."""
+    """The number of cores that this process may run on, which a scheduler may have limited."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -38,17 +37,17 @@ def run_jobs(
     """Do all jobs, in this process or in others, and hand over the results as they come.
 
     Args:
-        work: does one job and calls what it is given after every step; picklable, as are jobs
+        work: does one job, and calls its second argument after every step; picklable, as are jobs
             and results.
         jobs: what to do.
-        num_workers: processes; with 0 or 1 none is started. The program that starts some must
-            guard its ``__main__``.
+        num_workers: processes; with 0 or 1 none is started. A program that starts some must guard
+            its ``__main__``.
         on_step: called in this process after every step of any job.
         on_result: called in this process with the result of every job.
 
     Raises:
         BoTNetError: the first that a job raises; the other processes are then ended.
-        OSError: likewise.
+        OSError: the first that a job raises; the other processes are then ended.
         DataError: when a process ends before its work is done.
     """
     num_workers = min(num_workers, len(jobs))
@@ -76,15 +75,15 @@ def _receive(
     on_step: Step,
     on_result: Callable[[Any], None],
 ) -> None:
-    """Take one message of a process; when it is done, take the process out."""
+    """Act on one message of a process; remove the process from the list when it is done."""
     try:
         kind, value = connection.recv()
     except EOFError as error:
         process = processes[connection]
         process.join()
         raise DataError(
-            f"a process that packs images ended with code {process.exitcode}; run the same again "
-            "to go on, with fewer --num-workers where memory may have run out"
+            f"a process that packs images ended with code {process.exitcode}; repeat the command "
+            "to continue, with fewer --num-workers where memory may have run out"
         ) from error
     if kind == _STEP:
         on_step()
@@ -103,7 +102,7 @@ def _start(
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(work, jobs, theirs), daemon=True)
     process.start()
-    # Held open here too, the end of the process would not be the end of the pipe.
+    # If it stayed open here too, the end of the process would not be the end of the pipe.
     theirs.close()
     return process, ours
 
@@ -112,8 +111,7 @@ def _serve(
     work: Callable[[Job, Step], Result], jobs: Sequence[Job], connection: Connection
 ) -> None:
     """Run in a process of its own."""
-    signal.signal(signal.SIGTERM, _leave)
-    # A pipe that is broken is one whose reader, the program, is gone.
+    # A broken pipe means that the program, which reads it, is gone.
     with contextlib.suppress(BrokenPipeError):
         try:
             for job in jobs:
@@ -125,19 +123,13 @@ def _serve(
             connection.send((_FAILED, error))
 
 
-def _leave(*_: Any) -> None:
-    """End this process, and take away what it was writing."""
-    remove_unfinished()
-    os._exit(1)
-
-
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C from the processes started meanwhile: this one answers it, and ends them."""
+    """Keep Ctrl-C from processes started meanwhile: this process answers it, and ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # Started with the first process, the tracker would unblock the signal again.
+    # The tracker starts with the first process, and would unblock the signal again.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
