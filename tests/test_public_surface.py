@@ -38,7 +38,7 @@ def test_importing_the_package_imports_no_framework():
     result = run(
         "import sys, bottleneck_transformer_flax as package\n"
         "dir(package); package.__all__\n"
-        "heavy = ('jax', 'flax', 'numpy', 'optax', 'orbax', 'grain', 'matplotlib', 'torch')\n"
+        "heavy = ('jax', 'flax', 'numpy', 'optax', 'orbax', 'matplotlib', 'torch')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     assert result.stdout.strip() == "[]", result.stdout + result.stderr

@@ -40,7 +40,7 @@ sys.path = [folder for folder in sys.path if not (pathlib.Path(folder) / package
 sys.meta_path = [
     Without(finder, hidden) for finder in sys.meta_path if "editable" not in repr(finder)
 ]
-for name in ("jaxtyping", "grain", package):
+for name in ("jaxtyping", "tyro", package):
     assert importlib.util.find_spec(name) is None, f"{name} can still be imported"
 sys.path.insert(0, root)
 sys.argv = ["benchmarks", "gpu", *arguments]
@@ -83,7 +83,7 @@ def canonical(name):
 def run_without_other_packages(out, *arguments):
     """The script in a process that has jax, flax, optax, torch and timm, and what these bring."""
     hidden = hidden_modules()
-    assert {"jaxtyping", "grain", "tyro", "matplotlib", "beartype"} <= hidden
+    assert {"jaxtyping", "tyro", "matplotlib", "beartype"} <= hidden
     assert not {"jax", "flax", "optax", "torch", "timm", "numpy", "safetensors"} & hidden
     command = [sys.executable, "-c", RUN_WITHOUT, str(ROOT), ",".join(sorted(hidden))]
     return subprocess.run(

@@ -1,5 +1,1 @@
-"""Images and labels: where they come from, how they are changed, how they become batches.
-
-``sources`` lists images with labels, ``transforms`` makes one image an array of the model's
-size, ``loader`` makes batches of them. Nothing here runs on the accelerator.
-"""
+"""Data sets, and the batches that are read of them. Nothing here runs on the accelerator."""

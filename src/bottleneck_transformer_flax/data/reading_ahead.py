@@ -93,7 +93,7 @@ class _Worker:
     """A process that reads batches into memory that it shares with this one.
 
     Pickling whole batches would copy them twice more: shared memory that stays read 14 % more
-    images a second than grain's workers (benchmarks/NOTES.md).
+    images a second than grain's workers, which do (benchmarks/NOTES.md).
     """
 
     def __init__(self, read: ReadBatch) -> None:
