@@ -1,10 +1,9 @@
-"""Any image file that Pillow decodes, as 8-bit RGB, or one line that says why not."""
+"""Any image file that Pillow decodes, as 8-bit RGB, or one line that says why it cannot be."""
 
 import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from typing import IO, Protocol, cast, runtime_checkable
@@ -12,13 +11,13 @@ from typing import IO, Protocol, cast, runtime_checkable
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, reraise
 
-# Formats that Pillow names but does not decode itself: EPS starts Ghostscript on the file, which
+# Formats that Pillow names but does not decode itself: EPS would run Ghostscript on the file, which
 # no uploaded file should be able to do; the others need a plug-in or are only identified.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
-# Of these the header alone tells the size, and fewer pixels are decoded in less time.
+# Formats whose header tells the size, and that decode faster at a fraction of the resolution.
 _REDUCIBLE = {"JPEG", "MPO"}
 
 Image.init()
@@ -30,7 +29,7 @@ _FORMATS = tuple(
 IMAGE_SUFFIXES = frozenset(
     suffix.lower() for suffix, name in Image.registered_extensions().items() if name in _FORMATS
 )
-"""The lower-case suffixes (with the dot) of the files that this installation can decode."""
+"""Lower-case suffixes (with the dot) of the files that this installation can decode."""
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,7 +46,7 @@ _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """What decoding needs of an open file: a ``BytesIO``, an upload, a file opened as "rb"."""
+    """An open file as decoding needs it: a ``BytesIO``, an upload, a file opened as "rb"."""
 
     def read(self, size: int = -1, /) -> bytes:
         """At most ``size`` bytes from the position, or all."""
@@ -64,7 +63,7 @@ class BinaryFile(Protocol):
 
 @runtime_checkable
 class OpenedImage(Protocol):
-    """An image whose size is known, and whose pixels are there when asked for."""
+    """An image whose size is known, and whose pixels are decoded on demand."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,8 +74,8 @@ class OpenedImage(Protocol):
         """The pixels, mode RGB, upright.
 
         Args:
-            reduction: 1, 2, 4 or 8: one pixel for so many along each side is enough. Where that
-                saves time the image is that much smaller, its sides rounded up; else it is whole.
+            reduction: 1, 2, 4 or 8. Where that saves time, the sides of the image are divided by
+                it and rounded up; otherwise the image is whole.
 
         Raises:
             DataError: when the image cannot be read; the message names it.
@@ -85,10 +84,10 @@ class OpenedImage(Protocol):
 
 
 class DecodedImage:
-    """An image whose pixels are there already."""
+    """An image whose pixels are decoded already."""
 
     def __init__(self, image: Image.Image) -> None:
-        """Of an upright image, mode RGB."""
+        """Wrap an upright image, mode RGB."""
         self._image = image
 
     @property
@@ -102,26 +101,26 @@ class DecodedImage:
 
 
 class EncodedImage:
-    """The bytes of an image file, a JPEG's decoded when its pixels are asked for.
+    """The bytes of an image file; a JPEG is decoded when its pixels are asked for.
 
-    A JPEG is reduced by transforming the lower frequencies of its blocks alone. Other formats are
-    decoded at once, for only then is their size certain, and are always whole.
+    A JPEG is reduced by transforming only the lower frequencies of its blocks. Other formats are
+    decoded at once, because only then is their size certain, and always whole.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
         """Read the header.
 
         Args:
-            content: of the file.
-            name: what to call the image in messages.
+            content: bytes of the file.
+            name: name of the image in messages.
 
         Raises:
-            DataError: when it is no image; the one-line message says why.
+            DataError: when it is not an image; the one-line message says why.
         """
         self._content, self._name = content, name
         self._header: Image.Image | None = None
         self._pixels: Image.Image | None = None
-        with _told_of(name):
+        with _damage_named(name):
             image = _open(io.BytesIO(content))
             if image.format in _REDUCIBLE:
                 self._header = image
@@ -144,7 +143,7 @@ class EncodedImage:
         """
         if self._pixels is not None:
             return self._pixels
-        with _told_of(self._name):
+        with _damage_named(self._name):
             # Pillow decodes a file once; the one whose header was read serves the first call.
             image, self._header = self._header or _open(io.BytesIO(self._content)), None
             image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
@@ -155,7 +154,7 @@ def open_image(path: str | PathLike[str]) -> EncodedImage:
     """Read an image file without decoding it.
 
     Raises:
-        DataError: when the file is missing or no image; the one-line message names it.
+        DataError: when the file is missing or not an image; the one-line message names it.
     """
     return EncodedImage(read_file(path), _name(path))
 
@@ -166,7 +165,7 @@ def read_file(path: str | PathLike[str]) -> bytes:
     Raises:
         DataError: when they cannot be read; the one-line message names the file.
     """
-    with _told_of(_name(path)):
+    with _damage_named(_name(path)):
         return Path(path).read_bytes()
 
 
@@ -174,8 +173,8 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are
-    scaled to [0, 255], never clipped from a wider range (see ``_grey_to_uint8``); of an animation
-    the first frame is taken. Colour profiles are not applied, as in the usual training pipelines.
+    scaled to [0, 255], never clipped from a wider range (see ``_grey_to_uint8``); an animation
+    gives its first frame. Colour profiles are not applied, as in the usual training pipelines.
 
     Pillow's warnings about odd but readable files are silenced for the whole process from the
     first call on: ``warnings.catch_warnings`` is not safe in the loader's reader threads.
@@ -184,10 +183,10 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
         file: a path, or a binary file object positioned at the image; it is not closed.
 
     Raises:
-        DataError: when the file is missing, empty, truncated, no image, or far too large; the
+        DataError: when the file is missing, empty, truncated, not an image, or far too large; the
             one-line message names the file and the reason.
     """
-    with _told_of(_name(file)), _open(file) as image:
+    with _damage_named(_name(file)), _open(file) as image:
         return _upright_rgb(image)
 
 
@@ -195,22 +194,21 @@ def _open(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     """Read an image's header."""
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Pillow's types ask for more of a file than Pillow does.
-    return Image.open(cast("str | IO[bytes]", file), formats=_FORMATS)
-
-
-@contextlib.contextmanager
-def _told_of(name: str) -> Iterator[None]:
-    """Whatever is wrong with an image as one error that names it."""
     try:
-        yield
+        # Pillow's types ask for more of a file than Pillow does.
+        return Image.open(cast("str | IO[bytes]", file), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("it is empty or of no image format that Pillow decodes") from None
+
+
+def _damage_named(name: str) -> contextlib.AbstractContextManager[None]:
+    """Turn any exception about an image into one error that names it."""
     # Pillow's decoders raise almost anything (struct.error, SyntaxError, KeyError, …) on damage.
-    except Exception as error:
-        raise DataError(f"{name}: cannot be read as an image: {_reason(error)}") from error
+    return reraise(Exception, DataError, f"{name}: cannot be read as an image")
 
 
 def _orientation(image: Image.Image) -> int:
-    """That of the EXIF record; damaged EXIF counts as none."""
+    """The EXIF orientation; damaged EXIF counts as none."""
     with contextlib.suppress(Exception):
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
@@ -245,9 +243,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
     """Scale integer or float grey values (h, w) to uint8.
 
-    The range is the usual one that holds all values: of integers [0, 65535], of floats [0, 1],
-    with a hundredth for what resampling overshoots, or [0, 255]. Where none does, it is their
-    own, from the least, or from 0 where all are above, to the greatest.
+    The range is the usual one that holds all values: [0, 65535] for integers, [0, 1] or [0, 255]
+    for floats, with a hundredth more on both sides, by which resampling overshoots. Where none
+    holds them, it is their own, from the least value or 0, whichever is less, to the greatest.
     """
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
@@ -264,18 +262,8 @@ def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def _name(file: object) -> str:
-    """The path of a file or file object, or a stand-in for what has none."""
+    """The path of a file or file object, or a stand-in where it has none."""
     if isinstance(file, str | PathLike):
         return str(fspath(file))
     name = getattr(file, "name", None)
     return name if isinstance(name, str) and name else "the given image"
-
-
-def _reason(error: Exception) -> str:
-    """Why Pillow gave up, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is empty or of no image format that Pillow decodes"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    first_line = str(error).strip().partition("\n")[0]
-    return first_line or type(error).__name__

@@ -1,8 +1,8 @@
-"""Augmentation policies: a few operations drawn at random for each image.
+"""RandAugment and TrivialAugment: a few operations drawn at random for each image.
 
 RandAugment draws several operations of one magnitude; TrivialAugment draws one operation of a
-random strength. All operations keep the size of an RGB image and grow with their amount; by an
-amount of 0 all but ``auto_contrast`` and ``equalize`` leave the image as it is.
+random strength. All operations keep the size of an RGB image and grow with their amount; an amount
+of 0 changes nothing, except for ``auto_contrast`` and ``equalize``, which have no amount.
 
 What comes into view is grey (``FILL``), as in the authors' code for ImageNet. Rotations and shears
 interpolate bilinearly: the nearest pixel would make edges jagged, and a bicubic filter takes longer
@@ -13,6 +13,7 @@ or column, a factor of 0.01, one bit a channel. Solarizing stops when all values
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,21 +28,6 @@ STRENGTHS = 31
 """Strengths that TrivialAugment chooses from, from none to the whole amount."""
 
 _LOWEST_FACTOR = 0.01
-
-
-def identity(image: Image.Image, amount: float) -> Image.Image:
-    """The image itself."""
-    return image
-
-
-def auto_contrast(image: Image.Image, amount: float) -> Image.Image:
-    """Stretch each channel linearly to [0, 255]; there is no amount of it."""
-    return ImageOps.autocontrast(image)
-
-
-def equalize(image: Image.Image, amount: float) -> Image.Image:
-    """Make the histogram of each channel as even as can be; there is no amount of it."""
-    return ImageOps.equalize(image)
 
 
 def rotate(image: Image.Image, degrees: float) -> Image.Image:
@@ -59,44 +45,24 @@ def shear_y(image: Image.Image, slope: float) -> Image.Image:
     return _affine(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0))
 
 
-def translate_x(image: Image.Image, pixels: float) -> Image.Image:
-    """Move to the right by the nearest whole number of pixels."""
-    return _moved(image, _within(pixels, image.width), 0)
+def translate(image: Image.Image, right: float, down: float) -> Image.Image:
+    """Move by the nearest whole numbers of pixels that leave one row and column in sight."""
+    height, width = image.height, image.width
+    moved = Image.new(image.mode, image.size, FILL)
+    columns = max(1 - width, min(width - 1, round(right)))
+    rows = max(1 - height, min(height - 1, round(down)))
+    moved.paste(image, (columns, rows))
+    return moved
 
 
-def translate_y(image: Image.Image, pixels: float) -> Image.Image:
-    """Move down by the nearest whole number of pixels."""
-    return _moved(image, 0, _within(pixels, image.height))
+def enhance(image: Image.Image, change: float, enhancer: type) -> Image.Image:
+    """Scale the distance from what Pillow's enhancer blends with by ``1 + change``.
 
-
-def translate_x_by_share(image: Image.Image, share: float) -> Image.Image:
-    """Move to the right by a share of the width."""
-    return translate_x(image, share * image.width)
-
-
-def translate_y_by_share(image: Image.Image, share: float) -> Image.Image:
-    """Move down by a share of the height."""
-    return translate_y(image, share * image.height)
-
-
-def color(image: Image.Image, change: float) -> Image.Image:
-    """Scale the distance from the image without colours by ``1 + change``."""
-    return ImageEnhance.Color(image).enhance(_factor(change))
-
-
-def contrast(image: Image.Image, change: float) -> Image.Image:
-    """Scale the distance from the image's mean grey by ``1 + change``."""
-    return ImageEnhance.Contrast(image).enhance(_factor(change))
-
-
-def brightness(image: Image.Image, change: float) -> Image.Image:
-    """Scale all values by ``1 + change``."""
-    return ImageEnhance.Brightness(image).enhance(_factor(change))
-
-
-def sharpness(image: Image.Image, change: float) -> Image.Image:
-    """Scale the distance from the image smoothed over 3×3 pixels by ``1 + change``."""
-    return ImageEnhance.Sharpness(image).enhance(_factor(change))
+    ``Color`` blends with the image without colours, ``Contrast`` with its mean grey, ``Brightness``
+    with black, and ``Sharpness`` with the image smoothed over 3×3 pixels.
+    """
+    enhanced: Image.Image = enhancer(image).enhance(max(_LOWEST_FACTOR, 1 + change))
+    return enhanced
 
 
 def posterize(image: Image.Image, bits: float) -> Image.Image:
@@ -124,40 +90,40 @@ class Operation(NamedTuple):
 
 
 RAND_OPERATIONS = {
-    "identity": Operation(identity),
-    "auto_contrast": Operation(auto_contrast),
-    "equalize": Operation(equalize),
+    "identity": Operation(lambda image, _: image),
+    "auto_contrast": Operation(lambda image, _: ImageOps.autocontrast(image)),
+    "equalize": Operation(lambda image, _: ImageOps.equalize(image)),
     "rotate": Operation(rotate, 30.0, signed=True),
     "solarize": Operation(solarize, 256.0),
-    "color": Operation(color, 0.9, signed=True),
+    "color": Operation(partial(enhance, enhancer=ImageEnhance.Color), 0.9, signed=True),
     "posterize": Operation(posterize, 4.0),
-    "contrast": Operation(contrast, 0.9, signed=True),
-    "brightness": Operation(brightness, 0.9, signed=True),
-    "sharpness": Operation(sharpness, 0.9, signed=True),
+    "contrast": Operation(partial(enhance, enhancer=ImageEnhance.Contrast), 0.9, signed=True),
+    "brightness": Operation(partial(enhance, enhancer=ImageEnhance.Brightness), 0.9, signed=True),
+    "sharpness": Operation(partial(enhance, enhancer=ImageEnhance.Sharpness), 0.9, signed=True),
     "shear_x": Operation(shear_x, 0.3, signed=True),
     "shear_y": Operation(shear_y, 0.3, signed=True),
-    # AutoAugment's 150 pixels of the 331 that its images have.
-    "translate_x": Operation(translate_x_by_share, 150 / 331, signed=True),
-    "translate_y": Operation(translate_y_by_share, 150 / 331, signed=True),
+    # A share of the side: AutoAugment's 150 pixels of the 331 that its images have.
+    "translate_x": Operation(
+        lambda image, share: translate(image, share * image.width, 0.0), 150 / 331, signed=True
+    ),
+    "translate_y": Operation(
+        lambda image, share: translate(image, 0.0, share * image.height), 150 / 331, signed=True
+    ),
 }
 """The operations of RandAugment, with the ranges of AutoAugment (Cubuk et al. 2018, arXiv
 1805.09501)."""
 
+_WIDE_AMOUNTS = {"rotate": 135.0, "posterize": 6.0} | dict.fromkeys(
+    ("color", "contrast", "brightness", "sharpness", "shear_x", "shear_y"), 0.99
+)
 WIDE_OPERATIONS = {
-    "identity": Operation(identity),
-    "auto_contrast": Operation(auto_contrast),
-    "equalize": Operation(equalize),
-    "rotate": Operation(rotate, 135.0, signed=True),
-    "solarize": Operation(solarize, 256.0),
-    "color": Operation(color, 0.99, signed=True),
-    "posterize": Operation(posterize, 6.0),
-    "contrast": Operation(contrast, 0.99, signed=True),
-    "brightness": Operation(brightness, 0.99, signed=True),
-    "sharpness": Operation(sharpness, 0.99, signed=True),
-    "shear_x": Operation(shear_x, 0.99, signed=True),
-    "shear_y": Operation(shear_y, 0.99, signed=True),
-    "translate_x": Operation(translate_x, 32.0, signed=True),
-    "translate_y": Operation(translate_y, 32.0, signed=True),
+    name: operation._replace(full=_WIDE_AMOUNTS.get(name, operation.full))
+    for name, operation in RAND_OPERATIONS.items()
+} | {
+    "translate_x": Operation(lambda image, right: translate(image, right, 0.0), 32.0, signed=True),
+    "translate_y": Operation(
+        lambda image, pixels: translate(image, 0.0, pixels), 32.0, signed=True
+    ),
 }
 """The same operations with the wide ranges of TrivialAugment."""
 
@@ -165,7 +131,7 @@ WIDE_OPERATIONS = {
 def apply_policy(
     image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
 ) -> Image.Image:
-    """An RGB image of the same size, changed by the operations drawn for it."""
+    """Change an RGB image by the operations drawn for it, which keep its size."""
     operations = RAND_OPERATIONS if augmentation.policy == "rand" else WIDE_OPERATIONS
     for name, amount in draw_operations(augmentation, rng):
         image = operations[name].apply(image, amount)
@@ -175,7 +141,7 @@ def apply_policy(
 def draw_operations(
     augmentation: Augmentation, rng: np.random.Generator
 ) -> list[tuple[str, float]]:
-    """Names and amounts of the operations for one image, in the order of application.
+    """Draw names and amounts of the operations for one image, in the order of application.
 
     "rand" is RandAugment (Cubuk et al. 2019, arXiv 1909.13719): ``policy_layers`` operations, each
     drawn uniformly and always applied, with repetition. The magnitude is on the paper's scale,
@@ -201,36 +167,14 @@ def draw_operations(
 def _draw(
     operations: dict[str, Operation], strength: float, rng: np.random.Generator
 ) -> tuple[str, float]:
-    """One of the operations, and its amount at this share of full strength."""
+    """One of the operations, and its amount at this fraction of full strength."""
     name = list(operations)[rng.integers(len(operations))]
     operation = operations[name]
     amount = operation.full * strength
-    if operation.signed and rng.random() < 0.5:
-        amount = -amount
-    return name, amount
+    return name, -amount if operation.signed and rng.random() < 0.5 else amount
 
 
 def _affine(image: Image.Image, source: tuple[float, ...]) -> Image.Image:
-    """The image whose pixel (x, y) is that at (a·x + b·y + c, d·x + e·y + f) of this one."""
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        source,
-        Image.Resampling.BILINEAR,
-        fillcolor=FILL,
-    )
-
-
-def _moved(image: Image.Image, right: int, down: int) -> Image.Image:
-    moved = Image.new(image.mode, image.size, FILL)
-    moved.paste(image, (right, down))
-    return moved
-
-
-def _within(pixels: float, side: int) -> int:
-    """The nearest whole number of pixels that leaves one row or column in sight."""
-    return max(1 - side, min(side - 1, round(pixels)))
-
-
-def _factor(change: float) -> float:
-    return max(_LOWEST_FACTOR, 1 + change)
+    """The image whose pixel (x, y) is this one's at (a·x + b·y + c, d·x + e·y + f)."""
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return image.transform(image.size, affine, source, bilinear, fillcolor=FILL)
