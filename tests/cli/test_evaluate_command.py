@@ -1,4 +1,4 @@
-"""``botnet evaluate``: the figures of the run again, of other data, and refusals."""
+"""``botnet evaluate``: which images are scored, what is said about them, and refusals."""
 
 import json
 import shutil
@@ -6,109 +6,160 @@ import shutil
 import pytest
 from PIL import Image
 
+from bottleneck_transformer_flax import load_pretrained
+from bottleneck_transformer_flax.cli import evaluate
+from bottleneck_transformer_flax.data.datasets import load_splits
+from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
+from reference.finished_runs import finished_run, random_predictions
 from training.tiny import CLASSES, truncated_jpeg, write_classes
 
+__all__ = ["finished_run"]
+KEYS = ("top1", "top5", "loss", "count", "per_class")
 
-def figures(called):
+
+@pytest.fixture(autouse=True)
+def run(finished_run):
+    return finished_run
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Scores without a model: the sources that were scored."""
+    sources = []
+
+    def score(pretrained, source, **options):
+        sources.append(source)
+        return random_predictions(source)
+
+    monkeypatch.setattr(evaluate, "score", score)
+    return sources
+
+
+def result_of(called):
     assert called.code == 0, called
-    result = called.json()
-    return {name: result[name] for name in ("top1", "top5", "loss", "count", "per_class")}
+    return called.json()
 
 
-def assert_same_figures(result, recorded):
-    """All equal; in the loss the sixth decimal may round to either side."""
-    assert result.pop("loss") == pytest.approx(recorded["loss"], abs=1.1e-6)
-    assert result == {name: value for name, value in recorded.items() if name != "loss"}
-
-
-def test_the_newest_run_gives_its_recorded_figures_again(call, run, trained):
-    called = call("evaluate", "--json")
+def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, fails, run):
+    model, variables, preprocessing, _ = load_pretrained(run)
+    found = Evaluator(model, preprocessing, batch_size=9)(variables, load_splits("data").validation)
+    bad = truncated_jpeg(run / "../../data/val/bee/x.jpg").name
+    message = fails(1, "evaluate", "--json")
+    assert bad in message and "--skip-bad-images" in message
+    called = call("evaluate", "--json", "--skip-bad-images", "--batch-size", "4")
     assert called.out.count("\n") == 1
-    recorded = json.loads((trained / run / "evaluation.json").read_text())
-    assert_same_figures(figures(called), recorded)
-    assert called.json()["checkpoint"] == str(run)
-    assert recorded["count"] == 9
+    assert bad in called.err
+    result, expected = result_of(called), found.to_json(CLASSES)
+    # The sixth decimal may round to either side.
+    assert result.pop("loss") == pytest.approx(expected.pop("loss"), abs=1.1e-6)
+    assert result == expected | {
+        "checkpoint": str(run),
+        "data": "10 images: the validation split of data",
+        "split": "validation",
+    }
 
 
-@pytest.mark.parametrize("batch_size", ["1", "4", "100"])
-def test_whatever_the_batch_size(call, run, trained, batch_size):
-    recorded = json.loads((trained / run / "evaluation.json").read_text())
-    result = figures(call("evaluate", "--json", "--batch-size", batch_size))
-    assert_same_figures(result, recorded)
+def test_nothing_but_bad_images(call, run):
+    for path in list((run / "../../data/val").rglob("*.png")):
+        path.write_text("no image")
+    called = call("evaluate", "--skip-bad-images", "--json")
+    assert called.code == 1
+    assert "no images" in called.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("inside", ["", "pretrained"])
-def test_a_checkpoint_by_name(call, run, inside):
-    assert figures(call("evaluate", "--json", "--checkpoint", run / inside))["count"] == 9
-
-
-def test_table(call, run):
-    called = call("evaluate")
+def test_a_table_and_a_picture(call, run, scored, tmp_path):
+    called = call("evaluate", "--confusion", "c.png")
     assert called.code == 0, called
-    assert "top-1" in called.out
-    assert "images 9" in called.out
-    assert "the validation split of data" in called.out
-    for name in CLASSES:
-        assert name in called.out
-
-
-def test_the_training_split(call, run):
-    assert figures(call("evaluate", "--json", "--split", "train"))["count"] == 12
-
-
-def test_another_folder_is_scored_whole_and_by_class_name(call, run, trained):
-    # Other order and fewer classes: labels go by name.
-    write_classes(trained / "more", {"cat": 2, "bee": 3})
-    result = figures(call("evaluate", "--json", "--data", "more"))
-    assert [row["count"] for row in result["per_class"]] == [0, 3, 2]
-    assert result["per_class"][0]["accuracy"] is None
-    assert figures(call("evaluate", "--json", "--data", "more", "--split", "test"))["count"] == 2
-
-
-def test_moved_images_are_the_same_images(call, run, trained):
-    shutil.copytree(trained / "data/val", trained / "moved")
-    here = figures(call("evaluate", "--json"))
-    assert figures(call("evaluate", "--json", "--data", "moved")) == here
-
-
-def test_confusion_picture(call, run, trained):
-    assert call("evaluate", "--json", "--confusion", "c.png").code == 0
-    with Image.open(trained / "c.png") as image:
+    for text in ("top-1", "top-5", "images 9", "the validation split of data", *CLASSES):
+        assert text in called.out
+    with Image.open(tmp_path / "c.png") as image:
         assert min(image.size) > 300
 
 
-def test_bad_images_stop_or_are_left_out(call, fails, run, trained):
-    bad = truncated_jpeg(trained / "data/val/bee/x.jpg").relative_to(trained)
-    message = fails(1, "evaluate", "--json")
-    assert str(bad) in message
-    assert "--skip-bad-images" in message
-    called = call("evaluate", "--json", "--skip-bad-images")
-    recorded = json.loads((trained / run / "evaluation.json").read_text())
-    assert_same_figures(figures(called), recorded)
-    assert str(bad) in called.err
+@pytest.mark.parametrize("inside", ["", "pretrained"])
+def test_a_checkpoint_by_name(call, run, scored, inside):
+    result = result_of(call("evaluate", "--json", "--checkpoint", run / inside))
+    assert result["count"] == 9
+    assert set(KEYS) < set(result)
 
 
-def test_nothing_but_bad_images(fails, run, trained):
-    for path in list((trained / "data/val").rglob("*.png")):
-        path.write_text("no image")
-    lines = fails_with_report(fails, trained)
-    assert "no images" in lines
+@pytest.mark.parametrize("spelling", ["data/", "./data", "absolute"])
+def test_the_run_s_own_images_however_they_are_named(call, scored, tmp_path, spelling):
+    shutil.rmtree(tmp_path / "data/train")
+    for name in CLASSES:
+        (tmp_path / "data/val" / name).rename(tmp_path / "data" / name)
+    shutil.rmtree(tmp_path / "data/val")
+    data = tmp_path / "data" if spelling == "absolute" else spelling
+    result = result_of(call("evaluate", "--json", "--data", data))
+    assert (result["split"], result["count"]) == ("validation", 3)
 
 
-def fails_with_report(fails, trained):
-    try:
-        return fails(1, "evaluate", "--skip-bad-images", "--json")
-    except AssertionError as error:
-        # The list of bad images may stand before the error.
-        assert "could not be read" in str(error)
-        return str(error)
+def test_a_model_named_from_inside_its_run(call, run, scored, tmp_path, monkeypatch):
+    record = json.loads((run / "run.json").read_text()) | {"data": str(tmp_path / "data")}
+    (run / "run.json").write_text(json.dumps(record))
+    monkeypatch.chdir(run / "pretrained")
+    assert result_of(call("evaluate", "--json", "--checkpoint", "."))["count"] == 9
 
 
-def test_classes_that_the_model_lacks(fails, run, trained):
-    write_classes(trained / "more", {"bee": 2, "wasp": 2})
+@pytest.mark.parametrize(
+    ("splits", "asked_for", "scored_split", "count"),
+    [
+        ("train val", None, "validation", 9),
+        ("train val", "train", "train", 12),
+        ("train val", "test", "validation", 9),
+        ("train val test", None, "test", 6),
+        ("train val test", "validation", "validation", 9),
+        ("train test", None, "test", 6),
+        ("train test", "validation", "validation", 3),
+    ],
+)
+def test_every_split_is_scored_and_named(
+    call, scored, tmp_path, splits, asked_for, scored_split, count
+):
+    if "test" in splits:
+        write_classes(tmp_path / "data/test", dict.fromkeys(CLASSES, 2))
+    if "val" not in splits:
+        shutil.rmtree(tmp_path / "data/val")
+    options = () if asked_for is None else ("--split", asked_for)
+    called = call("evaluate", "--json", *options)
+    result = result_of(called)
+    assert (result["split"], result["count"]) == (scored_split, count)
+    assert f"the {scored_split} split of data" in result["data"]
+    wanted_another = asked_for not in (None, scored_split)
+    assert ("data has no test split" in called.err) == wanted_another
+
+
+def test_a_split_that_is_not_there_is_refused(fails, run, tmp_path):
+    record = json.loads((run / "run.json").read_text())
+    record["input"]["validation_fraction"] = 0.0
+    (run / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(tmp_path / "data/val")
+    write_classes(tmp_path / "data/test", dict.fromkeys(CLASSES, 2))
+    assert "no validation split" in fails(1, "evaluate", "--split", "validation")
+
+
+def test_another_folder_is_scored_whole_and_by_class_name(call, scored, tmp_path):
+    # Other order and fewer classes: labels go by name.
+    write_classes(tmp_path / "more", {"cat": 2, "bee": 3})
+    result = result_of(call("evaluate", "--json", "--data", "more"))
+    assert (result["split"], result["data"]) == ("all", "5 images: all of more")
+    assert [row["count"] for row in result["per_class"]] == [0, 3, 2]
+    assert result["per_class"][0]["accuracy"] is None
+    assert scored[0].labels.tolist() == [1, 1, 1, 2, 2]
+    result = result_of(call("evaluate", "--json", "--data", "more", "--split", "validation"))
+    assert result["count"] == 2
+
+
+def test_classes_that_the_model_lacks(fails, tmp_path):
+    write_classes(tmp_path / "more", {"bee": 2, "wasp": 2})
     message = fails(1, "evaluate", "--data", "more")
     assert "'wasp'" in message
     assert "'ant', 'bee', 'cat'" in message
+
+
+def test_a_model_whose_images_are_not_known(fails, run):
+    (run / "pretrained").rename("copied")
+    assert "name images with --data" in fails(2, "evaluate", "--checkpoint", "copied")
 
 
 @pytest.mark.parametrize(
@@ -126,29 +177,10 @@ def test_classes_that_the_model_lacks(fails, run, trained):
         (("surplus",), 2, "surplus"),
     ],
 )
-def test_refusals(fails, run, options, code, named):
+def test_refusals(fails, options, code, named):
     assert named in fails(code, "evaluate", *options)
 
 
-def test_a_damaged_record_of_the_run(fails, run, trained):
-    (trained / run / "run.json").write_text("{")
+def test_a_damaged_record_of_the_run(fails, run):
+    (run / "run.json").write_text("{")
     assert "run.json" in fails(1, "evaluate")
-
-
-@pytest.mark.parametrize("spelling", ["data/", "./data", "absolute"])
-def test_the_run_s_own_images_however_they_are_named(call, run, trained, spelling):
-    data = trained / "data" if spelling == "absolute" else spelling
-    assert figures(call("evaluate", "--json", "--data", data))["count"] == 9
-
-
-def test_a_model_whose_images_are_not_known(fails, run, trained):
-    shutil.copytree(trained / run / "pretrained", trained / "copied")
-    assert "name images with --data" in fails(2, "evaluate", "--checkpoint", "copied")
-
-
-def test_a_model_named_from_inside_its_run(call, run, trained, monkeypatch):
-    recorded = (trained / run / "run.json").read_text()
-    there = recorded.replace('"data": "data"', json.dumps(f"{trained}/data").join(['"data": ', ""]))
-    (trained / run / "run.json").write_text(there)
-    monkeypatch.chdir(trained / run / "pretrained")
-    assert figures(call("evaluate", "--json", "--checkpoint", "."))["count"] == 9

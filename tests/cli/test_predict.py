@@ -12,144 +12,126 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.inference.predictor import Predictor
+from bottleneck_transformer_flax.inference import predictor
+from reference.finished_runs import finished_run
 from training.tiny import CLASSES, truncated_jpeg
 
+__all__ = ["finished_run"]
 GOOD = ("data/val/ant/0.png", "data/val/bee/1.png", "data/val/cat/2.png")
+
+
+@pytest.fixture(autouse=True)
+def run(finished_run):
+    return finished_run
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    """Ranks classes by the mean of a channel, without a model."""
+
+    class Brightness:
+        def __init__(self, pretrained, *, batch_size, top_k):
+            self.classes, self.batch_size, self.top_k = pretrained.classes, batch_size, top_k
+
+        def __call__(self, images):
+            assert len(images) <= self.batch_size
+            return [self.rank(np.asarray(image).mean(axis=(0, 1)) / 768) for image in images]
+
+        def rank(self, means):
+            pairs = zip(self.classes, means.tolist(), strict=True)
+            return sorted(pairs, key=lambda pair: -pair[1])[: self.top_k]
+
+    monkeypatch.setattr(predictor, "Predictor", Brightness)
 
 
 def lines_of(called):
     return [json.loads(line) for line in called.out.splitlines()]
 
 
-def by_library(run, names):
-    """What the library says of the files, in the form of the JSON lines."""
+def names_in(called):
+    assert called.code == 0, called
+    return [line["image"] for line in lines_of(called)]
+
+
+def test_predictions_are_the_library_s_and_a_table_shows_them(call, run):
     images = []
-    for name in names:
+    for name in GOOD:
         with Image.open(name) as image:
             images.append(image.convert("RGB"))
-    return [
-        {"image": name, "predictions": [{"class": c, "probability": p} for c, p in ranking]}
-        for name, ranking in zip(names, Predictor(load_pretrained(run))(images), strict=True)
-    ]
+    rankings = predictor.Predictor(load_pretrained(run))(images)
+    called = call("predict", *GOOD, "--json", "--batch-size", "2")
+    assert (called.code, called.err) == (0, "")
+    for line, name, ranking in zip(lines_of(called), GOOD, rankings, strict=True):
+        assert set(line) == {"image", "predictions"}
+        assert line["image"] == name
+        found = [(one["class"], one["probability"]) for one in line["predictions"]]
+        assert [label for label, _ in found] == [label for label, _ in ranking]
+        np.testing.assert_allclose([p for _, p in found], [p for _, p in ranking], rtol=1e-5)
+    table = call("predict", GOOD[0], "--image-size", "24", "16")
+    assert table.code == 0, table
+    assert str(run) in table.out.splitlines()[0]
+    assert all(name in table.out for name in (GOOD[0], *CLASSES))
+    assert table.out.count("%") == 3
 
 
-def assert_same_lines(ours, expected):
-    assert [line["image"] for line in ours] == [line["image"] for line in expected]
-    for mine, his in zip(ours, expected, strict=True):
-        assert set(mine) == {"image", "predictions"}
-        assert [p["class"] for p in mine["predictions"]] == [p["class"] for p in his["predictions"]]
-        np.testing.assert_allclose(
-            [p["probability"] for p in mine["predictions"]],
-            [p["probability"] for p in his["predictions"]],
-            rtol=1e-5,
-        )
+@pytest.mark.usefixtures("brightness")
+def test_the_newest_of_several_runs_is_taken(call, run):
+    shutil.copytree(run, "runs/a-later-one")
+    later = Path("runs/a-later-one/pretrained")
+    (later / "classes.json").write_text('["x", "y", "z"]')
+    os.utime(later, (2e9, 2e9))
+    for options, classes in ((), "xyz"), (("--checkpoint", run), CLASSES):
+        (line,) = lines_of(call("predict", GOOD[0], "--json", *options))
+        assert {one["class"] for one in line["predictions"]} == {*classes}
 
 
-def test_files_with_the_newest_run(call, run):
-    called = call("predict", *GOOD, "--json")
-    assert called.code == 0, called
-    assert called.err == ""
-    assert_same_lines(lines_of(called), by_library(run, GOOD))
+@pytest.mark.usefixtures("brightness")
+def test_folders_are_searched_as_for_training(call):
+    """To any depth, in order, through links, without hidden files."""
+    Path("data/val/notes.txt").write_text("no image")
+    expected = [f"data/val/{name}/{index}.png" for name in CLASSES for index in range(3)]
+    assert names_in(call("predict", "data/val", "--json", "--batch-size", "2")) == expected
+    Path("other").mkdir()
+    Path("other/link").symlink_to(Path("data/val/ant").absolute())
+    shutil.copy(GOOD[0], "other/._hidden.png")
+    expected = [f"other/link/{index}.png" for index in range(3)]
+    assert names_in(call("predict", "other", "--json")) == expected
 
 
-def test_the_newest_of_several_runs_is_taken(call, run, trained):
-    shutil.copytree(trained / run, trained / "runs" / "a-later-one")
-    pretrained = trained / "runs" / "a-later-one" / "pretrained"
-    (pretrained / "classes.json").write_text('["x", "y", "z"]')
-    os.utime(pretrained, (2e9, 2e9))
-    called = call("predict", GOOD[0], "--json")
-    assert {p["class"] for p in lines_of(called)[0]["predictions"]} == {"x", "y", "z"}
-    named = call("predict", GOOD[0], "--json", "--checkpoint", run)
-    assert {p["class"] for p in lines_of(named)[0]["predictions"]} == set(CLASSES)
-
-
-def test_table(call, run):
-    called = call("predict", *GOOD[:2])
-    assert called.code == 0, called
-    assert str(run) in called.out.splitlines()[0]
-    for name in (*GOOD[:2], *CLASSES):
-        assert name in called.out
-    assert called.out.count("%") == 6
-
-
-def test_folders_are_searched_to_any_depth_in_order(call, run, trained):
-    (trained / "data/val/notes.txt").write_text("no image")
-    called = call("predict", "data/val", "--json")
-    assert called.code == 0, called
-    names = [line["image"] for line in lines_of(called)]
-    assert names == [f"data/val/{name}/{index}.png" for name in CLASSES for index in range(3)]
-
-
-def test_batches_and_batch_size_don_t_matter(call, run):
-    one, all_at_once = (
-        lines_of(call("predict", "data/val", "--json", "--batch-size", size)) for size in (1, 100)
-    )
-    assert_same_lines(one, all_at_once)
-
-
-def test_standard_input(call, run, monkeypatch):
-    content = Path(GOOD[1]).read_bytes()
-
-    class Piped:
-        buffer = io.BytesIO(content)
-
-    monkeypatch.setattr(sys, "stdin", Piped)
-    called = call("predict", GOOD[0], "-", "--json")
-    assert called.code == 0, called
-    expected = by_library(run, GOOD[:2])
-    expected[1]["image"] = "standard input"
-    assert_same_lines(lines_of(called), expected)
-
-
-def test_standard_input_that_is_no_image(call, run, monkeypatch):
-    class Piped:
-        buffer = io.BytesIO(b"")
-
-    monkeypatch.setattr(sys, "stdin", Piped)
-    called = call("predict", "-")
-    assert called.code == 1
-    assert called.err.startswith("botnet: error: ")
-    assert "standard input" in called.err
-
-
+@pytest.mark.usefixtures("brightness")
 @pytest.mark.parametrize("batch_size", ["1", "32"])
-def test_bad_files_are_reported_and_the_others_predicted(call, run, trained, batch_size):
-    truncated_jpeg(trained / "cut.jpg")
-    (trained / "text.png").write_text("no image")
-    (trained / "empty").mkdir()
-    names = (GOOD[0], "cut.jpg", "missing.png", GOOD[1], "text.png", "empty", GOOD[2])
+def test_bad_files_are_reported_in_their_place_and_the_others_predicted(
+    call, tmp_path, monkeypatch, batch_size
+):
+    truncated_jpeg(tmp_path / "cut.jpg")
+    Path("text.png").write_text("no image")
+    Path("empty").mkdir()
+    bad = ("cut.jpg", "missing.png", "text.png", "empty")
+    piped = io.TextIOWrapper(io.BytesIO(Path(GOOD[1]).read_bytes()))
+    monkeypatch.setattr(sys, "stdin", piped)
+    names = (GOOD[0], *bad[:2], "-", *bad[2:], GOOD[2])
     called = call("predict", *names, "--json", "--batch-size", batch_size)
     assert called.code == 1
     lines = lines_of(called)
-    assert [line["image"] for line in lines] == list(names)
-    bad = [line for line in lines if "error" in line]
-    assert [line["image"] for line in bad] == ["cut.jpg", "missing.png", "text.png", "empty"]
-    assert all(set(line) == {"image", "error"} and line["image"] in line["error"] for line in bad)
-    assert_same_lines([line for line in lines if "error" not in line], by_library(run, GOOD))
-    told = called.err.splitlines()
-    assert len(told) == 4
-    assert all(line.startswith("botnet: error: ") for line in told)
+    assert [line["image"].replace("standard input", "-") for line in lines] == list(names)
+    errors = [line for line in lines if "error" in line]
+    assert [line["image"] for line in errors] == list(bad)
+    assert all(set(line) == {"image", "error"} for line in errors)
+    assert all(line["image"] in line["error"] for line in errors)
+    best = [line["predictions"][0]["class"] for line in lines if "error" not in line]
+    assert best == ["ant", "bee", "cat"]
+    assert called.err.splitlines() == [f"botnet: error: {line['error']}" for line in errors]
 
 
-def test_a_missing_file_without_json(call, run):
-    called = call("predict", "missing.png", GOOD[0])
-    assert called.code == 1
-    assert called.err.splitlines() == [
-        "botnet: error: missing.png: cannot be read as an image: no such file or directory"
-    ]
-    assert GOOD[0] in called.out
+def test_standard_input_that_is_no_image(fails, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert "standard input" in fails(1, "predict", "-")
 
 
-@pytest.mark.parametrize(("top_k", "given"), [("1", 1), ("2", 2), ("100", 3)])
-def test_top_k(call, run, top_k, given):
-    called = call("predict", GOOD[0], "--json", "--top-k", top_k)
-    assert len(lines_of(called)[0]["predictions"]) == given
-
-
-def test_another_image_size(call, run):
-    called = call("predict", GOOD[0], "--json", "--image-size", "24", "16")
-    assert called.code == 0, called
+@pytest.mark.usefixtures("brightness")
+def test_top_k(call):
+    (line,) = lines_of(call("predict", GOOD[0], "--json", "--top-k", "2"))
+    assert len(line["predictions"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -163,26 +145,16 @@ def test_another_image_size(call, run):
         ((), "image"),
     ],
 )
-def test_bad_usage_exits_with_2(fails, run, options, named):
+def test_bad_usage_exits_with_2(fails, options, named):
     assert named in fails(2, "predict", *options).lower()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "data", "data/val/ant/0.png"])
-def test_a_checkpoint_that_is_none(fails, run, name):
+def test_a_checkpoint_that_is_none(fails, name):
     assert name in fails(1, "predict", GOOD[0], "--checkpoint", name)
 
 
-def test_a_damaged_checkpoint_is_one_line(fails, run, trained):
-    weights = trained / run / "pretrained" / "model.safetensors"
+def test_a_damaged_checkpoint_is_one_line(fails, run):
+    weights = run / "pretrained" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:99])
     assert "model.safetensors" in fails(1, "predict", GOOD[0])
-
-
-def test_folders_are_searched_as_for_training(call, run, trained):
-    (trained / "other").mkdir()
-    (trained / "other/link").symlink_to(trained / "data/val/ant")
-    shutil.copy(trained / GOOD[0], trained / "other/._hidden.png")
-    called = call("predict", "other", "--json")
-    assert called.code == 0, called
-    names = [line["image"] for line in lines_of(called)]
-    assert names == [f"other/link/{index}.png" for index in range(3)]

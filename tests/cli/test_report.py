@@ -2,27 +2,33 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
-from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import report
-from bottleneck_transformer_flax.data.datasets import load_splits
-from bottleneck_transformer_flax.decoding import decode_image
-from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
-from bottleneck_transformer_flax.inference.predictor import Predictor
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
+from reference.finished_runs import finished_run
 from reference.html_pages import assert_self_contained
-from training.tiny import entries, truncated_jpeg
+from training.tiny import CLASSES, entries, truncated_jpeg
+
+__all__ = ["finished_run"]
+
+
+@pytest.fixture(autouse=True)
+def run(finished_run):
+    return finished_run
 
 
 @pytest.fixture
-def kept(run, trained):
-    """The predictions that the run kept."""
-    model, variables, preprocessing, _ = load_pretrained(run)
-    source = load_splits("data").validation
-    predictions = Evaluator(model, preprocessing, batch_size=9)(variables, source)
-    predictions.save(run / "predictions.npz")
-    return run / "predictions.npz"
+def predictions(run):
+    return Predictions.load(run / "predictions.npz")
+
+
+@pytest.fixture
+def no_pass(monkeypatch):
+    """Fails where the images are scored again."""
+    monkeypatch.setattr(report, "score", None)
 
 
 def page_of(called, path):
@@ -31,123 +37,93 @@ def page_of(called, path):
     return assert_self_contained(path.read_text(encoding="utf-8"))
 
 
-def mistakes_by_the_predictor(run, trained):
-    """(probability, true class, predicted class, path) of each mistake, most confident first."""
-    predictor = Predictor(load_pretrained(run), top_k=1)
-    paths = sorted((trained / "data/val").rglob("*.png"))
-    rankings = predictor([decode_image(str(path)) for path in paths])
-    rows = [
-        (probability, path.parent.name, name, str(path.relative_to(trained)))
-        for path, [(name, probability)] in zip(paths, rankings, strict=True)
-        if name != path.parent.name
-    ]
-    return sorted(rows, key=lambda row: (-row[0], row[3]))
+def path_of(position):
+    return f"data/val/{CLASSES[position // 3]}/{position % 3}.png"
 
 
-def test_the_newest_run_s_page_shows_its_figures_and_its_mistakes(
-    call, run, trained, kept, monkeypatch
-):
-    monkeypatch.setattr(report, "score", None)  # What is known is not computed again.
+def test_the_newest_run_s_page_shows_what_the_run_found(call, run, predictions, no_pass):
     page = page_of(call("report"), run / "report.html")
     evaluation = json.loads((run / "evaluation.json").read_text())
-    (title,) = page.texts_in("h1")
-    assert title == "botnet_tiny on data"
+    assert page.texts_in("h1") == ["botnet_tiny on data"]
+    assert "validation accuracy" in page.texts_in("dt")
     assert f"{100 * evaluation['top1']:.2f} %" in page.texts_in("dd")
-    expected = mistakes_by_the_predictor(run, trained)
-    assert expected
-    assert page.texts_in("small") == [path for *_, path in expected]
-    strong = page.texts_in("strong")
-    assert list(zip(strong[::2], strong[1::2], strict=True)) == [row[1:3] for row in expected]
-    # Two pictures of the run, and one for each mistake.
-    assert len(page.of("img")) == 2 + len(expected)
+    assert ["validation images", "9"] in page.rows
+    mistakes = predictions.mistakes(24)
+    assert page.texts_in("small") == [path_of(mistake.position) for mistake in mistakes]
+    assert page.texts_in("strong") == [
+        CLASSES[index] for mistake in mistakes for index in mistake[1:3]
+    ]
+    # Curves, the confusion matrix, and one picture for each mistake.
+    assert len(page.of("img")) == 2 + len(mistakes)
     for row in evaluation["per_class"]:
         assert [row["class"], str(row["count"]), f"{100 * row['accuracy']:.1f} %", ""] in page.rows
-    assert ["optimization.learning_rate", "0.001"] in page.rows
-    assert ["input.image_size", "[16, 16]"] in page.rows
-    assert ["input.eval_crop", "not set"] in page.rows
+    for fact in (["input.validation_fraction", "0.1"], ["input.eval_crop", "not set"]):
+        assert fact in page.rows
 
 
-def test_a_run_that_kept_no_predictions_has_the_same_page_and_a_note(call, run, trained, kept):
-    page = page_of(call("report"), run / "report.html")
-    kept.unlink()
-    again = page_of(call("report", "--batch-size", "4"), run / "report.html")
-    (note,) = set(again.texts_in("p")) - set(page.texts_in("p"))
-    assert "kept no predictions" in note
-    assert again.rows == page.rows
-    assert again.texts_in("small") == page.texts_in("small")
-
-
-def test_json_is_one_line_with_the_page(call, run, kept):
-    called = call("report", run, "--json")
-    assert called.code == 0, called
-    assert called.json() == {"report": str(run / "report.html"), "notes": []}
-    assert (run / "report.html").is_file()
-
-
-def test_pairs_are_counted(call, run, trained, kept):
+def test_pairs_are_counted(call, run, predictions, no_pass):
     page = page_of(call("report", run, "--count", "0"), run / "report.html")
     assert page.texts_in("small") == []
-    counts = {}
-    for _, true_class, predicted, _ in mistakes_by_the_predictor(run, trained):
-        counts[true_class, predicted] = counts.get((true_class, predicted), 0) + 1
+    counts = Counter((mistake[1], mistake[2]) for mistake in predictions.mistakes(24))
+    expected = [
+        [CLASSES[true], CLASSES[predicted], str(count), f"{100 * count / 3:.1f} %", ""]
+        for (true, predicted), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
     start = page.rows.index(["class", "taken for", "images", "of the class", ""]) + 1
-    shown = [tuple(row[:4]) for row in page.rows[start : start + len(counts)]]
-    assert sorted(shown) == sorted(
-        (*pair, str(count), f"{100 * count / 3:.1f} %") for pair, count in counts.items()
-    )
-    assert [int(row[2]) for row in shown] == sorted(counts.values(), reverse=True)
+    assert page.rows[start : start + len(counts)] == expected
 
 
-def test_few_mistakes_are_the_most_confident(call, run, trained, kept):
-    out = trained / "new/folder/page.html"
+def test_few_mistakes_are_the_most_confident(call, run, predictions, tmp_path, no_pass):
+    out = tmp_path / "new/folder/page.html"
     page = page_of(call("report", run, "--out", out, "--count", "1"), out)
-    assert page.texts_in("small") == [mistakes_by_the_predictor(run, trained)[0][3]]
+    assert page.texts_in("small") == [path_of(predictions.mistakes(1)[0].position)]
     assert not (run / "report.html").exists()
 
 
-def test_without_its_images_the_page_says_so(call, run, trained, kept):
-    (trained / "data").rename(trained / "moved")
+def test_json_is_one_line_with_the_page(call, run):
+    assert call("report", run, "--json").json() == {
+        "report": str(run / "report.html"),
+        "notes": [],
+    }
+    assert (run / "report.html").is_file()
+
+
+def test_without_its_images_the_page_says_so(call, run, tmp_path, no_pass):
+    (tmp_path / "data").rename(tmp_path / "moved")
     called = call("report")
     page = page_of(called, run / "report.html")
     (note,) = [text for text in page.texts_in("p") if "not shown" in text]
     assert "data" in note and "--data" in note
     assert called.err == f"note: {note}\n"
     assert page.texts_in("small") == []
-    assert len(page.of("img")) == 2
     assert {"Accuracy by class, worst first", "Most confused classes"} < set(page.texts_in("h2"))
-    page = page_of(call("report", "--data", "moved"), run / "report.html")
-    assert page.texts_in("small")
+    assert page_of(call("report", "--data", "moved"), run / "report.html").texts_in("small")
 
 
-def test_other_images_are_not_shown_for_those_that_were_scored(call, run, trained, kept):
-    (trained / "data/val/ant/0.png").rename(trained / "data/val/ant/new.png")
+def test_other_images_are_not_shown_for_those_that_were_scored(call, run, no_pass):
+    (run / "../../data/val/ant/0.png").rename(run / "../../data/val/ant/new.png")
     page = page_of(call("report"), run / "report.html")
     assert page.texts_in("small") == []
     assert any("not those that the run was scored on" in text for text in page.texts_in("p"))
 
 
-def test_images_that_came_later_or_cannot_be_read_are_noted(call, run, trained):
-    (run / "predictions.npz").unlink(missing_ok=True)
-    bad = truncated_jpeg(trained / "data/val/bee/x.jpg").relative_to(trained)
+def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(call, run):
+    (run / "predictions.npz").unlink()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    del evaluation["split"]
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    bad = truncated_jpeg(run / "../../data/val/bee/x.jpg")
+    shutil.copy(bad.with_name("0.png"), bad.with_name("9.png"))
     called = call("report")
     page = page_of(called, run / "report.html")
-    assert "Images that cannot be read: 1." in page.texts_in("p")
-    assert str(bad) in called.err
-    bad.unlink()
-    shutil.copy("data/val/bee/0.png", "data/val/bee/9.png")
-    page = page_of(call("report"), run / "report.html")
-    assert any("there are 10 now" in text for text in page.texts_in("p"))
-
-
-def test_classes_may_be_called_anything(call, run, trained):
-    odd = '<b>"&'
-    for part in ("train", "val"):
-        (trained / "data" / part / "bee").rename(trained / "data" / part / odd)
-    for path in (run / "pretrained/classes.json", run / "evaluation.json"):
-        path.write_text(path.read_text().replace('"bee"', json.dumps(odd)))
-    page = page_of(call("report"), run / "report.html")
-    assert [row[0] for row in page.rows].count(odd) >= 1
-    assert set(page.texts_in("strong")) <= {odd, "ant", "cat"}
+    notes = [text for text in page.texts_in("p") if text in called.err]
+    assert len(notes) == 3
+    assert "kept no predictions" in notes[0]
+    assert notes[1] == "Images that cannot be read: 1."
+    assert "scored on 9 held-out images; there are 10 now" in notes[2]
+    assert "bee/x.jpg" in called.err
+    assert "held-out accuracy" in page.texts_in("dt")
+    assert page.texts_in("small")
 
 
 def unfinished(run, epochs):
@@ -157,7 +133,7 @@ def unfinished(run, epochs):
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_an_unfinished_run_has_its_curves_so_far(call, run, trained, epochs):
+def test_an_unfinished_run_has_its_curves_so_far(call, run, epochs):
     unfinished(run, epochs)
     called = call("report", run)
     page = page_of(called, run / "report.html")
@@ -168,11 +144,11 @@ def test_an_unfinished_run_has_its_curves_so_far(call, run, trained, epochs):
     assert called.err == f"note: {note}\n"
     assert len(page.of("img")) == min(epochs, 1)
     assert ["epochs", f"{epochs} of 2"] in page.rows
-    (trained / run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").unlink()
     assert call("report", run).code == 0
 
 
-def test_only_a_finished_run_is_taken_by_itself(fails, run, trained):
+def test_only_a_finished_run_is_taken_by_itself(fails, run):
     unfinished(run, 1)
     assert "no finished run" in fails(1, "report")
     assert not (run / "report.html").exists()
@@ -193,7 +169,7 @@ def test_only_a_finished_run_is_taken_by_itself(fails, run, trained):
         (("one", "two"), 2, "two"),
     ],
 )
-def test_refusals(fails, run, trained, options, code, named):
+def test_refusals(fails, run, options, code, named):
     before = entries(run)
     assert named in fails(code, "report", *options)
     assert entries(run) == before
@@ -210,15 +186,8 @@ def test_refusals(fails, run, trained, options, code, named):
         ("predictions.npz", "no archive"),
     ],
 )
-def test_a_damaged_record_is_told(fails, run, trained, file, text):
+def test_a_damaged_record_is_told_and_the_page_before_stays(fails, run, file, text):
+    (run / "report.html").write_text("before")
     (run / file).write_text(text)
     assert file in fails(1, "report")
-    assert not (run / "report.html").exists()
-
-
-def test_the_page_before_stays_when_it_cannot_be_written_anew(call, fails, run, trained):
-    page_of(call("report"), run / "report.html")
-    before = (run / "report.html").read_bytes()
-    (trained / run / "evaluation.json").write_text("{")
-    fails(1, "report")
-    assert (run / "report.html").read_bytes() == before
+    assert (run / "report.html").read_text() == "before"

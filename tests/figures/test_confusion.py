@@ -11,11 +11,18 @@ from bottleneck_transformer_flax.figures.confusion import (
     plot_confusion_matrix,
 )
 
-FASHION_MNIST = (
-    ("T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot")
-    .replace("_", " ")
-    .split(" ", 9)
-)
+FASHION_MNIST = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 LONG_NAME = "great white shark, white shark, man-eater, man-eating shark"
 
 
@@ -35,33 +42,15 @@ def tick_names(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 3, 20, 21, 63, 64, 300])
+@pytest.mark.parametrize("num_classes", [1, 2, 3, 10, 20, 21, 63, 64, 300])
 def test_names_and_numbers_are_readable(num_classes, assert_readable):
-    figure = draw_confusion_matrix(make_confusion(num_classes), make_names(num_classes))
+    names = FASHION_MNIST if num_classes == 10 else make_names(num_classes)
+    figure = draw_confusion_matrix(make_confusion(num_classes), names)
     texts = assert_readable(figure)
-    assert "predicted class" in texts
-    assert "true class" in texts
+    assert {"predicted class", "true class"} < set(texts)
+    assert num_classes != 10 or all(texts.count(name) == 2 for name in names)
     cells = figure.axes[0].get_window_extent()
     assert cells.width == pytest.approx(cells.height)
-
-
-def test_fashion_mnist_is_readable(assert_readable):
-    assert len(FASHION_MNIST) == 10
-    figure = draw_confusion_matrix(make_confusion(10), FASHION_MNIST)
-    texts = assert_readable(figure)
-    assert all(texts.count(name) == 2 for name in FASHION_MNIST)
-
-
-@pytest.mark.parametrize("num_classes", [2, 40, 300])
-def test_png_is_whole_and_has_the_size_of_the_figure(num_classes, tmp_path):
-    confusion, names = make_confusion(num_classes), make_names(num_classes)
-    plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
-    expected = draw_confusion_matrix(confusion, names).canvas.get_width_height()
-    with Image.open(tmp_path / "confusion.png") as image:
-        image.load()
-        assert (image.format, image.size) == ("PNG", expected)
-    # The matrix is at most 12 inches wide, whatever the number of classes.
-    assert max(expected) < 16 * 150
 
 
 def test_colours_are_percentages_of_the_true_class():
@@ -116,21 +105,16 @@ def test_numbers_stand_out_from_every_colour():
 
 
 @pytest.mark.parametrize("num_classes", [5, 30])
-def test_class_without_images_is_a_blank_row(num_classes, tmp_path):
+def test_class_without_images_is_a_blank_grey_row(num_classes):
     confusion = make_confusion(num_classes)
     confusion[3] = 0
-    names = make_names(num_classes)
-    plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
-    figure = draw_confusion_matrix(confusion, names)
+    figure = draw_confusion_matrix(confusion, make_names(num_classes))
     figure.canvas.draw()
-    assert "no images" in figure.axes[0].get_ylabel()
-    assert all(text.get_position()[1] != 3 for text in figure.axes[0].texts)
-    with Image.open(tmp_path / "confusion.png") as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    for column in range(num_classes):
-        x, y = figure.axes[0].transData.transform((column, 3))
-        red, green, blue = pixels[pixels.shape[0] - round(y), round(x)]
-        assert red == green == blue == round(0.88 * 255)
+    axes, pixels = figure.axes[0], np.asarray(figure.canvas.buffer_rgba())
+    assert "no images" in axes.get_ylabel()
+    assert all(text.get_position()[1] != 3 for text in axes.texts)
+    for x, y in axes.transData.transform([(column, 3) for column in range(num_classes)]):
+        assert pixels[pixels.shape[0] - round(y), round(x), :3].tolist() == [round(0.88 * 255)] * 3
 
 
 @pytest.mark.parametrize(
@@ -168,39 +152,28 @@ def test_title_tells_the_accuracy():
 
 
 @pytest.mark.parametrize(
-    ("confusion", "message"),
+    ("confusion", "names", "message"),
     [
-        (np.ones((2, 3), int), r"shape \(2, 3\); expected \(2, 2\)"),
-        (np.ones((3, 3), int), r"shape \(3, 3\); expected \(2, 2\)"),
-        (np.array([[1, -2], [0, 1]]), "negative number, -2"),
-        (np.zeros((2, 2), int), "no images"),
+        (np.ones((2, 3), int), "ab", r"shape \(2, 3\); expected \(2, 2\)"),
+        (np.ones((3, 3), int), "ab", r"shape \(3, 3\); expected \(2, 2\)"),
+        (np.array([[1, -2], [0, 1]]), "ab", "negative number, -2"),
+        (np.zeros((2, 2), int), "ab", "no images"),
+        (np.zeros((0, 0), int), "", "no images"),
     ],
 )
-def test_matrices_that_cannot_be_drawn_are_refused(confusion, message, tmp_path):
+def test_matrices_that_cannot_be_drawn_are_refused(confusion, names, message, tmp_path):
     with pytest.raises(DataError, match=message):
-        plot_confusion_matrix(confusion, ["a", "b"], tmp_path / "confusion.png")
+        plot_confusion_matrix(confusion, list(names), tmp_path / "confusion.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_class_at_all_is_refused():
-    with pytest.raises(DataError, match="no images"):
-        draw_confusion_matrix(np.zeros((0, 0), int), [])
-
-
-def test_side_follows_the_number_of_classes():
-    def side_inches(num_classes):
-        figure = draw_confusion_matrix(np.eye(num_classes, dtype=int), ["name"] * num_classes)
-        return figure.axes[0].get_window_extent().width / figure.dpi
-
-    assert side_inches(10) == pytest.approx(6.2)
-    assert side_inches(40) == pytest.approx(7.6)
-    assert side_inches(500) == pytest.approx(12)
-    assert side_inches(2) == pytest.approx(2.4)
-
-
-def test_a_thousand_classes_make_a_picture_of_bounded_size(tmp_path):
-    confusion = np.eye(1000, dtype=int)
-    plot_confusion_matrix(confusion, make_names(1000), tmp_path / "confusion.png")
+@pytest.mark.parametrize(("num_classes", "inches"), [(2, 2.4), (10, 6.2), (40, 7.6), (1000, 12)])
+def test_side_follows_the_number_of_classes_and_is_bounded(num_classes, inches, tmp_path):
+    confusion, names = np.eye(num_classes, dtype=int), make_names(num_classes)
+    figure = draw_confusion_matrix(confusion, names)
+    assert figure.axes[0].get_window_extent().width / figure.dpi == pytest.approx(inches)
+    plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:
         image.load()
-        assert min(image.size) > 12 * 150 and max(image.size) < 16 * 150
+        assert (image.format, image.size) == ("PNG", figure.canvas.get_width_height())
+        assert max(image.size) < 16 * 150

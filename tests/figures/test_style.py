@@ -16,19 +16,16 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_png_has_the_size_of_the_figure(tmp_path):
-    save_png(new_figure(2.0, 1.0), tmp_path / "figure.png")
+@pytest.mark.parametrize(
+    "settings", [{}, {"savefig.dpi": 20, "savefig.bbox": "tight", "figure.dpi": 30}]
+)
+def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path, settings):
+    with matplotlib.rc_context(settings):
+        save_png(new_figure(2.0, 1.0), str(tmp_path / "figure.png"))
     with Image.open(tmp_path / "figure.png") as image:
         image.load()
         assert (image.format, image.size) == ("PNG", (300, 150))
     assert names_in(tmp_path) == ["figure.png"]
-
-
-def test_settings_of_the_user_do_not_change_the_size(tmp_path):
-    with matplotlib.rc_context({"savefig.dpi": 20, "savefig.bbox": "tight", "figure.dpi": 30}):
-        save_png(new_figure(2.0, 1.0), str(tmp_path / "figure.png"))
-    with Image.open(tmp_path / "figure.png") as image:
-        assert image.size == (300, 150)
 
 
 def test_missing_folder_is_named_and_not_made(tmp_path):
@@ -65,11 +62,16 @@ def test_interrupted_write_keeps_what_was_there(tmp_path, monkeypatch):
     assert (tmp_path / "figure.png").read_bytes() == b"before"
 
 
-def test_figures_bring_in_neither_pyplot_nor_jax():
-    program = (
-        "import sys, bottleneck_transformer_flax.figures.curves\n"
-        "import bottleneck_transformer_flax.figures.confusion\n"
-        "print(*({'jax', 'matplotlib.pyplot'} & set(sys.modules)))"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("curves confusion contact_sheet", {"jax", "matplotlib.pyplot"}),
+        ("report paths", {"jax", "matplotlib", "numpy"}),
+    ],
+)
+def test_what_figures_import(modules, heavy):
+    lines = [f"import bottleneck_transformer_flax.figures.{name}" for name in modules.split()]
+    lines += ["import sys", f"print(*({heavy} & set(sys.modules)))"]
+    program = [sys.executable, "-c", "\n".join(lines)]
+    ran = subprocess.run(program, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr

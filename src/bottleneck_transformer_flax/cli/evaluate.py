@@ -163,9 +163,10 @@ def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> N
     console = Console(highlight=False, emoji=False)
     print(f"model  {checkpoint}")
     print(f"data   {description}")
+    loss = "not finite" if result["loss"] is None else f"{result['loss']:.6f}"
     print(
         f"top-1 {100 * result['top1']:.2f} %   top-5 {100 * result['top5']:.2f} %   "
-        f"loss {_number(result['loss'])}   images {result['count']}"
+        f"loss {loss}   images {result['count']}"
     )
     table = Table("class", box=None, pad_edge=False)
     table.add_column("accuracy", justify="right")
@@ -174,7 +175,3 @@ def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> N
         accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
         table.add_row(row["class"], accuracy, str(row["count"]))
     console.print(table, markup=False)
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.6f}"

@@ -1,6 +1,7 @@
 """``botnet predict IMAGE…``: classify images."""
 
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Classify images: the likeliest classes with their probabilities.
+    """Classify images: the likeliest classes and their probabilities.
 
     A file that cannot be read is reported and the others are still classified; the exit code is
     then 1.
@@ -34,7 +35,7 @@ class PredictOptions:
     """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
     default the newest finished run, and where there is none the botnet_tiny in the package."""
     top_k: int = 5
-    """How many classes to give for each image."""
+    """Number of classes to give for each image."""
     image_size: tuple[int, int] | None = None
     """Height and width to run the model at; by default the size it was trained at."""
     batch_size: int = 32
@@ -45,7 +46,7 @@ class PredictOptions:
 
 
 class Item(NamedTuple):
-    """One image to classify: what to call it, and it or why it cannot be read."""
+    """An image to classify: its name, and its pixels or the reason why it cannot be read."""
 
     name: str
     image: Image.Image | None
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     if not parsed.images:
         raise ConfigError("no image was named; expected files, folders, or - for standard input")
 
-    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    # jax takes a second to import: only now, so that help and bad usage are answered at once.
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.inference.predictor import Predictor
 
@@ -68,7 +69,8 @@ def run(arguments: Sequence[str]) -> int:
     if not parsed.json:
         print(f"model  {checkpoint}")
     failed = False
-    for group in _groups(_items(parsed.images), parsed.batch_size):
+    items = _items(parsed.images)
+    while group := list(itertools.islice(items, predictor.batch_size)):
         rankings = iter(predictor([item.image for item in group if item.image is not None]))
         for item in group:
             if item.image is None:
@@ -76,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
                 _report_error(item, as_json=parsed.json)
             else:
                 _report(item.name, next(rankings), as_json=parsed.json)
-        # Whoever reads from a pipe has what is known so far.
+        # A program that reads from a pipe gets each batch as soon as it is done.
         sys.stdout.flush()
     return 1 if failed else 0
 
@@ -106,17 +108,6 @@ def _decode(name: str, file: str | io.BytesIO) -> Item:
     except DataError as error:
         reason = str(error)
         return Item(name, None, reason if name in reason else f"{name}: {reason}")
-
-
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    group: list[Item] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the confusion matrix as a picture."""
+"""The confusion matrix as a picture: which classes are taken for which."""
 
 import math
 import os
@@ -25,7 +25,7 @@ from bottleneck_transformer_flax.figures.style import (
 
 MOST_CLASSES_WITH_NUMBERS = 20
 NUMBERED_CELL_INCHES = 0.62
-# Between the lines of names in 7 point, set at 45 degrees.
+# Between names in 7 point, set at 45 degrees.
 NAME_SPACING_INCHES = 0.19
 SHORTEST_SIDE_INCHES = 2.4
 LONGEST_SIDE_INCHES = 12.0
@@ -56,13 +56,14 @@ def draw_confusion_matrix(
 ) -> Figure:
     """Draw a confusion matrix, each cell coloured by its percentage of the true class.
 
-    Up to 20 classes, each cell that is not zero tells its percentage and number of images;
-    beyond, a colour bar does. Beyond 63 classes only every second, fifth, tenth … class is named.
-    Names of more than 30 characters are shortened. A class without images is a blank, grey row.
+    Up to 20 classes, each cell that is not zero shows its percentage and number of images; with
+    more, there is a colour bar instead. With more than 63 classes only every second, fifth, tenth
+    … class is named. Names of more than 30 characters are shortened. The row of a class without
+    images is grey.
 
     Args:
-        confusion: numbers of images, true classes by predicted ones.
-        class_names: one for each class.
+        confusion: numbers of images, true classes by predicted classes.
+        class_names: name of each class.
 
     Raises:
         DataError: when the matrix is not one row and one column per name, has a negative number,
@@ -82,7 +83,7 @@ def draw_confusion_matrix(
     image = axes.imshow(
         percent,
         cmap=colormaps["Blues"].with_extremes(bad=NO_IMAGES_COLOR),
-        # The square root: one image in a hundred taken for another class has to be visible.
+        # The square root makes one confused image in a hundred visible.
         norm=PowerNorm(0.5, vmin=0, vmax=100),
         aspect="auto",
     )
@@ -115,7 +116,7 @@ def _write_numbers(
     confusion: Int[np.ndarray, "classes classes"],
     percent: Float[np.ndarray, "classes classes"],
 ) -> None:
-    # Zeros stay empty: the errors are what one looks for.
+    # Zeros stay empty, so that errors stand out.
     for row, column in np.argwhere(confusion):
         share = percent[row, column]
         share_text = f"{share:.1f}%" if share >= 0.05 else "<0.1%"
@@ -144,7 +145,7 @@ def _name_classes(
     step = _naming_step(NAME_SPACING_INCHES / cell_inches)
     named = range(0, len(class_names), step)
     names = [_shorten(class_names[index]) for index in named]
-    # Class names are no formulas: a dollar sign is a dollar sign.
+    # A dollar sign in a class name starts no formula.
     axes.set_yticks(named, names, fontsize=font_size, parse_math=False)
     axes.set_xticks(named, names, fontsize=font_size, parse_math=False)
     axes.tick_params(length=3 if step > 1 else 0)
@@ -182,7 +183,7 @@ def _add_titles(axes: Axes, confusion: Int[np.ndarray, "classes classes"]) -> No
 
 
 def _fit_around(figure: Figure, axes: Axes) -> None:
-    """Grow the figure until names and titles fit in, leaving the axes the size they have."""
+    """Grow the figure until names and titles fit in; the axes keep their size."""
     side = axes.get_window_extent().width / figure.dpi
     occupied = figure.get_tightbbox()
     # Whole pixels, so that the size of the PNG is the size of the figure.

@@ -1,4 +1,4 @@
-"""A contact sheet: some images of a data set, each as it is evaluated and as it is trained on."""
+"""A contact sheet: images of a data set as evaluation and as training see them."""
 
 import os
 import textwrap
@@ -58,30 +58,31 @@ def draw_contact_sheet(
     *,
     title: str,
 ) -> Figure:
-    """Draw a row for each image: its name, how it is evaluated, and how training sees it.
+    """Draw a row for each image: its name, how evaluation sees it, and how training sees it.
 
-    An image takes up to 256 pixels of the picture along its longer side. Small ones are enlarged
-    by a whole number, so that their pixels stay what they are.
+    An image takes up to 256 pixels of the picture along its longer side. Small images are enlarged
+    by a whole number, so that their pixels stay exact.
 
     Args:
-        names: of every row, usually the image's class; long ones are shortened.
-        evaluated: RGB in [0, 255].
-        trained: several versions of each, likewise.
-        title: stands above all.
+        names: name of each row, usually the image's class; long ones are shortened.
+        evaluated: each image as evaluation sees it, RGB in [0, 255].
+        trained: several versions of each image as training sees it, RGB in [0, 255].
+        title: title of the sheet.
 
     Raises:
-        DataError: when there is no image, or not as many of one kind as of the others.
+        DataError: when there is no image, or the numbers of names and images differ.
     """
     if not len(names) == len(evaluated) == len(trained) or not trained.size:
         raise DataError(
             f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
-            f"{len(trained)} rows of {trained.shape[1]} versions; expected as many of each, and "
-            "at least one"
+            f"{len(trained)} rows of {trained.shape[1]} versions; expected the same number of "
+            "each, and at least one"
         )
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
     pitch = max(width, LEAST_PITCH) + GAP
     labels = [_label(name) for name in names]
-    left = MARGIN + _widest(labels)
+    label_widths, label_heights = zip(*map(_extent, labels), strict=True)
+    left = MARGIN + (max(label_widths) + 3 * GAP if max(label_widths) else 0)
     lefts = [
         left,
         *(left + pitch + GAP_AFTER_EVALUATED + pitch * v for v in range(len(trained[0]))),
@@ -89,7 +90,7 @@ def draw_contact_sheet(
     total_width = lefts[-1] + pitch + MARGIN
     title_lines = _title_lines(title, total_width)
     top = MARGIN + LINE_HEIGHT * len(title_lines) + HEADING_SPACE + HEADING_HEIGHT
-    row_height = max(height, _tallest(labels)) + GAP
+    row_height = max(height, max(label_heights)) + GAP
     total_height = top + row_height * len(names) + MARGIN
 
     sheet = _Sheet(total_width, total_height)
@@ -107,7 +108,7 @@ def draw_contact_sheet(
 
 
 class _Sheet:
-    """A figure that is measured in its pixels, from the top left."""
+    """A figure measured in pixels from its top left corner."""
 
     def __init__(self, width: int, height: int) -> None:
         self.figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
@@ -122,7 +123,7 @@ class _Sheet:
         color: str = INK_COLOR,
         vertical: str = "top",
     ) -> None:
-        # Class names are no formulas: a dollar sign is a dollar sign.
+        # A dollar sign in a class name starts no formula.
         self.figure.text(
             left / self._width,
             1 - top / self._height,
@@ -146,7 +147,7 @@ class _Sheet:
             )
         )
         axes.set(xticks=[], yticks=[])
-        # Where an image is as white as the paper, one still sees how far it goes.
+        # The edge of an image that is as white as the paper stays visible.
         for spine in axes.spines.values():
             spine.set(color=EDGE_COLOR, linewidth=0.5)
         enlarged = height >= image.shape[0]
@@ -168,16 +169,6 @@ def _label(name: str) -> str:
     )
 
 
-def _widest(labels: Sequence[str]) -> int:
-    """Room for the names, in pixels, with a gap beside them."""
-    width, _ = _extent("\n".join(labels))
-    return width + 2 * GAP + GAP if width else 0
-
-
-def _tallest(labels: Sequence[str]) -> int:
-    return max(_extent(label)[1] for label in labels)
-
-
 def _extent(text: str) -> tuple[int, int]:
     """(width, height) of a name in pixels."""
     if not text.strip():
@@ -188,6 +179,7 @@ def _extent(text: str) -> tuple[int, int]:
 
 
 def _title_lines(title: str, width: int) -> list[str]:
-    """The title in lines that fit beside the margins; a letter is about half as wide as high."""
+    """The title in lines that fit between the margins."""
+    # A letter is about half as wide as high.
     letter = 0.55 * TITLE_FONT_SIZE * DOTS_PER_INCH / 72
     return textwrap.wrap(title, max(10, int((width - 2 * MARGIN) / letter)))

@@ -1,0 +1,52 @@
+"""A finished run on disk that nothing was trained for: random weights, random predictions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
+from bottleneck_transformer_flax.data.datasets import load_splits
+from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
+from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.flops import abstract_variables
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from reference.variables import random_variables
+from training.tiny import CLASSES, CROPPED, SIZE, SMALL, write_data
+
+
+def random_predictions(source, seed=0):
+    random = np.random.default_rng(seed)
+    count = len(source)
+    probabilities = np.sort(random.dirichlet(np.ones(3), count), axis=1)[:, ::-1]
+    return Predictions(
+        num_classes=3,
+        positions=np.arange(count),
+        labels=source.labels,
+        top_classes=np.argsort(random.random((count, 3)), axis=1),
+        top_probabilities=probabilities,
+        losses=random.random(count),
+        source_digest=digest(source),
+    )
+
+
+@pytest.fixture
+def finished_run(tmp_path, monkeypatch):
+    """``runs/one`` in the working directory, trained on ``data/train`` and ``data/val``."""
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "data")
+    run = RunDirectory(tmp_path.joinpath("runs", "one").relative_to(tmp_path))
+    run.create(RunConfig(data="data", epochs=2))
+    variables = random_variables(abstract_variables(BoTNet(SMALL), SIZE), seed=3)
+    save_pretrained(run.pretrained, BoTNet(SMALL), variables, CROPPED, CLASSES)
+    predictions = random_predictions(load_splits("data").validation)
+    predictions.save(run.path / "predictions.npz")
+    evaluation = predictions.to_json(CLASSES) | {"split": "validation"}
+    run.evaluation.write_text(json.dumps(evaluation))
+    plot_confusion_matrix(predictions.confusion, CLASSES, run.confusion)
+    row = {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
+    row |= {"validation_loss": 1.0, "validation_accuracy": 0.5}
+    run.write_metrics([row | {"epoch": epoch, "step": 2 * epoch} for epoch in (1, 2)])
+    return run.path
