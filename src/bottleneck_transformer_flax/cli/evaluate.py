@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         check_png_path(parsed.confusion)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
-    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.cli.console import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.sources.base import relabel
     from bottleneck_transformer_flax.evaluation.evaluator import Evaluator

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from bottleneck_transformer_flax.figures.report import (
     ShownMistake,
     report_page,
 )
-from bottleneck_transformer_flax.files import temporary_directory, write_text
+from bottleneck_transformer_flax.files import write_text
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
@@ -194,7 +195,7 @@ def _predictions(
     pretrained: "Pretrained", source: "ImageSource", parsed: ReportOptions
 ) -> "tuple[Predictions, list[str]]":
     """Predictions, and a note on images that cannot be read."""
-    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.cli.console import counting_progress
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 
@@ -264,6 +265,7 @@ def _curves(rows: Sequence[dict[str, Any]]) -> bytes | None:
 
     if not rows:
         return None
-    with temporary_directory() as folder:
-        plot_training_curves(rows, folder / "curves.png")
-        return (folder / "curves.png").read_bytes()
+    with TemporaryDirectory() as folder:
+        picture = Path(folder, "curves.png")
+        plot_training_curves(rows, picture)
+        return picture.read_bytes()

@@ -11,7 +11,6 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from bottleneck_transformer_flax.errors import BoTNetError, DataError
-from bottleneck_transformer_flax.files import remove_unfinished
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -112,7 +111,6 @@ def _serve(
     work: Callable[[Job, Step], Result], jobs: Sequence[Job], connection: Connection
 ) -> None:
     """Run in a process of its own."""
-    signal.signal(signal.SIGTERM, _leave)
     # A pipe that is broken is one whose reader, the program, is gone.
     with contextlib.suppress(BrokenPipeError):
         try:
@@ -123,12 +121,6 @@ def _serve(
             raise
         except (BoTNetError, OSError) as error:
             connection.send((_FAILED, error))
-
-
-def _leave(*_: Any) -> None:
-    """End this process, and take away what it was writing."""
-    remove_unfinished()
-    os._exit(1)
 
 
 @contextlib.contextmanager
