@@ -6,13 +6,12 @@ Exit codes: 0 done, 1 the work failed or was interrupted, 2 bad usage.
 import keyword
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 
-from bottleneck_transformer_flax.cli.options import choose_command
 from bottleneck_transformer_flax.cli.startup import (
     accept_any_text,
+    end_at_once,
     keep_compiled_programs,
     keep_freed_memory,
     show_log,
@@ -34,18 +33,16 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script ``botnet``."""
+    before = signal.signal(signal.SIGINT, end_at_once)
     accept_any_text()
     keep_freed_memory()
     keep_compiled_programs()
     show_log()
     try:
-        with _interruptible():
-            code = _run(sys.argv[1:] if arguments is None else arguments)
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return code
-    except KeyboardInterrupt:
-        return _fail("interrupted", 1)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except ConfigError as error:
         return _fail(str(error), 2)
     except BoTNetError as error:
@@ -58,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_describe(error), 1)
     except MemoryError as error:
         return _fail(f"not enough memory: {error or 'none is left'}; ask for less at once", 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -71,6 +70,8 @@ def _run(arguments: Sequence[str]) -> int:
             "benchmarks are not part of the package any more; run `python -m benchmarks` in a "
             "checkout of its repository"
         )
+    from bottleneck_transformer_flax.cli.options import choose_command
+
     command, rest = choose_command(
         "botnet", "Bottleneck Transformers (BoTNet) for image classification.", COMMANDS, arguments
     )
@@ -78,30 +79,6 @@ def _run(arguments: Sequence[str]) -> int:
     suffix = "_" if keyword.iskeyword(command) else ""
     code: int = import_module(f"{__name__}.{command}{suffix}").run(rest)
     return code
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the first Ctrl-C; a second one ends the process at once."""
-    interrupted = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    except Exception as error:
-        # Imports and callbacks from C turn an interrupt into exceptions of their own.
-        if interrupted:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        if not interrupted:
-            signal.signal(signal.SIGINT, before)
 
 
 def _fail(message: str, code: int) -> int:

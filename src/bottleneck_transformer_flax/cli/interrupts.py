@@ -1,14 +1,12 @@
 """What ``botnet train`` says and does in its own signal handler."""
 
 import os
-from typing import Any
+
+from bottleneck_transformer_flax.cli.startup import end_at_once
+
+__all__ = ["end_at_once", "live_lines", "say_in_handler"]
 
 live_lines = 1
-
-
-def end_at_once(*_: Any) -> None:
-    """Leave as at an unhandled Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def say_in_handler(line: str) -> None:

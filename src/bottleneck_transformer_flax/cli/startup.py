@@ -10,6 +10,8 @@ import warnings
 from io import TextIOWrapper
 from pathlib import Path
 
+from rich.control import Control
+
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST = 2**31 - 1
@@ -19,6 +21,21 @@ COMPILED = Path("bottleneck_transformer_flax", "compiled")
 MAX_COMPILED_BYTES = 512 * 2**20
 _MIN_COMPILE_SECONDS = 0.1
 _OFF = {"0", "false", "f", "no", "n", "off"}
+
+
+def end_at_once(*_: object) -> None:
+    """End the process with exit code 1 and one line; the handler of Ctrl-C.
+
+    Nothing needs saving, for files are written under another name and then renamed, and worker
+    processes end when nobody listens to them any more. Python's KeyboardInterrupt is no
+    alternative: while jax is imported, or in a callback from XLA, it crashes the process or is lost
+    in every third case.
+    """
+    if terminal := next((stream for stream in (1, 2) if os.isatty(stream)), None):
+        # A progress bar has hidden the cursor, which is at the end of the bar.
+        os.write(terminal, f"\n{Control.show_cursor(True)}".encode())
+    os.write(2, b"botnet: error: interrupted\n")
+    os._exit(1)
 
 
 def accept_any_text() -> None:
