@@ -1,8 +1,11 @@
 """The command line as a person meets it: a process, its signals and its pipes."""
 
+import contextlib
 import os
+import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys

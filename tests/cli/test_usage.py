@@ -46,14 +46,14 @@ def test_a_commands_help_describes_its_options(call, command):
             assert option in called.out
 
 
-def test_help_imports_no_jax_and_that_of_all_commands_no_numpy():
+def test_help_imports_no_jax_and_that_of_the_program_no_numpy():
     program = (
         "import sys; from bottleneck_transformer_flax.cli import COMMANDS, main\n"
         "for words in (['--help'], *([command, '--help'] for command in COMMANDS)):\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "    assert not {'jax', 'flax'} & set(sys.modules), f'{words} imported jax'\n"
-        "    assert len(words) > 1 or not {'numpy', 'rich'} & set(sys.modules)"
+        "    assert len(words) > 1 or 'numpy' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
