@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -76,7 +77,6 @@ def run(arguments: Sequence[str]) -> int:
 
     from benchmarks.conditions import OURS, conditions
     from benchmarks.reader_rounds import measure_input
-    from bottleneck_transformer_flax.files import temporary_directory
 
     packages = (*OURS, "pillow", "numpy", "torch", "torchvision", "timm")
     circumstances = conditions(packages)
@@ -84,7 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     errors = Console(stderr=True, highlight=False)
     rows: list[InputRow] = []
     failed = False
-    with temporary_directory() as folder:
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         waiting = errors.status("making pictures up") if errors.is_terminal else nullcontext()
         with waiting as status:
             for case in _cases(parsed, folder):

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,7 +24,6 @@ from benchmarks.workers import (
     Worker,
     WorkerError,
 )
-from bottleneck_transformer_flax.files import temporary_directory
 
 LARGEST_DIFFERENCE = 1e-4
 """Of any output from the first implementation's, as a fraction of the largest of its values."""
@@ -119,7 +120,8 @@ def measure(
             or one breaks down while it is timed.
     """
     products = [name for name, product in PRODUCTS.items() if not product.missing()]
-    with temporary_directory() as folder, ExitStack() as stack:
+    with TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = Path(temporary)
         problems: list[str] = []
         unable: list[str] = []
         say("drawing weights and inputs")

@@ -26,8 +26,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
-from bottleneck_transformer_flax.cli.compiled_programs import remove_least_recent  # noqa: E402
-from bottleneck_transformer_flax.cli.startup import keep_freed_memory  # noqa: E402
+from bottleneck_transformer_flax.cli.startup import empty_if_large, keep_freed_memory  # noqa: E402
 
 keep_freed_memory()
 
@@ -40,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
-        remove_least_recent(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), 2**30)
+        empty_if_large(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), 2**30)
 
 
 @pytest.fixture

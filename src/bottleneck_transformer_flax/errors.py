@@ -4,7 +4,8 @@ The command line prints the message alone; any other exception is a defect of th
 keeps its traceback.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -62,3 +63,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Write the message for a name that is not among the known ones, suggesting the nearest."""
+    known = list(known)
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
+    suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {kind} {name!r};{suggestion} Known are: {', '.join(known)}"

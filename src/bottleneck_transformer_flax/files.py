@@ -1,11 +1,11 @@
-"""Files and folders that are whole or not there at all: written beside, then renamed."""
+"""Files and folders that appear whole or not at all: written under another name, then renamed."""
 
-import contextlib
 import logging
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bottleneck_transformer_flax.errors import BoTNetError
@@ -13,91 +13,88 @@ from bottleneck_transformer_flax.errors import BoTNetError
 _log = logging.getLogger(__name__)
 
 UNFINISHED_FILES = ".*.new"
-"""A pattern of the names that files have while they are written."""
-
-_unfinished: set[Path] = set()
+"""A glob pattern of the names that files and folders have while they are written."""
 
 
-def remove_unfinished() -> None:
-    """Remove what is being written, for who ends the program without leaving the contexts."""
-    for path in list(_unfinished):
-        _remove(path)
-
-
-@contextlib.contextmanager
-def atomic_directory(directory: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; on leaving without an error it takes the place of another.
-
-    On an error the folder is removed and what was at ``directory`` stays as it was.
-    """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = directory.with_name(f".{directory.name}.{os.getpid()}.new")
-    before = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-    # Left behind by a process that was killed, whose number this one has: in a container often 1.
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        beside.mkdir()
-        _unfinished.add(beside)
-        yield beside
-        # Whole from here on, and for a moment the only one under way to its name.
-        _unfinished.discard(beside)
-        if directory.exists():
-            directory.rename(before)
-        beside.rename(directory)
-    except OSError as error:
-        raise _named(error, beside, directory) from error
-    finally:
-        _remove(beside)
-        if before.exists() and not directory.exists():
-            before.rename(directory)
-        shutil.rmtree(before, ignore_errors=True)
-
-
-@contextlib.contextmanager
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write; on leaving without an error it takes the place of another.
+    """Yield the name of a file to write, which replaces ``path`` on leaving without an error.
 
-    On an error it is removed and what was at ``path`` stays as it was.
+    On an error ``path`` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    _unfinished.add(beside)
-    try:
+    with _written_beside(path) as beside:
         yield beside
         beside.replace(path)
-    except OSError as error:
-        raise _named(error, beside, path) from error
-    finally:
-        _remove(beside)
 
 
-@contextlib.contextmanager
-def temporary_directory() -> Iterator[Path]:
-    """Give an empty folder that is gone on leaving, and when the program is interrupted."""
-    folder = Path(tempfile.mkdtemp())
-    _unfinished.add(folder)
-    try:
-        yield folder
-    finally:
-        _remove(folder)
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which replaces ``path`` on leaving without an error.
+
+    On an error ``path`` stays as it was.
+    """
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    with _written_beside(path) as beside:
+        beside.mkdir()
+        yield beside
+        try:
+            if path.exists():
+                path.rename(replaced)
+            beside.rename(path)
+        finally:
+            if replaced.exists() and not path.exists():
+                replaced.rename(path)
+            _remove(replaced)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole: a reader sees the old text or the new."""
+    """Write a UTF-8 text file: readers see the old text or the new."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole: a reader sees the old content or the new."""
+    """Write a file: readers see the old content or the new."""
     with atomic_file(path) as beside:
         beside.write_bytes(content)
 
 
-def _named(error: OSError, beside: Path, meant: Path) -> OSError:
-    """The same error by the name that whoever wrote knows, where it is of what was written."""
-    if error.filename is None or str(error.filename).startswith(str(beside)):
-        return type(error)(error.errno, error.strerror or str(error), str(meant))
-    return error
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path``; what has it on leaving is removed, and errors name ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        yield beside
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(beside)):
+            raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        _remove(beside)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes left beside ``path`` that were killed while they wrote it."""
+    unfinished = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.(new|old)")
+    for entry in path.parent.iterdir():
+        if (match := unfinished.fullmatch(entry.name)) and not _is_another_process(int(match[1])):
+            _remove(entry)
+
+
+def _is_another_process(process_id: int) -> bool:
+    # In a container a process often has the number of the one that was killed before it.
+    if process_id == os.getpid():
+        return False
+    if os.name == "nt":  # where os.kill would end the process
+        return True
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -105,25 +102,21 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-    _unfinished.discard(path)
 
 
-@contextlib.contextmanager
+@contextmanager
 def locked(path: Path, refusal: BoTNetError) -> Iterator[None]:
-    """Keep other processes from the same meanwhile.
+    """Hold an exclusive lock that other processes respect.
 
-    Where the file system knows no locks, as Lustre and NFS may be mounted, this is a warning.
+    On a file system without locks, such as some mounts of Lustre and NFS, it only warns.
 
     Args:
-        path: a folder, or a file that is made where there is none.
-        refusal: what is raised where another process has the lock.
-
-    Raises:
-        BoTNetError: ``refusal``.
+        path: a folder, or a file that is created if need be.
+        refusal: what to raise while another process holds the lock.
     """
     try:
         import fcntl
-    except ImportError:  # not on Windows
+    except ImportError:  # on Windows
         yield
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
@@ -134,7 +127,9 @@ def locked(path: Path, refusal: BoTNetError) -> Iterator[None]:
             raise refusal from error
         except OSError as error:
             _log.warning(
-                "%s cannot be locked (%s): see that no other process writes there", path, error
+                "%s cannot be locked (%s): make sure that no other process writes to it",
+                path,
+                error,
             )
         yield
     finally:

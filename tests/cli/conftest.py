@@ -1,22 +1,21 @@
 """A tiny folder of images, a run trained on it by the command, and a way to call commands."""
 
+import contextlib
 import json
-import os
 import shutil
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from bottleneck_transformer_flax.cli import main
+from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.hub_client import hub
-from training.tiny import small_variant, write_data
+from training.tiny import SMALL_VARIANT, small_variant, write_data
 
 __all__ = ["hub", "small_variant"]
 
 # Options under which a folder of 16 × 16 images trains in a second, once compiled.
-QUICK = ("--variant", "botnet_tiny", "--image-size", "16", "16", "--num-workers", "0")
+QUICK = ("--variant", "small", "--image-size", "16", "16", "--num-workers", "0")
 QUICK += ("--batch-size", "6", "--epochs", "2", "--warmup-epochs", "1")
 
 
@@ -69,13 +68,9 @@ def work(tmp_path_factory):
     """A folder with ``data/`` and one finished run below ``runs/``; read only."""
     folder = tmp_path_factory.mktemp("work")
     write_data(folder / "data")
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        sys.stdout.flush()
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "small", SMALL_VARIANT)
         assert main(["train", "--data", "data", *QUICK]) == 0
-    finally:
-        os.chdir(here)
     return folder
 
 

@@ -234,19 +234,3 @@ def test_a_bad_image_that_is_drawn_is_named(fails, images):
     for number in range(4):
         truncated_jpeg(images / f"bee/{number}.png")
     assert "images/bee/" in fails(1, "data", "show", "images", "--count", "100")
-
-
-def test_help(call):
-    called = call("data", "--help")
-    assert called.code == 0
-    assert "pack" in called.out and "show" in called.out and "--json" in called.out
-    assert "--shards" in call("data", "pack", "--help").out
-    assert "--erasing-probability" in call("data", "show", "--help").out
-
-
-@pytest.mark.parametrize("arguments", [(), ("pak",), ("--shards", "3")])
-def test_no_action_or_an_unknown_one(call, arguments):
-    called = call("data", *arguments)
-    assert called.code == 2
-    assert called.err.startswith("usage: botnet data")
-    assert called.out == ""

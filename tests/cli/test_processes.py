@@ -1,8 +1,11 @@
 """The command line as a person meets it: a process, its signals and its pipes."""
 
+import contextlib
 import os
+import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cli.conftest import QUICK
+from training.tiny import write_classes
 
 BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
@@ -42,12 +46,12 @@ def finish(process):
     return process.returncode, out, err
 
 
-def line_with(process, text):
+def line_with(stream, text):
     """Read on until a line has the text."""
-    for line in process.stdout:
+    for line in stream:
         if text in line:
             return line
-    raise AssertionError(f"the process ended without {text!r}: {process.stderr.read()}")
+    raise AssertionError(f"the process ended without {text!r}")
 
 
 @pytest.mark.slow
@@ -57,7 +61,7 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     options = ["--run-directory", "runs/a b", "--save-every-epochs", "100"]
     many = ["--epochs", "200"]
     process = start(trained, "train", "--data", "data", *QUICK, *many, *options)
-    line_with(process, "epoch   1/200")
+    line_with(process.stdout, "epoch   1/200")
     process.send_signal(number)
     code, out, err = finish(process)
     assert code == 1, err
@@ -71,8 +75,8 @@ def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, 
     assert program == BOTNET
     assert arguments == ["train", "--resume", "--run-directory", "runs/a b"]
     process = start(trained, *arguments)
-    assert f"resume  after step {step} of 400" in line_with(process, "resume")
-    line_with(process, "epoch ")
+    assert f"resume  after step {step} of 400" in line_with(process.stdout, "resume")
+    line_with(process.stdout, "epoch ")
     process.send_signal(number)
     code, out, err = finish(process)
     assert code == 1, err
@@ -97,7 +101,7 @@ def test_a_new_process_computes_the_same_bits(trained, run):
 def test_worker_processes_are_asked_to_leave_too(trained):
     options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
     process = start(trained, "train", "--data", "data", *QUICK, *options)
-    line_with(process, "epoch ")
+    line_with(process.stdout, "epoch ")
     # Ctrl-C on a terminal reaches the whole group.
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = finish(process)
@@ -114,21 +118,117 @@ def test_worker_processes_are_asked_to_leave_too(trained):
     raise AssertionError("worker processes are still there")
 
 
-@pytest.mark.parametrize("delay_seconds", [None, 0.0, 0.7])
-def test_ctrl_c_ends_it_in_one_line(trained, delay_seconds):
-    if delay_seconds is None:
-        # Waiting for its standard input, when everything is loaded.
-        process = start(trained, "predict", "-", stdin=subprocess.PIPE, PYTHONUNBUFFERED="1")
-        line_with(process, "model ")
+@pytest.mark.parametrize("moment", ["importing jax", "computing", "waiting", "packing"])
+def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, moment):
+    write_classes(tmp_path / "images", {"ant": 400})
+    if moment == "waiting":
+        process = start(tmp_path, "predict", "-", stdin=subprocess.PIPE, PYTHONUNBUFFERED="1")
+        line_with(process.stdout, "model ")
+    elif moment == "packing":
+        process = start(tmp_path, "data", "pack", "images", "packed", "--num-workers", "2")
+        while not list(tmp_path.glob("packed/*/.*.new")):
+            assert process.poll() is None
     else:
-        # Somewhere in the imports; the first one is when the command line is there.
-        process = start(trained, "predict", "data", PYTHONVERBOSE="1")
-        for line in process.stderr:
-            if "import 'ml_dtypes'" in line:
-                break
-        time.sleep(delay_seconds)
-    process.send_signal(signal.SIGINT)
+        options = ["--num-workers", "2", "--batch-size", "1"]
+        process = start(tmp_path, "evaluate", *options, PYTHONVERBOSE="1")
+        line_with(process.stderr, "import 'ml_dtypes'")
+        if moment == "computing":
+            # The workers' own module; what comes after it is compiling and computing.
+            line_with(process.stderr, "import 'multiprocessing.connection'")
+    # A terminal sends it to the whole group.
+    os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
     assert code == 1
     # Python's own account of its imports may be cut off within a line.
     assert err.endswith("botnet: error: interrupted\n")
+    assert "Exception ignored" not in err
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+    if moment == "packing":
+        assert finish(start(tmp_path, "data", "pack", "images", "packed"))[0] == 0
+        assert list(tmp_path.glob("packed/**/.*.new")) == []
+
+
+def test_ctrl_c_on_a_terminal_shows_the_cursor_again(tmp_path):
+    # A thousand images one at a time: long enough for the bar to be there.
+    terminal, side_of_process = pty.openpty()
+    process = subprocess.Popen(
+        [*BOTNET, "evaluate", "--checkpoint", "botnet_tiny", "--batch-size", "1"],
+        cwd=tmp_path,
+        stdin=side_of_process,
+        stdout=side_of_process,
+        stderr=side_of_process,
+        start_new_session=True,
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"},
+    )
+    os.close(side_of_process)
+    said = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+        while part := os.read(terminal, 4096):
+            said += part
+            if b"evaluating" in said and process.poll() is None:
+                process.send_signal(signal.SIGINT)
+    os.close(terminal)
+    assert process.wait(DEADLINE_SECONDS) == 1
+    hide, show = b"\x1b[?25l", b"\x1b[?25h"
+    assert said.rindex(show) > said.rindex(hide)
+    assert said.endswith(b"botnet: error: interrupted\r\n")
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_name_that_is_no_text_is_predicted_too(trained, run, form):
+    odd = os.fsdecode(b"od\xff\xfed.png")
+    shutil.copy(trained / "data/val/ant/0.png", trained / odd)
+    options = ["--json"] if form == "json" else []
+    # As in every UTF-8 locale but C's own.
+    process = start(
+        trained,
+        "predict",
+        "data/val/bee/1.png",
+        odd,
+        *options,
+        PYTHONIOENCODING="utf-8:strict",
+    )
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert out.count("ant") == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
+    for command in ("variants", "variants --json", "--help"):
+        line = f"{shlex.join(BOTNET)} {command} | head -n 1"
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.stderr == ""
+        assert done.stdout.count("\n") == 1
+
+
+def test_a_terminal_without_our_characters(trained, run):
+    process = start(trained, "predict", "data/val/ant/0.png", PYTHONIOENCODING="ascii")
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert "?" in out
+
+
+def test_without_standard_input_and_output(trained, run):
+    words = [*map(shlex.quote, BOTNET)]
+    for command in ("predict - <&-", "variants >&-"):
+        done = subprocess.run(
+            f"{' '.join(words)} {command}",
+            shell=True,
+            cwd=trained,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_python_m_is_the_command(tmp_path):
+    code, out, err = finish(start(tmp_path, "--help"))
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: botnet")

@@ -1,70 +1,73 @@
-"""Commands, help and the list of variants; bad usage is told, not traced."""
+"""Commands, help and the list of variants; bad usage is one line, without a traceback."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from bottleneck_transformer_flax import list_variants
+from bottleneck_transformer_flax.cli import COMMANDS
 from bottleneck_transformer_flax.cli.options import command_line
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "predict",
-    "variants",
-    "import",
-    "export",
-    "share",
-    "data",
-    "report",
-)
 
-
-@pytest.mark.parametrize("arguments", [(), ("tain",), ("--colour",), ("", "train")])
-def test_bad_usage_is_usage_and_exit_2(call, arguments):
+@pytest.mark.parametrize("arguments", [(), ("data",)])
+def test_no_command_is_help_and_exit_2(call, arguments):
     called = call(*arguments)
-    assert called.code == 2
-    assert called.err.startswith("usage: botnet")
-    assert called.out == ""
+    assert (called.code, called.out) == (2, "")
+    assert called.err.startswith(" ".join(["usage: botnet", *arguments, "COMMAND"]))
 
 
-@pytest.mark.parametrize("arguments", [(), ("tain",)])
-def test_no_command_or_an_unknown_one_lists_the_known_ones(call, arguments):
-    called = call(*arguments)
-    assert all(repr(name) in called.err for name in arguments)
-    for name in COMMANDS:
-        assert name in called.err
-
-
-def test_benchmark_names_the_new_command(fails):
-    assert "python -m benchmarks" in fails(2, "benchmark", "--help")
+@pytest.mark.parametrize("name", ["tain", "Train", "--colour", "", "trainer --help"])
+def test_an_unknown_command_names_the_nearest_and_all_others(fails, name):
+    message = fails(2, name)
+    assert repr(name) in message
+    assert "did you mean 'train'" in message or name in ("--colour", "")
+    assert all(command in message for command in COMMANDS)
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_lists_the_commands(call, option):
     called = call(option)
-    assert called.code == 0
-    for name in COMMANDS:
-        assert name in called.out
+    assert (called.code, called.err) == (0, "")
+    assert all(f"\n  {name}  " in called.out for name in ("evaluate", "variants"))
+    assert all(f"\n  {name:<8}  {summary}\n" in called.out for name, summary in COMMANDS.items())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_s_help_describes_its_options(call, command):
-    called = call(command, "--help")
-    assert called.code == 0
+@pytest.mark.parametrize("command", [*COMMANDS, "data pack", "data show"])
+def test_a_commands_help_describes_its_options(call, command):
+    called = call(*command.split(), "--help")
+    assert (called.code, called.err) == (0, "")
     assert f"botnet {command}" in called.out
-    assert "--json" in called.out
+    assert "--json" in called.out or command == "data"
     if command == "train":
         for option in ("--data", "--resume", "--skip-bad-images", "--epochs", "--ema-decay"):
             assert option in called.out
+
+
+def test_help_imports_no_jax_and_that_of_the_program_no_numpy():
+    program = (
+        "import sys; from bottleneck_transformer_flax.cli import COMMANDS, main\n"
+        "for words in (['--help'], *([command, '--help'] for command in COMMANDS)):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "    assert not {'jax', 'flax'} & set(sys.modules), f'{words} imported jax'\n"
+        "    assert len(words) > 1 or 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_version(call):
     called = call("--version")
     assert called.code == 0
     assert called.out.startswith("botnet 1.")
+
+
+def test_the_former_benchmark_command_names_the_new_one(fails):
+    for arguments in ((), ("attention", "--rounds", "3"), ("--help",)):
+        assert "`python -m benchmarks`" in fails(2, "benchmark", *arguments)
 
 
 def test_variants_table(call):

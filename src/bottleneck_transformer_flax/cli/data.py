@@ -1,9 +1,7 @@
 """``botnet data``: pack a data set into few large files, or look at how it is augmented."""
 
-import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,33 +84,17 @@ class ShowOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
-    parser = _parser()
-    if not arguments:
-        # As for `botnet` alone.
-        parser.print_help(sys.stderr)
-        return 2
-    parsed = parser.parse_args(arguments)
-    return _pack(parsed.arguments) if parsed.action == "pack" else _show(parsed.arguments)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="botnet data",
-        description="Pack a data set, or look at it.",
-        epilog="`botnet data ACTION --help` describes an action's options; both take --json.",
+    action, rest = options.choose_command(
+        "botnet data", "Pack a data set, or look at it.", ACTIONS, arguments
     )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, summary in ACTIONS.items():
-        action = actions.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
-        action.add_argument("arguments", nargs=argparse.REMAINDER)
-    return parser
+    return _pack(rest) if action == "pack" else _show(rest)
 
 
 def _pack(arguments: Sequence[str]) -> int:
     parsed = options.parse(PackOptions, "data pack", arguments)
     _check_apart(parsed.data, parsed.out)
 
-    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.cli.console import counting_progress
     from bottleneck_transformer_flax.data.datasets import load_parts
     from bottleneck_transformer_flax.data.packing import pack
 

@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from bottleneck_transformer_flax.cli.lines import say
+from bottleneck_transformer_flax.cli.console import say
 from bottleneck_transformer_flax.cli.plan_text import counted, plan_lines
 from bottleneck_transformer_flax.distributed import is_primary_process
 from bottleneck_transformer_flax.training.estimate import estimate

@@ -102,7 +102,7 @@ def score(
     bad_images: "BadImages",
 ) -> "Predictions":
     """Score all images of a source, with a progress bar."""
-    from bottleneck_transformer_flax.cli.progress import counting_progress
+    from bottleneck_transformer_flax.cli.console import counting_progress
     from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 
     evaluator = Evaluator(

@@ -1,4 +1,4 @@
-"""What the commands share: parsing their options, and finding the model they speak of."""
+"""What the commands share: choosing a command, parsing its options, and finding its model."""
 
 import contextlib
 import io
@@ -6,15 +6,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
-from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
+from bottleneck_transformer_flax.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 RUNS = Path("runs")
 Options = TypeVar("Options")
@@ -26,7 +27,7 @@ _registry = tyro.constructors.ConstructorRegistry()
 def _image_size(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """An optional size is always two numbers, so that what follows them is not taken for more."""
+    """Read an optional size as exactly two numbers, not as any number of them."""
     if info.type != tuple[int, int] | None:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -38,6 +39,36 @@ def _image_size(
     )
 
 
+def choose_command(
+    program: str, summary: str, commands: Mapping[str, str], arguments: Sequence[str]
+) -> tuple[str, Sequence[str]]:
+    """Split arguments into the name of a command and the command's own arguments.
+
+    Prints help and exits where ``--help`` or nothing is given instead.
+
+    Args:
+        program: what a user types before the command.
+        summary: the first line of the help.
+        commands: the names, each with what it does.
+        arguments: what follows the program's name.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if not arguments or arguments[0] in ("--help", "-h"):
+        width = max(map(len, commands))
+        table = "\n".join(f"  {name:<{width}}  {what}" for name, what in commands.items())
+        print(
+            f"usage: {program} COMMAND ...\n\n{summary}\n\n{table}\n\n"
+            f"`{program} COMMAND --help` describes the options of a command.",
+            file=sys.stdout if arguments else sys.stderr,
+        )
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in commands:
+        raise ConfigError(unknown_name("command", arguments[0], commands))
+    return arguments[0], arguments[1:]
+
+
 def parse(
     kind: type[Options],
     command: str,
@@ -45,14 +76,20 @@ def parse(
     *,
     default: Options | None = None,
 ) -> Options:
-    """Read a command's options; with --help among them, print it and exit with 0.
+    """Parse a command's options; with ``--help`` among them, print the help and exit.
+
+    Args:
+        kind: the record of the options.
+        command: the command's name, as a user types it after ``botnet``.
+        arguments: what follows the command's name.
+        default: the values of options that are not given.
 
     Raises:
-        ConfigError: for options that cannot be read.
+        ConfigError: for options that are not valid.
     """
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with _registry, contextlib.redirect_stderr(said):
+        with _registry, contextlib.redirect_stderr(message):
             parsed: Options = tyro.cli(
                 kind,
                 prog=f"botnet {command}",
@@ -63,37 +100,40 @@ def parse(
     except SystemExit as exit_:
         if exit_.code == 0:
             raise
-        raise ConfigError(_in_one_line(said.getvalue())) from exit_
+        raise ConfigError(_in_one_line(message.getvalue())) from exit_
     return parsed
 
 
 def _in_one_line(box: str) -> str:
-    """tyro's message, which is a box of text with a heading and rules, as one sentence."""
+    """Write tyro's message, a box of text with a heading and rules, as one sentence."""
     rows = [row.strip(" │╭╮╰╯|+") for row in box.splitlines()[1:]]
     parts = " ".join("\n" if set(row) <= set("─-") else row for row in rows).split("\n")
     sentence = "; ".join(" ".join(part.split()) for part in parts if part.strip())
-    # What a record says of itself names the option; where tyro keeps the record says nothing.
+    # The name of tyro's own field for a nested record says nothing to a user.
     return re.sub(r"^Error parsing config[\w.]*: ", "", sentence)
 
 
 def command_line(*words: object) -> str:
-    """What to type to run another command of this program, which may not be on the path."""
-    started = Path(sys.argv[0])
+    """Write the shell command for another command of this program, which may be off the PATH."""
+    script = Path(sys.argv[0])
     package = __name__.partition(".")[0]
-    if started.match(f"{package}/__main__.py"):
+    if script.match(f"{package}/__main__.py"):
         program = [sys.executable, "-m", package]
-    elif started.name == "botnet" and shutil.which("botnet") != str(started.absolute()):
-        program = [str(started)]
+    elif script.name == "botnet" and shutil.which("botnet") != str(script.absolute()):
+        program = [str(script)]
     else:
         program = ["botnet"]
     return shlex.join([*program, *map(str, words)])
 
 
-def choose_checkpoint(checkpoint: str | None) -> tuple[str, RunDirectory | None]:
-    """The model to use, and the run it comes from where that is known.
+def choose_checkpoint(checkpoint: str | None) -> "tuple[str, RunDirectory | None]":
+    """Find the model to use, and the run that it belongs to, if any.
 
-    Without a name it is that of the newest finished run, and otherwise the one in the package.
+    Without a name, it is the newest finished run's, or else the package's own.
     """
+    from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
+    from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
+
     if checkpoint is None:
         newest = newest_run(RUNS, having="pretrained")
         return (EMBEDDED[0], None) if newest is None else (str(newest.path), newest)

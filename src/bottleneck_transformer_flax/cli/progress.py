@@ -9,20 +9,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from bottleneck_transformer_flax.cli import interrupts
-from bottleneck_transformer_flax.cli.lines import say
+from bottleneck_transformer_flax.cli.console import say
 from bottleneck_transformer_flax.cli.plan_text import plan_lines
 from bottleneck_transformer_flax.data.sources.array_record import is_packed
 from bottleneck_transformer_flax.training.callbacks import RunProgress, read_rows
@@ -31,28 +27,6 @@ from bottleneck_transformer_flax.training.setup import Plan
 
 LARGEST_INPUT_WAIT = 0.2
 """Of the time, without a remark."""
-
-
-class RateColumn(ProgressColumn):
-    """Images per second, over the last seconds."""
-
-    def render(self, task: Task) -> Text:
-        """The rate of a task whose unit is an image."""
-        return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
-
-
-def counting_progress(console: Console) -> Progress:
-    """A bar for work that is counted in images; nothing where the console is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 class TrainingDisplay:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import say
 from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
-from bottleneck_transformer_flax.cli.lines import say
 from bottleneck_transformer_flax.cli.plan_text import recipe_lines
 from bottleneck_transformer_flax.cli.processes import join, leave_others, planned_by_all
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse

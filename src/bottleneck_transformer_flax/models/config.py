@@ -9,14 +9,13 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, unknown_name
 from bottleneck_transformer_flax.models.config_checks import (
     Check,
     are_four,
     is_count,
     number,
     problems,
-    unknown_name,
 )
 
 Activation = Literal["relu", "silu", "gelu"]

@@ -1,8 +1,7 @@
-"""Checks of a record's fields, and the messages for values and names that fail them."""
+"""Checks of a record's fields, and the messages for values that fail them."""
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
@@ -51,14 +50,6 @@ def _check_by_type(annotation: Any) -> Check:
             "an integer of at least 1" + " or None" * optional,
         )
     return Check(lambda value: True, "any value")
-
-
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """The message for an unknown name, suggesting the nearest known one."""
-    known = list(known)
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
-    suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {name!r};{suggestion} Known are: {', '.join(known)}"
 
 
 def is_count(value: Any) -> bool:

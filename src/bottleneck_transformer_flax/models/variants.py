@@ -7,9 +7,8 @@ blocks that have none: see "The published parameter counts" in the README.
 from dataclasses import dataclass
 from typing import Any
 
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, unknown_name
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.config_checks import unknown_name
 
 PAPER = "arXiv 2101.11605"
 RESNET = "arXiv 1512.03385"

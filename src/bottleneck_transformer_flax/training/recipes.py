@@ -7,8 +7,7 @@ others are this project's own, found by experiment.
 import dataclasses
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
-from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.config_checks import unknown_name
+from bottleneck_transformer_flax.errors import ConfigError, unknown_name
 from bottleneck_transformer_flax.training.config import (
     FineTuningOptions,
     ModelOptions,

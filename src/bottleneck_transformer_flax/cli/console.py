@@ -1,0 +1,42 @@
+"""Lines of text and progress bars on a console."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+def say(console: Console, *lines: str) -> None:
+    """Print each line as it is, without markup, colours or wrapping."""
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+class RateColumn(ProgressColumn):
+    """Images per second, over the last seconds."""
+
+    def render(self, task: Task) -> Text:
+        """Write the rate of a task that counts images."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
+
+
+def counting_progress(console: Console) -> Progress:
+    """A progress bar for work counted in images; nothing where the console is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
