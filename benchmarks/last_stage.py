@@ -21,10 +21,9 @@ from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError
 from bottleneck_transformer_flax.models.flops import count_multiply_adds
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
-from bottleneck_transformer_flax.training.callbacks import read_rows
 from bottleneck_transformer_flax.training.config import OptimizerOptions, RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.setup import Plan, make_plan
+from bottleneck_transformer_flax.training.setup import Setup, make_setup
 from bottleneck_transformer_flax.training.trainer import train
 
 NETWORKS: dict[str, BoTNetConfig] = {
@@ -55,41 +54,41 @@ def register(networks: dict[str, BoTNetConfig]) -> None:
         )
 
 
-def plan_run(network: str, *, data: str, seed: int, epochs: int) -> Plan:
+def set_up(network: str, *, data: str, seed: int, epochs: int) -> Setup:
     """The run of one network with one seed; all else is the same.
 
     Raises:
         BoTNetError: when the data cannot be used.
     """
-    return make_plan(TRAINING.replace(data=data, variant=network, seed=seed, epochs=epochs))
+    return make_setup(TRAINING.replace(data=data, variant=network, seed=seed, epochs=epochs))
 
 
-def train_or_go_on(plan: Plan, run: RunDirectory, console: Console) -> list[EpochRow]:
+def train_or_go_on(setup: Setup, run: RunDirectory, console: Console) -> list[EpochRow]:
     """Train to the end, from where a former call was stopped; a run that has ended is read.
 
     Raises:
         BoTNetError: when the run in the folder is another, or training fails.
     """
     if not run.path.exists():
-        run.create(plan.config)
-    elif run.read_config() != plan.config:
+        run.create(setup.config)
+    elif run.read_config() != setup.config:
         raise BoTNetError(f"{run.path} holds another run; remove it, or name other --runs")
     if not run.evaluation.is_file():
-        with run.locked(), TrainingDisplay(console) as display:
-            train(plan, run, display)
-    cost = count_multiply_adds(plan.model, plan.preprocessing.size)
+        with run.locked():
+            train(setup, run, [TrainingDisplay(console)])
+    cost = count_multiply_adds(setup.model, setup.preprocessing.size)
     return [
         EpochRow(
-            network=plan.model_name,
-            seed=plan.config.seed,
+            network=setup.model_name,
+            seed=setup.config.seed,
             epoch=row["epoch"],
-            parameters=plan.parameters,
+            parameters=setup.num_parameters,
             multiply_adds=cost,
             train_loss=round(row["train_loss"], 6),
-            test_loss=round(row["test_loss"], 6),
-            top1=row["test_accuracy"],
+            test_loss=round(row["validation_loss"], 6),
+            top1=row["validation_accuracy"],
         )
-        for row in read_rows(run)
+        for row in run.read_metrics()
     ]
 
 
@@ -99,10 +98,10 @@ def measure(options: argparse.Namespace) -> list[EpochRow]:
     rows: list[EpochRow] = []
     for seed in options.seeds:
         for network in NETWORKS:
-            plan = plan_run(network, data=options.data, seed=seed, epochs=options.epochs)
+            setup = set_up(network, data=options.data, seed=seed, epochs=options.epochs)
             run = RunDirectory(options.runs / f"{network}-{seed}")
             console.print(f"{network}, seed {seed}")
-            rows += train_or_go_on(plan, run, console)
+            rows += train_or_go_on(setup, run, console)
     return rows
 
 

@@ -22,9 +22,9 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.surgery import fold_batch_norm
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.train_state import create_state
 from bottleneck_transformer_flax.training.train_step import (
     DeviceBatch,
-    create_state,
     make_train_step,
 )
 

@@ -17,7 +17,7 @@ import pytest
 from bottleneck_transformer_flax.checkpoints import training as training_state
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.errors import CheckpointError
-from bottleneck_transformer_flax.training.train_step import create_state
+from bottleneck_transformer_flax.training.train_state import create_state
 from reference.damage import cut_short, empty, flip_a_bit
 from training.tiny import assert_same_bits, entries
 

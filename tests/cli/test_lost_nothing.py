@@ -96,5 +96,5 @@ def test_events_for_tensorboard_are_written_on_demand(call, finished, unfinished
     rows = [json.loads(line) for line in (unfinished / "metrics.jsonl").read_text().splitlines()]
     curves = shown(unfinished / "tensorboard")
     assert [step for step, _ in curves["step/mean_loss"]] == [1, 2, 3, 4]
-    expected = [(row["step"], pytest.approx(row["test_accuracy"])) for row in rows]
-    assert curves["epoch/test_accuracy"] == expected
+    expected = [(row["step"], pytest.approx(row["validation_accuracy"])) for row in rows]
+    assert curves["epoch/validation_accuracy"] == expected

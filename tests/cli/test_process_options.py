@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
 from bottleneck_transformer_flax.cli.processes import ProcessOptions
+
 from bottleneck_transformer_flax.errors import ConfigError
 
 GOOD = {"coordinator": "node0:1234", "num_processes": 2, "process_id": 1}

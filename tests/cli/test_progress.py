@@ -24,8 +24,8 @@ ROW = {
     "train_loss": 1.2344,
     "train_accuracy": 0.5,
     "images_per_second": 1053.4,
-    "test_loss": 0.9,
-    "test_accuracy": 0.25,
+    "validation_loss": 0.9,
+    "validation_accuracy": 0.25,
 }
 STEP = RunProgress(
     epoch=1,
@@ -191,10 +191,10 @@ def best_of(tmp_path, rows, start=0):
 
 def test_the_best_epoch_stays(tmp_path):
     rows = [
-        {"epoch": 1, "test_accuracy": 0.5},
-        {"epoch": 2, "test_accuracy": 0.75},
-        {"epoch": 3, "test_accuracy": 0.75},
-        {"epoch": 4, "test_accuracy": 0.5},
+        {"epoch": 1, "validation_accuracy": 0.5},
+        {"epoch": 2, "validation_accuracy": 0.75},
+        {"epoch": 3, "validation_accuracy": 0.75},
+        {"epoch": 4, "validation_accuracy": 0.5},
     ]
     assert best_of(tmp_path, rows) == "75.0 %, epoch 2"
 
@@ -202,11 +202,13 @@ def test_the_best_epoch_stays(tmp_path):
 def test_the_best_epoch_of_a_resumed_run_may_be_an_earlier_one(tmp_path):
     # The third epoch came after the checkpoint, and is made again.
     rows = [
-        {"epoch": epoch, "step": 3 * epoch, "test_accuracy": accuracy}
+        {"epoch": epoch, "step": 3 * epoch, "validation_accuracy": accuracy}
         for epoch, accuracy in ((1, 0.5), (2, 0.25), (3, 0.9))
     ]
     RunDirectory(tmp_path).write_metrics(rows)
-    assert best_of(tmp_path, [{"epoch": 3, "test_accuracy": 0.25}], start=6) == "50.0 %, epoch 1"
+    assert (
+        best_of(tmp_path, [{"epoch": 3, "validation_accuracy": 0.25}], start=6) == "50.0 %, epoch 1"
+    )
 
 
 @pytest.mark.parametrize("text", ["{", '{"epoch": 1}\n', "[]\n"])

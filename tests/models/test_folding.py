@@ -18,7 +18,7 @@ from bottleneck_transformer_flax.models.surgery import (
 )
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.setup import make_plan
+from bottleneck_transformer_flax.training.setup import make_setup
 from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
@@ -150,7 +150,7 @@ def test_it_is_not_exported_and_not_trained_on(tmp_path):
     with pytest.raises(CheckpointError, match="folded into its weights, and timm's are not"):
         export_file(folded, tmp_path / "timm.safetensors", "timm")
     with pytest.raises(ConfigError, match=r"folded are folded .* name the model that it was"):
-        make_plan(RunConfig(variant=None, pretrained=str(tmp_path / "folded")))
+        make_setup(RunConfig(variant=None, pretrained=str(tmp_path / "folded")))
     assert [path.name for path in tmp_path.iterdir()] == ["folded"]
 
 

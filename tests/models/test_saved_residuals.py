@@ -17,9 +17,9 @@ from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import abstract_variables, equations
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.train_state import create_state
 from bottleneck_transformer_flax.training.train_step import (
     DeviceBatch,
-    create_state,
     make_train_step,
     step_compiler_options,
 )

@@ -1,34 +1,26 @@
-"""Runs of the loop on the linear model: started, stopped anywhere, and read back from disk."""
+"""Runs of the trainer on the linear model: started, stopped anywhere, and read back from disk."""
 
 import json
+from functools import cache
 
 import jax
-import jax.numpy as jnp
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
+from bottleneck_transformer_flax.distributed import StopRequest
+from bottleneck_transformer_flax.training.callbacks import Callback
 from bottleneck_transformer_flax.training.config import (
     InputOptions,
     ModelOptions,
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule, make_optimizer
-from bottleneck_transformer_flax.training.outcome import StopRequest
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.setup import Plan
-from bottleneck_transformer_flax.training.train_step import create_state
+from bottleneck_transformer_flax.training.setup import assemble
 from bottleneck_transformer_flax.training.trainer import train
-from training.tiny import (
-    CROPPED,
-    SMALL,
-    LinearModel,
-    array_splits,
-    entries,
-)
+from training.tiny import CROPPED, SMALL, LinearModel, array_splits, entries
 
-STEPS_PER_EPOCH = 3
-TIMINGS = ("seconds", "images_per_second", "input_wait", "fraction_of_peak")
+TIMINGS = ("seconds", "images_per_second", "input_wait", "mfu")
 OPTIMIZATION = OptimizerOptions(
     optimizer="adamw", learning_rate=0.05, warmup_epochs=1.0, label_smoothing=0.1, ema_decay=0.9
 )
@@ -44,67 +36,71 @@ CONFIG = RunConfig(
 )
 
 
-class Recorder:
-    """Writes down all it is told; asks to stop when ``at(event, value)`` is true."""
+class Recorder(Callback):
+    """Keeps all it is told; requests a stop when ``at(event, value)`` is true."""
 
     def __init__(self, at=None):
         self.events, self.stop, self.at = [], StopRequest(), at
 
-    def _tell(self, event, value):
+    def _tell(self, event, value=None):
         self.events.append((event, value))
         if self.at is not None and self.at(event, value):
             self.stop.requested = True
 
-    def planned(self, plan, run, start_step):
-        self._tell("planned", start_step)
+    def on_start(self, setup, run, progress):
+        self._tell("start", progress.step)
 
-    def stepped(self, progress):
-        self._tell("stepped", progress)
+    def on_step(self, step, epoch):
+        self._tell("step", step)
 
-    def evaluating(self, done, total):
-        self._tell("evaluating", (done, total))
+    def on_evaluation(self, split, done, total):
+        self._tell("evaluation", (split, done, total))
 
-    def finished_epoch(self, row):
-        self._tell("finished", row)
+    def on_epoch(self, row):
+        self._tell("epoch", row)
+
+    def on_stop(self):
+        self._tell("stop")
+
+    def on_end(self):
+        self._tell("end")
 
     def of(self, event):
         return [value for name, value in self.events if name == event]
 
 
-def plan_of(config=CONFIG):
+def in_step(number):
+    return lambda event, value: event == "step" and value.step == number
+
+
+def after_epoch(number):
+    return lambda event, value: event == "epoch" and value["epoch"] == number
+
+
+@cache
+def setup_of(config=CONFIG, validation=9, test=None):
+    """The setup of a run of the linear model, which compiles once however often it is used."""
     model = LinearModel(config=SMALL.replace(dropout_rate=config.model.dropout_rate))
-    splits = array_splits(train=3 * config.batch_size + 1, test=9)
-    return Plan(
-        config=config,
-        splits=splits,
-        model=model,
-        model_name="linear",
-        pretrained=None,
-        preprocessing=CROPPED,
-        parameters=15,
-        batch_size=config.batch_size,
-        steps_per_epoch=STEPS_PER_EPOCH,
-    )
+    return assemble(config, array_splits(7, validation, test), model, CROPPED)
 
 
-def go(path, config=CONFIG, at=None):
+def go(path, config=CONFIG, at=None, **splits):
     recorder = Recorder(at)
-    return train(plan_of(config), RunDirectory(path), recorder, recorder.stop), recorder
+    setup = setup_of(config, **splits)
+    return train(setup, RunDirectory(path), [recorder], recorder.stop), recorder
 
 
 def saved(path, config=CONFIG):
     """The newest state and progress on disk, and the step of each checkpoint."""
-    schedule = learning_rate_schedule(
-        config.optimization, steps_per_epoch=STEPS_PER_EPOCH, epochs=config.epochs
-    )
-    variables = plan_of(config).model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    average = config.optimization.ema_decay is not None
-    like = create_state(variables, make_optimizer(config.optimization, schedule), average=average)
     folder = RunDirectory(path).checkpoints
-    steps = sorted(int(name) for name in entries(folder) if name.isdigit())
     with TrainingCheckpoints(folder) as checkpoints:
-        found = checkpoints.restore(like)
-    return found.state, found.progress, steps
+        found = checkpoints.restore(setup_of(config).initial_state())
+    return jax.device_get(found.state), found.progress, numbered(path)
+
+
+def numbered(path):
+    names = entries(RunDirectory(path).checkpoints)
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def untimed(row):

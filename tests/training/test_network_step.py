@@ -11,9 +11,9 @@ from bottleneck_transformer_flax import resize_relative_positions
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from bottleneck_transformer_flax.training.optimizer import make_optimizer
+from bottleneck_transformer_flax.training.train_state import create_state
 from bottleneck_transformer_flax.training.train_step import (
     DeviceBatch,
-    create_state,
     make_train_step,
 )
 from training.tiny import CROPPED, SIZE, SMALL, assert_same_bits, colour_images, labels_of

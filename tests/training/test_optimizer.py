@@ -14,8 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import list_variants
-from bottleneck_transformer_flax.training.config import OptimizerOptions
-from bottleneck_transformer_flax.training.config_checks import OptimizerName
+from bottleneck_transformer_flax.training.config import OptimizerName, OptimizerOptions
 from bottleneck_transformer_flax.training.optimizer import (
     decay_mask,
     learning_rate_schedule,
@@ -31,7 +30,9 @@ GOLDENS = Path(__file__).parent.parent / "goldens"
 
 @pytest.fixture(scope="module")
 def params():
-    return random_variables(abstract_variables(BoTNet(config=SMALL), SIZE)["params"])
+    """Parameters of every kind: those of four parts of a network."""
+    params = abstract_variables(BoTNet(config=SMALL), SIZE)["params"]
+    return random_variables({part: params[part] for part in ("stem", "c2", "c5", "head")})
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_muon_makes_the_momentum_of_matrices_orthogonal(params, gradients, neste
     start, slopes = flat(params), [flat(gradient) for gradient in gradients]
     oracle = adamw_by_hand(start, slopes, 0.3)
     matrices = [path for path in start if as_matrix(path, start[path]) is not None]
-    assert 20 < len(matrices) < len(oracle)
+    assert 5 < len(matrices) < len(oracle)
     for path in matrices:
         value, mean = start[path], np.zeros_like(start[path])
         for count, slope in enumerate((slope[path] for slope in slopes), start=1):

@@ -1,140 +1,121 @@
-"""What TensorBoard is told: read back from the files, byte by byte, as it would read them."""
+"""The event files for TensorBoard: read back byte by byte, as it would read them."""
 
+import dataclasses
 import sys
 
 import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.training.callbacks import Reporter, Reporters, RunProgress
+from bottleneck_transformer_flax.training.metrics import EpochMetrics, Progress, StepInfo
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
+from bottleneck_transformer_flax.training.tensorboard import TensorBoard
 from reference.tensorboard_events import shown
-from training.linear_runs import Recorder, plan_of
+from training.linear_runs import setup_of
 
 
-def progress_at(step, scale=1.0):
-    # Numbers that float32, in which they are stored, holds exactly.
-    return RunProgress(
-        epoch=1,
-        step=step,
-        loss=scale * step / 8,
-        accuracy=0.5,
-        images=4,
-        learning_rate=step / 64,
-        gradient_norm=scale * step,
-        update_norm=step / 4,
-        seconds=0.5,
-        input_seconds=0.125,
-    )
+class Log:
+    """An event log of a run, told of steps whose numbers float32 holds exactly."""
+
+    def __init__(self, path, start=0, steps_per_epoch=3):
+        setup = dataclasses.replace(setup_of(), steps_per_epoch=steps_per_epoch)
+        self.callback, self.epoch = TensorBoard(), EpochMetrics()
+        self.callback.on_start(setup, RunDirectory(path), Progress(step=start))
+
+    def step(self, number, norm=1.0):
+        step = StepInfo(
+            step=number,
+            loss_sum=2.0,
+            correct=2,
+            images=4,
+            gradient_norm=norm,
+            update_norm=number / 4,
+            learning_rate=number / 64,
+            seconds=0.5,
+            input_seconds=0.125,
+        )
+        self.epoch.add(step)
+        self.callback.on_step(step, self.epoch)
+
+    def end_epoch(self, step, **more):
+        row = {"epoch": step // 3, "step": step, "train_loss": 1.5, "seconds": 2.0}
+        self.callback.on_epoch(row | more)
 
 
-def row_at(step, **more):
-    return {"epoch": step // 3, "step": step, "train_loss": 1.5, "seconds": 2.0} | more
-
-
-def plan(steps_per_epoch=3):
-    return plan_of()._replace(steps_per_epoch=steps_per_epoch)
-
-
-def test_what_was_reported_comes_back(tmp_path):
-    run = RunDirectory(tmp_path)
-    with TensorBoardReporter() as reporter:
-        assert isinstance(reporter, Reporter)
-        reporter.planned(plan(), run, 0)
-        for step in (1, 2):
-            reporter.stepped(progress_at(step))
-        reporter.stepped(progress_at(3)._replace(fraction_of_peak=0.25))
-        reporter.evaluating(1, 2)
-        row = row_at(3, test_accuracy=0.75, best=True, fraction_of_peak=None, image_size=[2, 2])
-        reporter.finished_epoch(row)
+def test_what_was_measured_comes_back_at_its_step(tmp_path):
+    log = Log(tmp_path)
+    for number in (1, 2, 3):
+        if number == 3:
+            log.epoch.ideal_step_seconds = 0.125
+        log.step(number)
+    log.end_epoch(3, validation_accuracy=0.75, best=True, image_size=[2, 2])
+    log.callback.on_end()
     steps = (1, 2, 3)
     assert shown(tmp_path / "tensorboard") == {
-        "step/mean_loss": [(step, step / 8) for step in steps],
+        "step/mean_loss": [(step, 0.5) for step in steps],
         "step/mean_accuracy": [(step, 0.5) for step in steps],
         "step/learning_rate": [(step, step / 64) for step in steps],
-        "step/gradient_norm": [(step, float(step)) for step in steps],
+        "step/gradient_norm": [(step, 1.0) for step in steps],
         "step/update_norm": [(step, step / 4) for step in steps],
         "step/seconds": [(step, 0.5) for step in steps],
         "step/input_seconds": [(step, 0.125) for step in steps],
         "step/images_per_second": [(step, 8.0) for step in steps],
-        "step/fraction_of_peak": [(3, 0.25)],
+        "step/mfu": [(3, 0.25)],
         "epoch/train_loss": [(3, 1.5)],
         "epoch/seconds": [(3, 2.0)],
-        "epoch/test_accuracy": [(3, 0.75)],
+        "epoch/validation_accuracy": [(3, 0.75)],
     }
 
 
 @pytest.mark.parametrize("start", [0, 3, 4])
-def test_no_step_of_a_resumed_run_is_there_twice(tmp_path, start):
-    run = RunDirectory(tmp_path)
-    with TensorBoardReporter() as reporter:
-        reporter.planned(plan(), run, 0)
-        for step in range(1, 6):
-            reporter.stepped(progress_at(step))
-            if step == 3:
-                reporter.finished_epoch(row_at(step))
-    with TensorBoardReporter() as reporter:
-        reporter.planned(plan(), run, start)
-        for step in range(start + 1, 7):
-            reporter.stepped(progress_at(step, scale=2.0))
-            if step % 3 == 0:
-                reporter.finished_epoch(row_at(step))
+def test_a_step_that_is_taken_again_is_shown_once(tmp_path, start):
+    first = Log(tmp_path)
+    for number in range(1, 6):
+        first.step(number, norm=1.0)
+        if number == 3:
+            first.end_epoch(3)
+    first.callback.on_end()
+    again = Log(tmp_path, start)
+    for number in range(start + 1, 7):
+        again.step(number, norm=2.0)
+        if number in (3, 6):
+            again.end_epoch(number)
+    again.callback.on_end()
     curves = shown(tmp_path / "tensorboard")
-    assert curves["step/gradient_norm"] == [
-        (step, step * (1.0 if step <= start else 2.0)) for step in range(1, 7)
-    ]
+    expected = [(step, 1.0 if step <= start else 2.0) for step in range(1, 7)]
+    assert curves["step/gradient_norm"] == expected
     assert curves["epoch/train_loss"] == [(3, 1.5), (6, 1.5)]
 
 
 @pytest.mark.parametrize(
     ("steps_per_epoch", "between"), [(1, 1), (100, 1), (101, 2), (200, 2), (1001, 11)]
 )
-def test_at_most_a_hundred_steps_an_epoch(tmp_path, steps_per_epoch, between):
-    run = RunDirectory(tmp_path)
-    with TensorBoardReporter() as reporter:
-        reporter.planned(plan(steps_per_epoch), run, 0)
-        for step in range(1, steps_per_epoch + 1):
-            reporter.stepped(progress_at(step))
+def test_at_most_a_hundred_steps_of_an_epoch_are_written(tmp_path, steps_per_epoch, between):
+    log = Log(tmp_path, steps_per_epoch=steps_per_epoch)
+    for number in range(1, steps_per_epoch + 1):
+        log.step(number)
+    log.callback.on_end()
     points = shown(tmp_path / "tensorboard")["step/seconds"]
     assert [step for step, _ in points] == list(range(between, steps_per_epoch + 1, between))
     assert 1 <= len(points) <= 100
 
 
-def test_an_epoch_is_on_disk_when_it_is_over(tmp_path):
-    run = RunDirectory(tmp_path)
-    with TensorBoardReporter() as reporter:
-        reporter.planned(plan(), run, 0)
-        reporter.stepped(progress_at(1))
-        reporter.finished_epoch(row_at(3))
-        curves = shown(tmp_path / "tensorboard")
-        assert curves["step/seconds"] == [(1, 0.5)]
-        assert curves["epoch/train_loss"] == [(3, 1.5)]
+def test_an_epoch_is_on_disk_as_soon_as_it_is_over(tmp_path):
+    log = Log(tmp_path)
+    log.step(1)
+    log.end_epoch(3)
+    curves = shown(tmp_path / "tensorboard")
+    assert curves["step/seconds"] == [(1, 0.5)]
+    assert curves["epoch/train_loss"] == [(3, 1.5)]
+    log.callback.on_end()
 
 
-def test_without_a_plan_nothing_is_written(tmp_path):
-    with TensorBoardReporter():
-        pass
+def test_nothing_is_written_for_a_run_that_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    TensorBoard().on_end()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_tensorboardx_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_tensorboardx_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"bottleneck-transformer-flax\[log\]"):
-        TensorBoardReporter()
-
-
-def test_several_reporters_are_told_the_same_in_order(tmp_path):
-    first, second = Recorder(), Recorder()
-    both = Reporters(first, second)
-    assert isinstance(both, Reporter)
-    both.planned(plan(), RunDirectory(tmp_path), 2)
-    both.stepped(progress_at(3))
-    both.evaluating(1, 2)
-    both.finished_epoch(row_at(3))
-    expected = [
-        ("planned", 2),
-        ("stepped", progress_at(3)),
-        ("evaluating", (1, 2)),
-        ("finished", row_at(3)),
-    ]
-    assert first.events == second.events == expected
+        TensorBoard()

@@ -8,9 +8,9 @@ import pytest
 
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from bottleneck_transformer_flax.training.optimizer import make_optimizer
+from bottleneck_transformer_flax.training.train_state import create_state
 from bottleneck_transformer_flax.training.train_step import (
     DeviceBatch,
-    create_state,
     make_train_step,
 )
 from training.tiny import (
@@ -32,10 +32,10 @@ def batch_of(count, valid=None, seed=3):
     return DeviceBatch(colour_images(count, seed), labels_of(count), valid)
 
 
-def stepper(options=SGD, *, dropout=0.0, seed=0, **rest):
+def stepper(options=SGD, *, dropout=0.0, seed=0, rates=None, **rest):
     """A step and a function that makes the same first state again."""
     model = LinearModel(config=SMALL.replace(dropout_rate=dropout))
-    optimizer = make_optimizer(options, optax.constant_schedule(RATE))
+    optimizer = make_optimizer(options, optax.constant_schedule(RATE), rates or {})
 
     def start():
         variables = model.init(jax.random.key(7), jnp.zeros((1, 16, 16, 3)))
@@ -176,6 +176,16 @@ def test_the_average_follows_with_a_decay_that_grows():
     assert set(state.average) == {"params", "batch_stats"}
     assert tree_differs(state.average["batch_stats"], start().variables["batch_stats"])
     assert state.inference_variables is state.average
+
+
+def test_a_part_whose_rate_is_0_stays_the_same_to_the_bit_and_so_does_its_average():
+    step, start = stepper(ema_decay=0.9, rates={"kernel": 0.0})
+    state = start()
+    for number in range(3):
+        state, _ = step(state, batch_of(5, seed=number))
+    for variables in (state.variables, state.average):
+        assert_same_bits(variables["params"]["kernel"], start().variables["params"]["kernel"])
+        assert tree_differs(variables["params"]["bias"], start().variables["params"]["bias"])
 
 
 def test_the_first_average_is_a_copy():

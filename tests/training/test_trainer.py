@@ -1,41 +1,48 @@
-"""The loop on a model that compiles at once: stopped anywhere and resumed, it is the same run."""
+"""The trainer on a model that compiles at once: stopped anywhere and resumed, it is one run."""
 
 import dataclasses
+import errno
 import math
+import os
 
+import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.errors import CheckpointError
-from bottleneck_transformer_flax.training import trainer as loop
+from bottleneck_transformer_flax.training import artifacts, trainer
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.trainer import train
 from training.linear_runs import (
     CONFIG,
     Recorder,
+    after_epoch,
     go,
-    plan_of,
+    in_step,
     rows_of,
     saved,
+    setup_of,
     untimed,
 )
-from training.tiny import (
-    assert_same_bits,
-    tree_differs,
-)
+from training.tiny import assert_same_bits, entries, tree_differs
+
+
+def returned(run, setup, variables, rows, split, predictions):
+    return {"split": split, "top1": None if predictions is None else predictions.top1}
 
 
 @pytest.fixture(autouse=True)
-def results(monkeypatch):
-    """Writing results is another file's test; here only what they are made of."""
-    written = []
+def written(monkeypatch):
+    """What artifacts are made from; writing them is another file's test."""
+    given = []
 
-    def write(run, plan, **parts):
-        written.append(parts)
-        return {"top1": parts["predictions"].top1}
+    def write(*arguments):
+        given.append(arguments)
+        return returned(*arguments)
 
-    monkeypatch.setattr(loop, "write_results", write)
-    return written
+    monkeypatch.setattr(trainer, "write_artifacts", write)
+    monkeypatch.setattr(artifacts, "save_pretrained", lambda *_, **__: None)
+    return given
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +55,38 @@ def whole(tmp_path_factory):
         patch.setattr(
             TrainingCheckpoints, "save", lambda *arguments, wait: save(*arguments, wait=True)
         )
-        patch.setattr(
-            loop, "write_results", lambda run, plan, **parts: {"top1": parts["predictions"].top1}
-        )
+        patch.setattr(trainer, "write_artifacts", returned)
+        patch.setattr(artifacts, "save_pretrained", lambda *_, **__: None)
         outcome, recorder = go(path)
     return path, outcome, recorder
 
 
-def test_a_whole_run_is_told_written_and_kept(whole):
+def test_callbacks_hear_of_every_step_evaluation_and_epoch_of_a_run(whole):
+    _, outcome, recorder = whole
+    assert (outcome.finished, outcome.step) == (True, 12)
+    assert recorder.events[0] == ("start", 0)
+    assert recorder.events[-1] == ("end", None)
+    assert [step.step for step in recorder.of("step")] == list(range(1, 13))
+    assert recorder.of("evaluation") == [("validation", 8, 9), ("validation", 9, 9)] * 4
+    assert [row["epoch"] for row in recorder.of("epoch")] == [1, 2, 3, 4]
+
+
+def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
     path, outcome, recorder = whole
-    assert outcome.finished
-    assert outcome.step == 12
-    assert recorder.events[0] == ("planned", 0)
-    assert [progress.step for progress in recorder.of("stepped")] == list(range(1, 13))
-    assert [progress.epoch for progress in recorder.of("stepped")] == [1] * 3 + [2] * 3 + [
-        3
-    ] * 3 + [4] * 3
-    assert recorder.of("evaluating") == [(8, 9), (9, 9)] * 4
-    assert rows_of(path) == [untimed(row) for row in recorder.of("finished")]
     rows = rows_of(path)
+    assert rows == [untimed(row) for row in recorder.of("epoch")]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 9), (4, 12)]
-    assert all(0 <= row["train_accuracy"] <= 1 and 0 <= row["test_accuracy"] <= 1 for row in rows)
+    for row in rows:
+        assert 0 <= row["train_accuracy"] <= 1
+        assert 0 <= row["validation_accuracy"] <= 1
     _, progress, steps = saved(path)
     assert steps == [9, 12]
     assert [untimed(row) for row in progress["rows"]] == rows
-    assert outcome.evaluation == {"top1": rows[-1]["test_accuracy"]}
+    expected = {"split": "validation", "top1": rows[-1]["validation_accuracy"]}
+    assert outcome.evaluation == expected
 
 
-def test_the_logged_rate_is_the_last_step_s(whole):
+def test_the_learning_rate_of_an_epoch_is_its_last_step_s(whole):
     rates = [row["learning_rate"] for row in rows_of(whole[0])]
     expected = [0.05 * 2 / 3] + [
         0.05 * 0.5 * (1 + math.cos(math.pi * (step - 3) / 9)) for step in (5, 8, 11)
@@ -83,30 +94,34 @@ def test_the_logged_rate_is_the_last_step_s(whole):
     assert rates == pytest.approx(expected, rel=1e-5)
 
 
-def in_step(number):
-    return lambda event, value: event == "stepped" and value.step == number
+def test_mfu_is_measured_only_for_a_callback_that_shows_it(whole, tmp_path):
+    assert not any("mfu" in row for row in whole[2].of("epoch"))
+    recorder = Recorder()
+    recorder.shows_mfu = True
+    train(setup_of(CONFIG.replace(epochs=1)), RunDirectory(tmp_path), [recorder])
+    assert "mfu" in recorder.of("epoch")[0]
 
 
 STOPS = {
-    "before the first step": lambda event, value: event == "planned",
+    "before the first step": lambda event, value: event == "start",
     "in the first epoch": in_step(1),
     "in mid-epoch": in_step(4),
-    "after epoch 2": lambda event, value: event == "finished" and value["epoch"] == 2,
-    "during an evaluation": lambda event, value: event == "evaluating" and value[0] == 8,
-    "at the end of an evaluation": lambda event, value: event == "evaluating" and value[0] == 9,
+    "after epoch 2": after_epoch(2),
+    "during an evaluation": lambda event, value: value == ("validation", 8, 9),
+    "at the end of an evaluation": lambda event, value: value == ("validation", 9, 9),
 }
 
 
 @pytest.mark.parametrize("name", STOPS)
 def test_stopped_and_resumed_is_the_same_run_bit_for_bit(whole, tmp_path, name):
-    outcome, _ = go(tmp_path, at=STOPS[name])
-    assert not outcome.finished
-    assert outcome.evaluation is None
+    outcome, recorder = go(tmp_path, at=STOPS[name])
+    assert (outcome.finished, outcome.evaluation) == (False, None)
+    assert recorder.events[-2:] == [("stop", None), ("end", None)]
     stopped_at = outcome.step
     assert saved(tmp_path)[2][-1] == stopped_at < 12
     outcome, recorder = go(tmp_path)
     assert outcome.finished
-    assert recorder.of("planned") == [stopped_at]
+    assert recorder.of("start") == [stopped_at]
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
     assert rows_of(tmp_path) == rows_of(whole[0])
 
@@ -114,8 +129,8 @@ def test_stopped_and_resumed_is_the_same_run_bit_for_bit(whole, tmp_path, name):
 def test_stopped_after_every_step_it_is_still_the_same_run(whole, tmp_path):
     starts = []
     while True:
-        outcome, recorder = go(tmp_path, at=lambda event, value: event == "stepped")
-        starts += recorder.of("planned")
+        outcome, recorder = go(tmp_path, at=lambda event, value: event == "step")
+        starts += recorder.of("start")
         if outcome.finished:
             break
     assert len(starts) > 4
@@ -124,13 +139,15 @@ def test_stopped_after_every_step_it_is_still_the_same_run(whole, tmp_path):
     assert rows_of(tmp_path) == rows_of(whole[0])
 
 
-def test_the_same_run_again_has_the_same_bits(whole, tmp_path):
-    go(tmp_path)
-    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
-    assert rows_of(tmp_path) == rows_of(whole[0])
+def test_the_same_options_give_the_same_bits_and_another_seed_others(whole, tmp_path):
+    for seed in (3, 4):
+        go(tmp_path / str(seed), CONFIG.replace(seed=seed))
+    assert_same_bits(saved(tmp_path / "3")[0], saved(whole[0])[0])
+    assert rows_of(tmp_path / "3") == rows_of(whole[0])
+    assert tree_differs(saved(tmp_path / "4")[0].variables, saved(whole[0])[0].variables)
 
 
-def test_a_run_with_muon_goes_on_to_the_bit(tmp_path):
+def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
     optimization = dataclasses.replace(CONFIG.optimization, optimizer="muon", momentum=0.95)
     config = CONFIG.replace(epochs=2, optimization=optimization)
     go(tmp_path / "whole", config)
@@ -141,50 +158,93 @@ def test_a_run_with_muon_goes_on_to_the_bit(tmp_path):
     assert_same_bits(stopped, whole)
 
 
-def test_another_seed_is_another_run(whole, tmp_path):
-    go(tmp_path, CONFIG.replace(seed=4))
-    assert tree_differs(saved(tmp_path)[0].variables, saved(whole[0])[0].variables)
-
-
-def test_resuming_a_finished_run_changes_nothing(whole, tmp_path, results):
+def test_resuming_a_finished_run_takes_no_step_and_writes_the_same_artifacts(
+    whole, tmp_path, written
+):
     go(tmp_path)
     outcome, recorder = go(tmp_path)
     assert outcome.finished
-    assert recorder.of("stepped") == []
+    assert recorder.of("step") == []
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
     assert rows_of(tmp_path) == rows_of(whole[0])
-    first, second = (each["predictions"].losses.tobytes() for each in results)
-    assert first == second
+    first, second = (predictions for *_, predictions in written)
+    np.testing.assert_array_equal(first.losses, second.losses)
 
 
-def test_stopping_while_a_finished_run_is_scored_again_is_no_error(tmp_path):
-    # Ended between the last checkpoint and the results, a run has only its results to write.
+def test_a_finished_run_can_be_stopped_while_it_is_scored_again(tmp_path):
+    # Killed between its last checkpoint and its artifacts, a run has only these left to write.
     go(tmp_path)
-    outcome, _ = go(tmp_path, at=lambda event, value: event == "planned")
-    assert outcome.step == 12
+    outcome, _ = go(tmp_path, at=lambda event, value: event == "start")
+    assert (outcome.finished, outcome.step) == (False, 12)
 
 
-def test_evaluations_and_checkpoints_only_where_due(whole, tmp_path):
+def test_validations_and_checkpoints_come_when_they_are_due_and_change_nothing(whole, tmp_path):
     config = CONFIG.replace(evaluate_every_epochs=3, save_every_epochs=2)
     go(tmp_path, config)
-    assert ["test_loss" in row for row in rows_of(tmp_path)] == [False, False, True, True]
+    assert ["validation_loss" in row for row in rows_of(tmp_path)] == [False, False, True, True]
     assert saved(tmp_path)[2] == [6, 12]
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
-def test_what_is_scored_and_kept_is_the_average(tmp_path, results):
+def test_the_average_is_what_is_scored_and_saved(tmp_path, written):
     go(tmp_path)
-    state = saved(tmp_path)[0]
-    assert_same_bits(results[0]["variables"], state.average)
+    state, (_, _, variables, *_) = saved(tmp_path)[0], written[0]
+    assert_same_bits(variables, state.average)
     assert tree_differs(state.average, state.variables)
 
 
-def test_a_run_does_not_go_on_with_other_images(tmp_path):
-    go(tmp_path, at=lambda event, value: event == "finished")
-    plan = plan_of()
-    labels = plan.splits.train.labels[::-1].copy()
-    others = dataclasses.replace(plan.splits.train, labels=labels)
-    changed = plan._replace(splits=plan.splits._replace(train=others))
+def test_the_test_split_is_scored_once_by_the_last_model(whole, tmp_path):
+    outcome, recorder = go(tmp_path, test=10)
+    scored = [split for split, _, _ in recorder.of("evaluation")]
+    assert scored == ["validation"] * 8 + ["test"] * 2
+    assert outcome.evaluation["split"] == "test"
+    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
+
+
+@pytest.mark.parametrize(("test", "split"), [(10, "test"), (None, None)])
+def test_without_a_validation_split_nothing_is_validated_and_no_model_is_the_best(
+    tmp_path, written, test, split
+):
+    outcome, recorder = go(tmp_path, validation=None, test=test)
+    assert outcome.finished
+    assert {split for split, _, _ in recorder.of("evaluation")} == {split} - {None}
+    assert not any({"validation_loss", "best"} & row.keys() for row in rows_of(tmp_path))
+    *_, predictions = written[0]
+    assert (predictions is None) == (test is None)
+
+
+def test_a_run_does_not_resume_with_other_images(tmp_path):
+    go(tmp_path, at=after_epoch(1))
     with pytest.raises(CheckpointError, match=r"not those that the run began with.*--like"):
-        train(changed, RunDirectory(tmp_path), Recorder())
+        go(tmp_path, validation=8)
     assert go(tmp_path)[0].finished
+
+
+def test_a_run_does_not_resume_from_another_model(tmp_path):
+    go(tmp_path, at=after_epoch(1))
+    setup = setup_of()
+    other = dataclasses.replace(
+        setup, preprocessing=setup.preprocessing.replace(mean=(0.1, 0.1, 0.1))
+    )
+    with pytest.raises(CheckpointError, match=r"not the model that the run began with.*--like"):
+        train(other, RunDirectory(tmp_path))
+    assert go(tmp_path)[0].finished
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    setup = setup_of()
+    progress = {"rows": [], "current": {}, "data": "hash", "start": "[]"}
+    with TrainingCheckpoints(RunDirectory(tmp_path).checkpoints) as checkpoints:
+        checkpoints.save(3, setup.initial_state(), progress)
+    with pytest.raises(CheckpointError, match=r"of an earlier version.*--like$"):
+        go(tmp_path)
+
+
+def test_a_full_disk_under_the_best_model_is_one_line(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(artifacts, "save_pretrained", full)
+    with pytest.raises(CheckpointError, match=r"best: No space left on device; .*--resume"):
+        go(tmp_path)
+    assert "best" not in entries(tmp_path)

@@ -18,12 +18,13 @@ from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import (
+    FineTuningOptions,
     InputOptions,
     ModelOptions,
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.train_step import TrainState
+from bottleneck_transformer_flax.training.train_state import TrainState
 
 # The import hook would check how records are built. But they take what JSON has, lists and strings,
 # bring it into form and check it themselves; and jax builds trees of anything. Lifted here and not
@@ -34,6 +35,7 @@ for record in (
     RunConfig,
     ModelOptions,
     OptimizerOptions,
+    FineTuningOptions,
     InputOptions,
     Augmentation,
     TrainState,
@@ -98,8 +100,10 @@ def array_source(count, seed=0, size=SIZE):
     return ArraySource(colour_images(count, seed, size), labels_of(count), CLASSES, f"tiny {seed}")
 
 
-def array_splits(train=7, test=9):
-    return Splits(array_source(train, 1), array_source(test, 2), None, "tiny arrays")
+def array_splits(train=7, validation=9, test=None):
+    """The splits of so many images each; None for no such split."""
+    held_out = (count and array_source(count, seed) for seed, count in ((2, validation), (3, test)))
+    return Splits(array_source(train, 1), *held_out, "tiny arrays")
 
 
 def write_classes(root, counts, seed=0, size=SIZE):

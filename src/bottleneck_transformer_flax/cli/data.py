@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.plan_text import describe_augmentation
+from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -22,7 +22,7 @@ from bottleneck_transformer_flax.training.recipes import default_config
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.packing import Packed
-    from bottleneck_transformer_flax.training.setup import Plan
+    from bottleneck_transformer_flax.training.setup import Setup
 
 ACTIONS = {
     "pack": "put the images of a data set into few large files, which train faster from slow disks",
@@ -158,20 +158,20 @@ def _show(arguments: Sequence[str]) -> int:
 
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
-    from bottleneck_transformer_flax.training.setup import make_plan
+    from bottleneck_transformer_flax.training.setup import make_setup
 
     config = default_config(parsed.data)
-    plan = make_plan(
+    setup = make_setup(
         config.replace(
             augmentation=parsed.augmentation,
             input=dataclasses.replace(config.input, image_size=parsed.image_size),
         )
     )
-    source = plan.splits.train
+    source = setup.splits.train
     rng = np.random.default_rng(parsed.seed)
     indices = rng.choice(len(source), size=min(parsed.count, len(source)), replace=False)
     chosen = sorted(indices.tolist())
-    evaluated, trained = _images(plan, chosen, parsed.versions, parsed.seed)
+    evaluated, trained = _images(setup, chosen, parsed.versions, parsed.seed)
     names = [source.class_names[source.labels[index]] for index in chosen]
     changes = describe_augmentation(parsed.augmentation)
     plot_contact_sheet(names, evaluated, trained, parsed.out, title=f"{parsed.data}: {changes}")
@@ -179,7 +179,7 @@ def _show(arguments: Sequence[str]) -> int:
         images = [source.describe(index) for index in chosen]
         print(json.dumps({"out": str(parsed.out), "data": parsed.data, "images": images}))
     else:
-        print(f"data     {plan.splits.description}")
+        print(f"data     {setup.splits.description}")
         print(f"changes  {changes}")
         print(f"written  {parsed.out}")
     return 0
@@ -196,7 +196,7 @@ def _parse_show(arguments: Sequence[str]) -> ShowOptions:
 
 
 def _images(
-    plan: "Plan", chosen: list[int], versions: int, seed: int
+    setup: "Setup", chosen: list[int], versions: int, seed: int
 ) -> tuple[UInt8[np.ndarray, "rows h w 3"], UInt8[np.ndarray, "rows versions h w 3"]]:
     """The images as they are evaluated, and as training sees them after all that changes them."""
     import jax
@@ -205,10 +205,10 @@ def _images(
     from bottleneck_transformer_flax.augmentation.batch import augment_batch
     from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 
-    source, preprocessing = plan.splits.train, plan.preprocessing
+    source, preprocessing = setup.splits.train, setup.preprocessing
     evaluate, transform = (
         EvaluationTransform(preprocessing),
-        plan.transform(epoch=plan.config.epochs),
+        setup.transform(epoch=setup.config.epochs),
     )
     evaluated = np.stack([evaluate(source.open(index)) for index in chosen])
     targets, valid = jnp.zeros((len(chosen), 1)), jnp.ones(len(chosen), bool)
@@ -219,7 +219,7 @@ def _images(
         pixels = np.stack([transform(source.open(index), rng) for index in chosen])
         images = jnp.asarray(preprocessing.normalize(pixels))
         key = jax.random.fold_in(jax.random.key(seed), version)
-        images, _ = augment(images, targets, valid, key, plan.config.augmentation)
+        images, _ = augment(images, targets, valid, key, setup.config.augmentation)
         trained.append(_pixels(np.asarray(images), preprocessing))
     return evaluated, np.stack(trained, axis=1)
 

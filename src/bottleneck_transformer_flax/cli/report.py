@@ -109,10 +109,9 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     # jax takes a second to import: only now, so that help and bad usage are answered at once.
     from bottleneck_transformer_flax.figures.curves import draw_training_curves
     from bottleneck_transformer_flax.figures.style import png_bytes
-    from bottleneck_transformer_flax.training.callbacks import read_rows
-    from bottleneck_transformer_flax.training.results import DATA_SETS
+    from bottleneck_transformer_flax.training.artifacts import DATA_SETS
 
-    rows = read_rows(run_directory)
+    rows = run_directory.read_metrics()
     data = DATA_SETS.get(config.data, Path(config.data).resolve().name)
     page = RunPage(
         title=f"{config.variant or config.pretrained} on {data}",
@@ -140,7 +139,7 @@ def _finished(
     evaluation = _read_evaluation(run_directory)
     split = evaluation["split"]
     pretrained = load_pretrained(run_directory.pretrained)
-    kept = run_directory.path / "predictions.npz"
+    kept = run_directory.predictions
     predictions = Predictions.load(kept) if kept.is_file() else None
     mistakes: tuple[ShownMistake, ...] = ()
     notes: list[str] = []

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bottleneck_transformer_flax.cli.record_paths import flattened
 from bottleneck_transformer_flax.figures.report import ConfusedPair, Fact
 from bottleneck_transformer_flax.training.config import RunConfig
 
@@ -87,6 +86,6 @@ def confused_pairs(predictions: "Predictions", classes: Sequence[str]) -> tuple[
 
 def options_in_words(config: RunConfig) -> Iterator[Fact]:
     """Every option of a run by its path."""
-    for path, value in flattened(config.to_json()):
+    for path, value in config.flattened().items():
         as_text = value if isinstance(value, str) else json.dumps(value)
         yield path, "not set" if value is None else as_text

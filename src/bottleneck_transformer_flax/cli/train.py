@@ -1,22 +1,23 @@
 """``botnet train``: from images to a model, its scores and pictures."""
 
+import dataclasses
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import say
-from bottleneck_transformer_flax.cli.interrupts import end_at_once, say_in_handler
-from bottleneck_transformer_flax.cli.plan_text import recipe_lines
-from bottleneck_transformer_flax.cli.processes import join, leave_others, planned_by_all
+from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
+from bottleneck_transformer_flax.cli.startup import end_at_once
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
@@ -28,151 +29,154 @@ from bottleneck_transformer_flax.training.recipes import recipe_for
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-    from bottleneck_transformer_flax.training.callbacks import Reporter
-    from bottleneck_transformer_flax.training.setup import Plan
-    from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
+    from bottleneck_transformer_flax.distributed import StopRequest
+    from bottleneck_transformer_flax.training.callbacks import Callback
+    from bottleneck_transformer_flax.training.setup import Setup
+    from bottleneck_transformer_flax.training.trainer import Outcome
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = parse(arguments)
-    if parsed.processes.given:
-        join(parsed.processes)
-        return _one_of_several(parsed)
-    return _train(parsed)
+    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    from bottleneck_transformer_flax.distributed import join_processes
+
+    if not parsed.processes.given:
+        return _train(parsed)
+    join_processes(*parsed.processes.by_hand)
+    return _train_as_one_of_several(parsed)
 
 
-def _one_of_several(parsed: TrainOptions) -> int:
-    """Train, and if that fails end in such a way that the others end too."""
+def _train_as_one_of_several(parsed: TrainOptions) -> int:
+    """Train, and end in a way that ends the other processes too when that fails."""
     import jax
 
     try:
         code = _train(parsed)
     except ConfigError as error:
-        leave_others(str(error), code=2)
+        _leave_others(str(error), code=2)
     except (BoTNetError, OSError) as error:
-        leave_others(str(error))
+        _leave_others(str(error))
     except (ValueError, RuntimeError) as error:
-        # What the runtime says when another process has gone, over several lines.
-        leave_others(
+        # The runtime's message when another process has gone, over several lines.
+        _leave_others(
             f"another process of the run has ended or cannot be reached "
-            f"({str(error).splitlines()[0]}); see what it said, then start all again with --resume"
+            f"({str(error).splitlines()[0]}); see its own message, then start all again with "
+            "--resume"
         )
     jax.distributed.shutdown()
     return code
 
 
-def _train(parsed: TrainOptions) -> int:
-    # jax, which takes a second to import, only now: help and bad usage are answered at once.
-    from bottleneck_transformer_flax.cli.dry_run import say_estimate
-    from bottleneck_transformer_flax.distributed import all_gather_text, is_primary_process
-    from bottleneck_transformer_flax.training.outcome import StopRequest
-    from bottleneck_transformer_flax.training.trainer import train as train_to_end
+def _leave_others(message: str, code: int = 1) -> NoReturn:
+    """End this process at once, which ends the others within a minute.
 
+    An ordinary exit would wait for them, as they would for this one.
+    """
+    sys.stdout.flush()
+    print(f"botnet: error: {message}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def _train(parsed: TrainOptions) -> int:
+    from bottleneck_transformer_flax.distributed import StopRequest, build_alike, is_primary_process
+    from bottleneck_transformer_flax.training.setup import Setup
+    from bottleneck_transformer_flax.training.trainer import train
+
+    started = time.perf_counter()
     console = Console(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
-    start = time.perf_counter()
-    reporters = _make_reporters(console, tensorboard=parsed.tensorboard)
-    several = parsed.processes.given
-    plan = planned_by_all(lambda: _plan(parsed)) if several else _plan(parsed)
+    callbacks = _callbacks(parsed, console)
+    setup = build_alike(lambda: _make_setup(parsed), Setup.identity)
     if not parsed.resume:
         say(console, *_origin(parsed))
     if parsed.dry_run:
-        with _memory_named():
-            return say_estimate(console, plan, as_json=parsed.json)
-    run_directory = RunDirectory(parsed.run_directory or Path())
-    if is_primary_process():
-        run_directory = RunDirectory(parsed.run_directory or _new_directory(plan.model_name))
-        if not parsed.resume:
-            run_directory.create(parsed.config)
-    run_directory = RunDirectory(Path(all_gather_text(str(run_directory.path))[0]))
+        return _estimate(parsed, console, setup)
+    directory = _directory(parsed, setup)
     with (
-        run_directory.locked() if is_primary_process() else nullcontext(),
-        _memory_named(),
+        directory.locked() if is_primary_process() else nullcontext(),
+        _too_little_memory_explained(),
         _stop_on_signals(StopRequest()) as stop,
-        _all_of(reporters) as reporter,
     ):
-        outcome = train_to_end(plan, run_directory, reporter, stop)
+        outcome = train(setup, directory, callbacks, stop)
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
     if not outcome.finished:
-        say(console, f"stopped and saved after step {outcome.step} of {plan.total_steps}")
-        again = options.command_line("train", "--resume", "--run-directory", run_directory.path)
-        say(console, f"go on with: {again}")
+        say(console, f"stopped and saved after step {outcome.step} of {setup.total_steps}")
+        again = options.command_line("train", "--resume", "--run-directory", directory.path)
+        say(console, f"resume with: {again}")
         return 1
     if parsed.json and is_primary_process():
-        print(json.dumps((outcome.evaluation or {}) | {"run": str(run_directory.path)}))
+        print(json.dumps((outcome.evaluation or {}) | {"run": str(directory.path)}))
     elif is_primary_process():
-        _print_results(console, run_directory, outcome.evaluation, time.perf_counter() - start)
+        say(console, *_result_lines(directory, outcome, time.perf_counter() - started))
     return 0
 
 
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    """Say what helps when a device has too little memory."""
-    from jax.errors import JaxRuntimeError
+def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
+    from bottleneck_transformer_flax.cli.progress import TrainingDisplay
+    from bottleneck_transformer_flax.training.tensorboard import TensorBoard
 
-    try:
-        yield
-    except JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise TrainingError(
-            f"a device has too little memory ({str(error).splitlines()[0]}); give a smaller "
-            "--batch-size or --image-size, more --accumulation-steps, --remat, or --dtype bfloat16"
-        ) from error
+    callbacks: list[Callback] = [TrainingDisplay(console)]
+    if parsed.tensorboard and not console.quiet:
+        callbacks.append(TensorBoard())
+    return callbacks
 
 
-def _plan(parsed: TrainOptions) -> "Plan":
+def _make_setup(parsed: TrainOptions) -> "Setup":
     from bottleneck_transformer_flax.distributed import is_primary_process
-    from bottleneck_transformer_flax.training.setup import make_plan
+    from bottleneck_transformer_flax.training.setup import make_setup
 
     writes = not (parsed.resume or parsed.dry_run) and is_primary_process()
     if writes and parsed.run_directory is not None:
+        # Before the images are listed, which may take long.
         RunDirectory(parsed.run_directory).require_new()
     try:
-        return make_plan(parsed.config)
+        return make_setup(parsed.config)
     except CheckpointError as error:
         if not parsed.resume:
             raise
         raise CheckpointError(
-            f"{error}; the run began from {parsed.config.pretrained}: bring it back, or say with "
+            f"{error}; the run began from {parsed.config.pretrained}: restore it, or say with "
             "--pretrained where it is now"
         ) from error
 
 
-def _origin(parsed: TrainOptions) -> list[str]:
+def _origin(parsed: TrainOptions) -> Iterator[str]:
     """Where the options come from."""
     if parsed.like is not None:
-        return [f"recipe  that of {parsed.like}"]
-    name = parsed.recipe or recipe_for(parsed.config.data, parsed.config.pretrained)
-    return recipe_lines(name, parsed.config)
+        yield f"recipe  that of {parsed.like}"
+    else:
+        name = parsed.recipe or recipe_for(parsed.config.data, parsed.config.pretrained)
+        yield from recipe_lines(name, parsed.config)
 
 
-def _make_reporters(
-    console: Console, *, tensorboard: bool
-) -> "list[TrainingDisplay | TensorBoardReporter]":
-    """A terminal's display, and events where they are asked for and can be written."""
-    from bottleneck_transformer_flax.cli.progress import TrainingDisplay
-    from bottleneck_transformer_flax.training.tensorboard import TensorBoardReporter
+def _estimate(parsed: TrainOptions, console: Console, setup: "Setup") -> int:
+    from bottleneck_transformer_flax.training.estimate import estimate
 
-    display = TrainingDisplay(console)
-    return [display, TensorBoardReporter()] if tensorboard and not console.quiet else [display]
-
-
-@contextmanager
-def _all_of(reporters: "list[TrainingDisplay | TensorBoardReporter]") -> "Iterator[Reporter]":
-    """Several reporters as one, each begun and ended."""
-    from bottleneck_transformer_flax.training.callbacks import Reporters
-
-    with ExitStack() as stack:
-        for reporter in reporters:
-            stack.enter_context(reporter)
-        yield Reporters(*reporters)
+    say(console, *setup_lines(setup))
+    with _too_little_memory_explained():
+        found = estimate(setup)
+    if not parsed.json:
+        say(console, *estimate_lines(setup, found))
+    elif not console.quiet:
+        print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
+    return 0
 
 
-def _new_directory(variant: str) -> Path:
-    """A folder that no other run can take any more, named after the time."""
+def _directory(parsed: TrainOptions, setup: "Setup") -> RunDirectory:
+    """The run's folder, created for a new run by the primary process."""
+    from bottleneck_transformer_flax.distributed import all_gather_text, is_primary_process
+
+    directory = RunDirectory(parsed.run_directory or Path())
+    if is_primary_process():
+        directory = RunDirectory(parsed.run_directory or _new_folder(setup.model_name))
+        if not parsed.resume:
+            directory.create(parsed.config)
+    return RunDirectory(Path(all_gather_text(str(directory.path))[0]))
+
+
+def _new_folder(variant: str) -> Path:
+    """A new folder below runs/, named after the time."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{variant}"
     path, copy = options.RUNS / name, 1
     while True:
@@ -186,16 +190,31 @@ def _new_directory(variant: str) -> Path:
 
 
 @contextmanager
-def _stop_on_signals(stop: Any) -> Iterator[Any]:
-    """Ask the loop to save and leave at the first Ctrl-C or SIGTERM; the second ends at once."""
+def _too_little_memory_explained() -> Iterator[None]:
+    """Name what helps when a device has too little memory."""
+    from jax.errors import JaxRuntimeError
 
-    def request(number: int, _: FrameType | None) -> None:
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            f"a device has too little memory ({str(error).splitlines()[0]}); give a smaller "
+            "--batch-size or --image-size, more --accumulation-steps, --remat, or --dtype bfloat16"
+        ) from error
+
+
+@contextmanager
+def _stop_on_signals(stop: "StopRequest") -> "Iterator[StopRequest]":
+    """Request a stop at the first Ctrl-C or SIGTERM, and end at once at the second."""
+
+    def handle(number: int, _: FrameType | None) -> None:
         if stop.requested:
             end_at_once()
         stop.requested = True
-        say_in_handler("stopping after this step; once more to leave without saving")
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -203,25 +222,26 @@ def _stop_on_signals(stop: Any) -> Iterator[Any]:
             signal.signal(number, handler)
 
 
-def _print_results(
-    console: Console, run: RunDirectory, evaluation: dict[str, Any] | None, seconds: float
-) -> None:
+def _result_lines(directory: RunDirectory, outcome: "Outcome", seconds: float) -> Iterator[str]:
+    """What the run came to, and where it is."""
+    evaluation = outcome.evaluation
     if evaluation is None:
-        say(console, f"trained on all images, without any to score, in {seconds:.0f} s")
+        yield f"trained on all images, with none left to score the model on, in {seconds:.0f} s"
     else:
-        say(
-            console,
-            f"accuracy {100 * evaluation['top1']:.2f} % on {evaluation['count']} images "
-            f"(top-5 {100 * evaluation['top5']:.2f} %, loss {evaluation['loss']:.4f}), "
-            f"in {seconds:.0f} s",
+        loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
+        yield (
+            f"{evaluation['split']} accuracy {100 * evaluation['top1']:.2f} % on "
+            f"{evaluation['count']} images (top-5 {100 * evaluation['top5']:.2f} %, loss {loss}), "
+            f"in {seconds:.0f} s"
         )
     for what, path in (
-        ("model", run.pretrained),
-        ("checkpoint", run.checkpoints),
-        ("curves", run.curves),
-        ("confusion", run.confusion),
+        ("model", directory.pretrained),
+        ("checkpoint", directory.checkpoints),
+        ("curves", directory.curves),
+        ("confusion", directory.confusion),
     ):
-        say(console, f"  {what:<11}{path}")
+        if path.exists():
+            yield f"  {what:<11}{path}"
     chosen, _ = options.choose_checkpoint(None)
-    checkpoint = () if chosen == str(run.path) else ("--checkpoint", run.path)
-    say(console, f"next: {options.command_line('predict', *checkpoint, run.example)}")
+    checkpoint = () if chosen == str(directory.path) else ("--checkpoint", directory.path)
+    yield f"next: {options.command_line('predict', *checkpoint, directory.example)}"

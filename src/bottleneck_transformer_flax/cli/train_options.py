@@ -1,4 +1,4 @@
-"""What ``botnet train`` is told, on top of a recipe, another run or the run that goes on."""
+"""The options of ``botnet train``, on top of a recipe, another run, or the run to resume."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.processes import ProcessOptions
-from bottleneck_transformer_flax.cli.record_paths import differences
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config
@@ -24,7 +24,7 @@ Recipe = Literal[
     "embedded-quick",
 ]
 
-# Anything else would make a resumed run another run.
+# Changing anything else would make the resumed run another run.
 _CHANGEABLE = (
     "data",
     "pretrained",
@@ -37,83 +37,149 @@ _CHANGEABLE = (
 
 
 @dataclass(frozen=True)
+class ProcessOptions:
+    """Training in several processes, one or more per machine; each runs the same command."""
+
+    distributed: bool = False
+    """Join the processes that SLURM, Open MPI, Kubernetes or a TPU pod has started, as JAX finds
+    out by itself. Elsewhere give the next three options."""
+    coordinator: str | None = None
+    """HOST:PORT on which process 0 listens; the same for all processes."""
+    num_processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Index of this process, from 0."""
+
+    @property
+    def given(self) -> bool:
+        """Whether this process is one of several."""
+        return self.distributed or self.by_hand != (None, None, None)
+
+    @property
+    def by_hand(self) -> tuple[str | None, int | None, int | None]:
+        """Coordinator, number of processes, and index of this one."""
+        return self.coordinator, self.num_processes, self.process_id
+
+    def __post_init__(self) -> None:
+        """Check that all three or none are given, and each value."""
+        coordinator, count, index = self.by_hand
+        if coordinator is None and count is None and index is None:
+            return
+        if coordinator is None or count is None or index is None:
+            raise ConfigError(
+                f"coordinator is {coordinator}, num_processes {count} and process_id {index}; "
+                "expected all three of them, or none"
+            )
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(
+                f"coordinator is {coordinator!r}; expected HOST:PORT, such as node0:1234"
+            )
+        if count < 1:
+            raise ConfigError(f"num_processes is {count}; expected at least 1")
+        if not 0 <= index < count:
+            raise ConfigError(
+                f"process_id is {index}; expected 0 to num_processes - 1 = {count - 1}"
+            )
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Train a model on images.
 
     With no argument it trains a small BoTNet on a data set that is included, in a few minutes.
-    Everything is written to a new folder below runs/. Ctrl-C saves, and says how to go on.
+    Everything is written to a new folder below runs/. Ctrl-C saves, and says how to resume.
 
-    The defaults below are those found good for the data: `botnet train --data DIR --help` gives
-    those for a folder of images.
+    The defaults below suit the data: `botnet train --data DIR --help` shows those for a folder of
+    images.
     """
 
     config: RunConfig
     recipe: Recipe | None = None
-    """Start from the options of this recipe instead of those found good for the data."""
+    """Start from the options of this recipe instead of those that suit the data."""
     dry_run: bool = False
-    """Say what the run would take, from a few of its steps, and write nothing."""
+    """Estimate time and memory of the run from a few of its steps, and write nothing."""
     resume: bool = False
-    """Go on with the newest unfinished run, or with the one in --run-directory."""
+    """Resume the newest unfinished run, or the one in --run-directory."""
     like: Path | None = None
-    """Start from the options of this run instead of those found good for the data."""
+    """Start from the options of this run instead of those that suit the data."""
     run_directory: Path | None = None
-    """Where to write; by default a new folder below runs/, named after the time."""
+    """Folder to write to; by default a new one below runs/, named after the time."""
     tensorboard: bool = False
     """Write events for TensorBoard into the run's folder; needs the extra "log"."""
     json: bool = False
-    """Print the evaluation, or what a dry run found, as one JSON line and nothing else."""
+    """Print the evaluation, or the estimate of a dry run, as one JSON line and nothing else."""
     processes: ProcessOptions = field(default_factory=ProcessOptions)
 
 
+@dataclass(frozen=True)
+class _Basis:
+    """The options that decide the defaults of all others."""
+
+    data: str = RunConfig.data
+    pretrained: str | None = None
+    recipe: Recipe | None = None
+    like: Path | None = None
+    resume: bool = False
+    run_directory: Path | None = None
+
+
 def parse(arguments: Sequence[str]) -> TrainOptions:
-    """The options, on top of the recipe for the data or of the run to resume, which is named."""
-    if "--resume" not in arguments or "--help" in arguments or "-h" in arguments:
-        like = _option(arguments, "--like")
-        data = _option(arguments, "--data") or "embedded"
-        pretrained, recipe = _option(arguments, "--pretrained"), _option(arguments, "--recipe")
-        if like is None:
-            config = default_config(data, pretrained, recipe)
-        elif recipe is not None:
-            raise ConfigError("--like starts from a run's own options; leave out --recipe")
-        else:
-            config = RunDirectory(Path(like)).read_config()
-            if pretrained is not None:
-                config = config.replace(variant=None, pretrained=pretrained)
-        default = TrainOptions(config)
-        return options.parse(TrainOptions, "train", arguments, default=default)
-    for name in ("--like", "--recipe"):
-        if _option(arguments, name) is not None:
-            raise ConfigError(f"--resume goes on with a run's own options; leave out {name}")
-    directory_name = _option(arguments, "--run-directory")
-    if directory_name is None:
-        runs = options.RUNS
-        newest = newest_run(runs, having=RUN_FILE, lacking="pretrained") or newest_run(
-            runs, having=RUN_FILE
-        )
-        if newest is None:
-            raise CheckpointError(
-                f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "
-                "start one without --resume"
-            )
+    """The options; every default comes from the recipe for the data, or the run that is named.
+
+    Raises:
+        ConfigError: for options that cannot be read, or that a resumed run cannot change.
+        CheckpointError: when the run to resume, or to start like, cannot be read.
+    """
+    basis = _parse_basis(arguments)
+    if basis.resume and not {"--help", "-h"} & set(arguments):
+        return _parse_resumed(arguments, basis)
+    if basis.like is not None and basis.recipe is not None:
+        raise ConfigError("--like starts from a run's own options; leave out --recipe")
+    if basis.like is None:
+        config = default_config(basis.data, basis.pretrained, basis.recipe)
     else:
-        newest = RunDirectory(Path(directory_name))
-    saved = newest.read_config()
-    parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
-    changed = differences(saved.to_json(), parsed.config.to_json())
-    refused = sorted(name for name, _ in changed if name not in _CHANGEABLE)
-    if refused:
-        raise ConfigError(
-            f"a resumed run cannot change {', '.join(refused)}; only "
-            f"{', '.join(_CHANGEABLE)} may differ: leave the option out, or start a new run"
+        config = RunDirectory(basis.like).read_config()
+        if basis.pretrained is not None:
+            config = config.replace(variant=None, pretrained=basis.pretrained)
+    return options.parse(TrainOptions, "train", arguments, default=TrainOptions(config))
+
+
+def _parse_basis(arguments: Sequence[str]) -> _Basis:
+    try:
+        basis, _ = tyro.cli(
+            _Basis,
+            args=list(arguments),
+            return_unknown_args=True,
+            add_help=False,
+            console_outputs=False,
         )
-    return dataclasses.replace(parsed, run_directory=newest.path)
+    except SystemExit:
+        # The options in full are parsed next, and whatever is wrong is told there.
+        return _Basis()
+    return basis
 
 
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of one option, the last if it is given twice, before the options are parsed."""
-    found = None
-    for given, following in zip(arguments, [*arguments, None][1:], strict=True):
-        flag, equals, value = given.partition("=")
-        if flag.replace("_", "-") == name:
-            found = value if equals else following
-    return found
+def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
+    for name, value in (("--like", basis.like), ("--recipe", basis.recipe)):
+        if value is not None:
+            raise ConfigError(f"--resume goes on with a run's own options; leave out {name}")
+    runs, run = options.RUNS, None
+    if basis.run_directory is not None:
+        run = RunDirectory(basis.run_directory)
+    else:
+        run = newest_run(runs, having=RUN_FILE, lacking="pretrained")
+        run = run or newest_run(runs, having=RUN_FILE)
+    if run is None:
+        raise CheckpointError(
+            f"there is no run to resume in {runs}/; name one with --run-directory, or start one "
+            "without --resume"
+        )
+    saved = run.read_config()
+    parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
+    if refused := sorted(saved.differences(parsed.config).keys() - set(_CHANGEABLE)):
+        raise ConfigError(
+            f"a resumed run cannot change {', '.join(refused)}; only {', '.join(_CHANGEABLE)} may "
+            "differ: leave the option out, or start a new run"
+        )
+    return dataclasses.replace(parsed, run_directory=run.path)

@@ -1,81 +1,115 @@
-"""All that defines a training run, as frozen records: enough to repeat it. No jax."""
+"""The options of a training run, as frozen records that check themselves. No jax."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import FrozenPart
-from bottleneck_transformer_flax.models.variants import get_config
+from bottleneck_transformer_flax.models.variants import get_variant
 from bottleneck_transformer_flax.preprocessing import Interpolation, checked_image_size
-from bottleneck_transformer_flax.training.config_checks import (
-    ComputeDtype,
-    OptimizerName,
-    run_problems,
-)
+
+OptimizerName = Literal["sgd", "adamw", "muon"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a run changes about its variant."""
+    """What a run changes in its variant's architecture."""
 
     dropout_rate: float = 0.0
-    """Dropout on the features that the classifier reads."""
+    """Dropout rate of the features that the classifier reads."""
     stochastic_depth_rate: float = 0.0
-    """Chance that the last block is skipped for an image; it grows from 0 over the blocks."""
+    """Probability of skipping the last block for an image; it grows from 0 over the blocks."""
     dtype: ComputeDtype = "float32"
-    """Of the computation; parameters are float32 either way."""
+    """Dtype of the computation; parameters are float32 either way."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check(
+            self,
+            dropout_rate=(0 <= self.dropout_rate < 1, "a number in [0, 1)"),
+            stochastic_depth_rate=(0 <= self.stochastic_depth_rate < 1, "a number in [0, 1)"),
+            dtype=_one_of(self.dtype, ComputeDtype),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How parameters follow gradients."""
+    """How gradients update the parameters."""
 
     optimizer: OptimizerName = "sgd"
-    """How gradients become updates. For muon the learning rate and weight decay are of adamw's
-    order, and with a momentum of 0.95 small images take fewer epochs."""
+    """Optimizer. Muon wants a learning rate and weight decay of AdamW's order of magnitude; with a
+    momentum of 0.95 it needs fewer epochs on small images."""
     learning_rate: float = 0.1
-    """The peak, after warm-up, for the whole batch; a cosine leads from it to zero."""
+    """Learning rate at the peak, after warm-up, for the whole batch; a cosine then takes it to
+    zero."""
     warmup_epochs: float = 1.0
-    """Epochs in which the learning rate grows linearly from zero; at most half of the run."""
+    """Epochs over which the learning rate grows linearly from zero; at most half of the run."""
     momentum: float = 0.9
-    """Of sgd and muon."""
+    """Momentum of SGD and Muon."""
     nesterov: bool = True
-    """Whether their momentum looks ahead."""
+    """Use Nesterov momentum in SGD and Muon."""
     weight_decay: float = 1e-4
-    """On all parameters but those of norms and biases."""
+    """Weight decay of all parameters except norms and biases."""
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over the classes."""
+    """Fraction of the target spread evenly over the classes."""
     clip_norm: float | None = None
-    """Largest norm of the gradient of all parameters together."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it."""
     accumulation_steps: int = 1
-    """Parts that each batch is computed in, one after the other, to need less memory."""
+    """Micro-batches that each batch is split into, computed one after the other to save memory."""
     remat: bool = False
-    """Compute every block again in the backward pass, to need less than half the memory for about
-    a fifth more time."""
+    """Rematerialise every block in the backward pass: less than half the memory for about a fifth
+    more time."""
     ema_decay: float | None = None
-    """Decay per step of the averaged variables, which are then the ones scored and saved."""
+    """Decay per step of the exponential moving average of the variables, which is then what is
+    scored and saved."""
     batch_norm_groups: int = 1
-    """Parts of each batch that batch norms take statistics of apart from each other. One for every
-    device spares their communication; the running statistics are the mean of the parts'."""
+    """Parts of each batch over which batch norms compute separate statistics. One per device saves
+    communication; the running statistics are the mean over the parts."""
     shard_parameters: bool = False
-    """Keep a part of the parameters, averages and moments on each device instead of all on every
-    one, for less memory and more communication; the result is the same."""
+    """Shard parameters, averages and moments over the devices instead of replicating them: less
+    memory, more communication, the same result."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        clip, ema = self.clip_norm, self.ema_decay
+        _check(
+            self,
+            optimizer=_one_of(self.optimizer, OptimizerName),
+            learning_rate=(0 < self.learning_rate < math.inf, "a number above 0"),
+            warmup_epochs=(0 <= self.warmup_epochs < math.inf, "a number of at least 0"),
+            momentum=(0 <= self.momentum < 1, "a number in [0, 1)"),
+            weight_decay=(0 <= self.weight_decay < math.inf, "a number of at least 0"),
+            label_smoothing=(0 <= self.label_smoothing < 1, "a number in [0, 1)"),
+            clip_norm=(clip is None or clip > 0, "a number above 0, or None"),
+            accumulation_steps=_at_least_one(self.accumulation_steps),
+            ema_decay=(ema is None or 0 < ema < 1, "a number in (0, 1), or None"),
+            batch_norm_groups=_at_least_one(self.batch_norm_groups),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningOptions:
-    """What of a pretrained model changes, and how fast."""
+    """Which parts of a pretrained model change, and how fast."""
 
     frozen_through: FrozenPart | None = None
-    """Keep the network from the images through this part as it was pretrained."""
+    """Freeze the network from its input through this part."""
     backbone_rate: float = 1.0
-    """Learning rate of all but the head, as a fraction of the head's; with 0 the parameters stay
-    and the batch statistics still move, unless they are frozen too."""
+    """Learning rate of all parts but the head, as a fraction of the head's; at 0 the parameters
+    stay, while batch statistics still move unless they are frozen too."""
     frozen_batch_stats: bool = False
-    """Keep the pretrained statistics of the batch norms, and normalise with them in training."""
+    """Keep the pretrained batch statistics, and normalise with them in training."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check(
+            self,
+            frozen_through=_one_of(self.frozen_through, FrozenPart, or_none=True),
+            backbone_rate=(0 <= self.backbone_rate <= 1, "a number in [0, 1]"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,61 +117,70 @@ class InputOptions:
     """How images reach the model."""
 
     image_size: tuple[int, int] | None = None
-    """Height and width of the model's input; by default those of the pretrained model, or the
-    data's own, or the variant's."""
+    """Height and width of the model's input; by default those of the pretrained model, of the
+    data, or of the variant, in this order."""
     eval_crop: float | None = None
-    """Fraction of the resized image that evaluation's centre crop keeps; by default that of the
-    pretrained model, or 0.875, and all of a data set whose images have one size."""
+    """Fraction of the resized image that the centre crop keeps in evaluation; by default the
+    pretrained model's, or 0.875, and everything where all images have one size."""
     interpolation: Interpolation | None = None
-    """The resampling filter; by default that of the pretrained model, or bicubic."""
+    """Resampling filter; by default the pretrained model's, or bicubic."""
     validation_fraction: float = 0.1
-    """Fraction of every class held out for validation where the data has no val/ part; with 0 the
-    model trains on all images, and none is called the best."""
+    """Fraction of the training images held out for validation where the data has no validation
+    part; 0 trains on all images and keeps the last model only."""
     split_seed: int = 0
-    """Decides which images are held out."""
+    """Seed that chooses the images held out."""
     num_workers: int | None = None
-    """Processes that read images; by default one a core, at most one for every thousand files."""
+    """Processes that read images; by default one per core, at most one per thousand files."""
     skip_bad_images: bool = False
-    """Leave out images that cannot be read, count and list those met, instead of stopping."""
+    """Leave out unreadable images and list them at the end, instead of stopping at the first."""
     progressive_phases: int = 1
-    """Parts of the run, of equally many epochs, in which the images grow in equal steps to
+    """Phases of equally many epochs over which the training images grow in equal steps to
     image_size; 1 for one size throughout."""
     progressive_start: float = 0.5
-    """Side of the images in the first of several phases, as a fraction of image_size's."""
+    """Side of the training images in the first of several phases, as a fraction of image_size."""
 
     def __post_init__(self) -> None:
-        """Turn a list (JSON has no tuples) into a tuple."""
+        """Turn a list (JSON has no tuples) into a tuple, then check every value."""
         if self.image_size is not None:
             object.__setattr__(self, "image_size", checked_image_size(self.image_size))
+        crop, workers, held_out = self.eval_crop, self.num_workers, self.validation_fraction
+        _check(
+            self,
+            eval_crop=(crop is None or 0 < crop <= 1, "a number in (0, 1]"),
+            validation_fraction=(0 <= held_out < 1, "a number in [0, 1), such as 0.1"),
+            num_workers=(workers is None or workers >= 0, "an integer of at least 0"),
+            progressive_phases=_at_least_one(self.progressive_phases),
+            progressive_start=(0 < self.progressive_start <= 1, "a number in (0, 1]"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A training run.
+    """Every option of a training run.
 
     Raises:
         ConfigError: naming each value that is not allowed.
     """
 
     data: str = "embedded"
-    """"embedded", "fashion-mnist", or a folder: of images (train/ with val/, test/ or both, each
-    with a folder per class, or a folder per class), or of what `botnet data pack` wrote."""
+    """Images to train on: "embedded", "fashion-mnist", or a folder: of images (one folder per
+    class, or train/ with val/ or test/ of such folders) or of what `botnet data pack` wrote."""
     variant: str | None = "botnet_tiny"
-    """The model; `botnet variants` lists them. None where pretrained says what it is."""
+    """Model variant, as `botnet variants` lists them; None where a pretrained model decides."""
     pretrained: str | None = None
-    """Start from this model, with a new head for the data's classes: a pretrained directory, a
-    run, a repository of the Hugging Face hub, or botnet_tiny."""
+    """Model to start from, with a new head for the data's classes: a pretrained directory, a run,
+    a repository of the Hugging Face hub, or botnet_tiny."""
     epochs: int = 90
     """Passes over the training images."""
     batch_size: int = 256
-    """Images per step of the optimizer."""
+    """Images per optimizer step, over all devices."""
     seed: int = 0
-    """Of the initial parameters, the order of images, and all that is random in training."""
+    """Seed of the initial parameters, the order of images, and all randomness in training."""
     evaluate_every_epochs: int = 1
-    """How often the test images are scored; the last epoch always is."""
+    """Epochs between validations; the last epoch is always validated."""
     save_every_epochs: int = 1
-    """How often a checkpoint is written; one that is due while the one before it is still being
-    written is left out, but the last epoch always is."""
+    """Epochs between checkpoints. A checkpoint that falls due while the one before it is still
+    being written is left out, except after the last epoch."""
     model: ModelOptions = field(default_factory=ModelOptions)
     optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
@@ -145,37 +188,65 @@ class RunConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        """Check what the parts cannot check themselves, all at once."""
-        if problems := run_problems(self):
-            raise ConfigError("; ".join(problems))
+        """Check every value, and those of different records against each other."""
+        _check(
+            self,
+            data=(isinstance(self.data, str), "a name or a path"),
+            pretrained=(isinstance(self.pretrained, str | None), "a name or a path, or None"),
+            epochs=_at_least_one(self.epochs),
+            batch_size=_at_least_one(self.batch_size),
+            seed=(0 <= self.seed < 2**32, "an integer in [0, 2**32)"),
+            evaluate_every_epochs=_at_least_one(self.evaluate_every_epochs),
+            save_every_epochs=_at_least_one(self.save_every_epochs),
+        )
+        parts, groups = self.optimization.accumulation_steps, self.optimization.batch_norm_groups
+        images = self.batch_size // parts
+        divides = f"a divisor of batch_size = {self.batch_size}"
+        divides_part = f"a divisor of batch_size / accumulation_steps = {images}"
+        _check(
+            self.optimization,
+            accumulation_steps=(self.batch_size % parts == 0, divides),
+            batch_norm_groups=(images % groups == 0, divides_part),
+        )
+        fits = self.input.progressive_phases <= self.epochs
+        _check(self.input, progressive_phases=(fits, f"at most epochs = {self.epochs}"))
         self._check_start()
 
     def _check_start(self) -> None:
-        """See that it is known what to start from."""
-        if self.pretrained is None:
-            if self.variant is None:
-                raise ConfigError("neither variant nor pretrained is given; expected one of them")
-            given = dataclasses.asdict(self.fine_tuning).items()
-            defaults = dataclasses.asdict(FineTuningOptions())
-            if changed := [f"{name} is {v!r}" for name, v in given if v != defaults[name]]:
-                raise ConfigError(
-                    f"{', '.join(changed)} without a pretrained model; name one with "
-                    "--pretrained, or leave it out"
-                )
-            self.model_config(get_config(self.variant), num_classes=1)
-        elif self.variant is not None:
+        if (self.pretrained is None) == (self.variant is None):
             raise ConfigError(
-                f"variant is {self.variant} beside pretrained {self.pretrained}, which says what "
-                "model it is; leave out variant"
+                f"variant is {self.variant} and pretrained is {self.pretrained}; expected one of "
+                "them, since either decides the model"
             )
-
-    def model_config(self, start: BoTNetConfig, num_classes: int) -> BoTNetConfig:
-        """The config of the run's model for this many classes, from what it starts from."""
-        return start.replace(num_classes=num_classes, **dataclasses.asdict(self.model))
+        if self.variant is None:
+            return
+        get_variant(self.variant)
+        given, default = vars(self.fine_tuning), vars(FineTuningOptions())
+        changed = [f"{name} is {given[name]!r}" for name in given if given[name] != default[name]]
+        if changed:
+            raise ConfigError(
+                f"{', '.join(changed)} without a pretrained model; name one with --pretrained, or "
+                "leave it out"
+            )
 
     def replace(self, **changes: Any) -> "RunConfig":
         """The same run with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def flattened(self) -> dict[str, Any]:
+        """Every value by its path, such as "optimization.learning_rate"."""
+        flat: dict[str, Any] = {}
+        for name, value in self.to_json().items():
+            if isinstance(value, dict):
+                flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+            else:
+                flat[name] = value
+        return flat
+
+    def differences(self, other: "RunConfig") -> dict[str, Any]:
+        """The other run's value by path wherever it differs from this run's."""
+        ours = self.flattened()
+        return {path: value for path, value in other.flattened().items() if value != ours[path]}
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain JSON values."""
@@ -183,10 +254,10 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":
-        """The run from what ``to_json`` gave.
+        """The run that ``to_json``, at this or an earlier commit, wrote.
 
         Raises:
-            ConfigError: for unknown keys or bad values.
+            ConfigError: for unknown keys or values that are not allowed.
         """
         parts = {
             "model": ModelOptions,
@@ -196,19 +267,40 @@ class RunConfig:
             "augmentation": Augmentation,
         }
         try:
-            if "fine_tuning" not in values:
-                values = _as_before_fine_tuning(values)
-            built = {name: part(**values[name]) for name, part in parts.items()}
-            return cls(**(values | built))
+            values = _updated(values)
+            return cls(**(values | {name: part(**values[name]) for name, part in parts.items()}))
         except (TypeError, KeyError) as error:
             raise ConfigError(f"this is not the record of a run: {error}") from error
 
 
-def _as_before_fine_tuning(values: dict[str, Any]) -> dict[str, Any]:
-    """A run's record from when there was none: it had these two always, and not as a choice."""
+def _updated(values: dict[str, Any]) -> dict[str, Any]:
+    """The record of an earlier commit, as this one would have written it."""
+    if "fine_tuning" in values:
+        return values
     inputs = dict(values["input"])
-    if inputs.get("eval_crop") == 0.875:
-        inputs["eval_crop"] = None
-    if inputs.get("interpolation") == "bicubic":
-        inputs["interpolation"] = None
+    # Before there was fine-tuning, records always held these two, also where they were defaults.
+    for name, former_default in (("eval_crop", 0.875), ("interpolation", "bicubic")):
+        if inputs.get(name) == former_default:
+            inputs[name] = None
     return values | {"fine_tuning": {}, "input": inputs}
+
+
+def _check(record: Any, **rules: tuple[bool, str]) -> None:
+    """Raise one ConfigError for all fields whose rule, (fulfilled, expected), is broken."""
+    problems = [
+        f"{name} is {getattr(record, name)!r}; expected {expected}"
+        for name, (fulfilled, expected) in rules.items()
+        if not fulfilled
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _at_least_one(value: Any) -> tuple[bool, str]:
+    return isinstance(value, int) and value >= 1, "an integer of at least 1"
+
+
+def _one_of(value: Any, names: Any, *, or_none: bool = False) -> tuple[bool, str]:
+    allowed = get_args(names)
+    expected = f"one of {', '.join(allowed)}{', or None' if or_none else ''}"
+    return value in allowed or (or_none and value is None), expected

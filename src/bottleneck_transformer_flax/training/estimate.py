@@ -2,19 +2,23 @@
 
 import statistics
 import time
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import training_batches
-from bottleneck_transformer_flax.training.parts import TrainingParts, make_parts
-from bottleneck_transformer_flax.training.setup import Plan
+from bottleneck_transformer_flax.training.metrics import StepInfo, StepsInFlight
+from bottleneck_transformer_flax.training.setup import Setup
+from bottleneck_transformer_flax.training.train_state import TrainState
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
+from bottleneck_transformer_flax.training.trainer import take_step
 
-# Images that were read before the first step are used up in that time, and the readers then take
-# their part of the processor.
+# Images that were read ahead are used up in that time, and reading then takes its part of the
+# processor.
 _FEWEST_STEPS, _MOST_STEPS = 4, 100
 _SECONDS = 6.0
 
@@ -24,17 +28,18 @@ class Estimate:
     """What a run would take.
 
     Attributes:
-        steps: of the optimizer, in the whole run.
-        images: read for training, in the whole run.
-        evaluations: how often the test images are scored.
-        devices: that it would run on.
-        state_bytes: of parameters, averages and moments on each device.
-        temporaries_bytes: beside them on each device during a step, by XLA's analysis; None where
-            it gives none.
-        compile_seconds: of the step.
-        step_seconds: the mean of a few steps, waiting for images included.
-        input_seconds: of these, waiting for images.
-        evaluation_seconds: of all test images once.
+        steps: optimizer steps of the whole run.
+        images: images read for training in the whole run.
+        evaluations: number of validations.
+        devices: number of devices.
+        state_bytes: size of the state on each device.
+        temporaries_bytes: further memory on each device during a step, by XLA's analysis; None
+            where it gives none.
+        compile_seconds: time to compile the step.
+        step_seconds: time of a step, waiting for images included.
+        input_seconds: part of that time spent waiting for images.
+        evaluation_seconds: time of a validation.
+        test_seconds: time to score the test images at the end; 0 without any.
     """
 
     steps: int
@@ -47,103 +52,91 @@ class Estimate:
     step_seconds: float
     input_seconds: float
     evaluation_seconds: float
+    test_seconds: float
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Time of the whole run."""
         return (
             self.compile_seconds
             + self.steps * self.step_seconds
             + self.evaluations * self.evaluation_seconds
+            + self.test_seconds
         )
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Take a few steps of a run, at its final image size, and score a few test images.
+def estimate(setup: Setup) -> Estimate:
+    """Score some images and take a few steps, at the run's final image size.
 
     Raises:
-        DataError: when an image cannot be read, and is not to be left out.
-        ConfigError: when the devices of several processes do not divide the batch.
+        DataError: when an image cannot be read, and is not to be skipped.
     """
-    parts, config = make_parts(plan), plan.config
-    batches = training_batches(
-        plan.splits.train,
-        plan.transform(config.epochs),
-        batch_size=plan.batch_size,
-        seed=config.seed,
-        num_workers=config.input.num_workers,
-        process_shard=parts.devices.process_shard,
-        bad_images=BadImages(skip=config.input.skip_bad_images),
-    )
-    state = parts.state
-    seconds: list[float] = []
-    input_seconds: list[float] = []
-    state_bytes = _bytes_on_one_device(state)
-    evaluation_seconds = _evaluation_seconds(plan, parts)
-    step: Any = None
-    try:
-        # The first compiles.
-        while len(seconds) <= _FEWEST_STEPS or (
-            sum(seconds[1:]) < _SECONDS and len(seconds) <= _MOST_STEPS
-        ):
-            start = time.perf_counter()
-            batch = next(batches)
-            input_seconds.append(time.perf_counter() - start)
-            on_devices = parts.devices.place_batch(
-                DeviceBatch(batch["image"], batch["label"], batch["valid"])
-            )
-            if step is None:
-                compile_start = time.perf_counter()
-                step = parts.train_step.lower(state, on_devices).compile()
-                compile_seconds = time.perf_counter() - compile_start
-            state, metrics = step(state, on_devices)
-            jax.block_until_ready(metrics)
-            seconds.append(time.perf_counter() - start)
-    finally:
-        batches.close()
-    evaluations = len(
-        {
-            *range(config.evaluate_every_epochs, config.epochs + 1, config.evaluate_every_epochs),
-            config.epochs,
-        }
-    )
-    analysis = step.memory_analysis()
+    config, splits = setup.config, setup.splits
+    bad_images, state = BadImages(skip=config.input.skip_bad_images), setup.initial_state()
+    state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    image_seconds = _seconds_per_scored_image(setup, state, bad_images)
+    started = time.perf_counter()
+    compiled = setup.train_step.lower(state, _abstract_batch(setup)).compile()
+    compile_seconds = time.perf_counter() - started
+    steps = _take_steps(replace(setup, train_step=compiled), state, bad_images)
+    later = steps[len(steps) // 2 :]
+    analysis = compiled.memory_analysis()
+    due = {*range(0, config.epochs + 1, config.evaluate_every_epochs), config.epochs} - {0}
     return Estimate(
-        steps=plan.total_steps,
-        images=plan.total_steps * plan.batch_size,
-        evaluations=evaluations,
-        devices=parts.devices.num_devices,
+        steps=setup.total_steps,
+        images=setup.total_steps * setup.batch_size,
+        evaluations=0 if splits.validation is None else len(due),
+        devices=setup.devices.num_devices,
         state_bytes=state_bytes,
         temporaries_bytes=None if analysis is None else analysis.temp_size_in_bytes,
         compile_seconds=compile_seconds,
-        step_seconds=_later(seconds),
-        input_seconds=_later(input_seconds),
-        evaluation_seconds=evaluation_seconds,
+        step_seconds=statistics.mean(step.seconds for step in later),
+        input_seconds=statistics.mean(step.input_seconds for step in later),
+        evaluation_seconds=image_seconds * len(splits.validation or ()),
+        test_seconds=image_seconds * len(splits.test or ()),
     )
 
 
-def _later(seconds: list[float]) -> float:
-    """The mean over the second half of the steps."""
-    return statistics.mean(seconds[len(seconds) // 2 :])
+def _take_steps(setup: Setup, state: TrainState, bad_images: BadImages) -> list[StepInfo]:
+    """The first steps of the last epoch, whose images have the final size."""
+    before = setup.total_steps - setup.steps_per_epoch
+    in_flight, steps = StepsInFlight(), list[StepInfo]()
+    with closing(setup.batches(before, bad_images)) as batches:
+        while len(steps) < _FEWEST_STEPS or (
+            sum(step.seconds for step in steps) < _SECONDS and len(steps) < _MOST_STEPS
+        ):
+            # Beyond the run's end the learning rate would be missing, which no step here needs.
+            state = take_step(setup, state, before + 1, batches, in_flight)
+            steps += in_flight.results()
+    return steps
 
 
-def _evaluation_seconds(plan: Plan, parts: TrainingParts) -> float:
-    """Of all test images, from the second of two batches; the first compiles."""
-    test, evaluator = plan.scored, parts.evaluator
-    if test is None:
+def _abstract_batch(setup: Setup) -> Any:
+    """Shapes and placement of a batch of the final image size."""
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        sharding = setup.devices.batch_sharding
+        return jax.ShapeDtypeStruct((setup.batch_size, *shape), dtype, sharding=sharding)
+
+    image = array(jnp.uint8, *setup.preprocessing.size, 3)
+    return DeviceBatch._make((image, array(jnp.int32), array(jnp.bool_)))
+
+
+def _seconds_per_scored_image(setup: Setup, state: TrainState, bad_images: BadImages) -> float:
+    """Time to score an image, from a few batches; 0 where the run has none to score."""
+    source = setup.splits.validation or setup.splits.test
+    if source is None:
         return 0.0
-    times: list[float] = []
-    # Where there is but one batch, the second is the same once more.
-    while len(times) < 2:
-        evaluator(
-            parts.state.inference_variables,
-            test,
-            bad_images=BadImages(skip=plan.config.input.skip_bad_images),
-            on_batch=lambda _: times.append(time.perf_counter()),
-            should_stop=lambda: len(times) >= 2,
+    batch_size = min(setup.evaluator.batch_size, len(source))
+    moments: list[float] = []
+    # The first pass compiles.
+    for _ in range(2):
+        moments[:] = [time.perf_counter()]
+        setup.evaluator(
+            state.inference_variables,
+            source,
+            bad_images=bad_images,
+            on_batch=lambda _: moments.append(time.perf_counter()),
+            should_stop=lambda: len(moments) > 3,
         )
-    return (times[1] - times[0]) * -(-len(test) // evaluator.batch_size)
-
-
-def _bytes_on_one_device(state: Any) -> int:
-    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    return min(after - before for before, after in pairwise(moments)) / batch_size

@@ -1,112 +1,229 @@
-"""What is known of a run's epochs: kept beside the training state, so that none is lost."""
+"""What is measured in training: by step, by epoch, and over the run so far."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from bottleneck_transformer_flax.axes import Array, Float, Int
+from bottleneck_transformer_flax.distributed import STEPS_IN_FLIGHT
 from bottleneck_transformer_flax.errors import CheckpointError
-from bottleneck_transformer_flax.training.in_flight import StepResult
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
+
+
+class StepMetrics(NamedTuple):
+    """What a train step measures on the device, over the valid images of its batch.
+
+    Attributes:
+        loss_sum: sum of their losses.
+        correct: number whose most probable class is their label.
+        images: number of valid images.
+        gradient_norm: global norm of the gradient, before clipping.
+        update_norm: global norm of the change of the parameters.
+    """
+
+    loss_sum: Float[Array, ""]
+    correct: Int[Array, ""]
+    images: Int[Array, ""]
+    gradient_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
+
+
+class StepInfo(NamedTuple):
+    """A finished step: its ``StepMetrics`` as Python numbers, and what the host knows of it.
+
+    Attributes:
+        step: number of the step in the run, from 1.
+        learning_rate: learning rate of the step.
+        seconds: wall time until the next step began.
+        input_seconds: part of that time spent waiting for images.
+    """
+
+    step: int
+    loss_sum: float
+    correct: int
+    images: int
+    gradient_norm: float
+    update_norm: float
+    learning_rate: float
+    seconds: float
+    input_seconds: float
+
+
+class DispatchedStep(NamedTuple):
+    """A step that the device was given; its metrics may still be computed."""
+
+    step: int
+    metrics: StepMetrics
+    learning_rate: float
+    started: float
+    input_seconds: float
+
+
+class StepsInFlight:
+    """The steps that the device was given and whose results were not read yet, in order."""
+
+    def __init__(self) -> None:
+        """No step yet."""
+        self._steps: deque[DispatchedStep] = deque()
+
+    def add(self, step: DispatchedStep) -> None:
+        """Queue one more step."""
+        self._steps.append(step)
+
+    def results(self, *, leave: int = STEPS_IN_FLIGHT) -> Iterator[StepInfo]:
+        """The results of all steps but the newest ``leave``, each once; waits for them.
+
+        The number left is fixed, so that several processes read the same step at the same time.
+        """
+        while len(self._steps) > leave:
+            step, metrics, learning_rate, started, input_seconds = self._steps.popleft()
+            loss_sum = float(metrics.loss_sum)
+            ended = self._steps[0].started if self._steps else time.perf_counter()
+            yield StepInfo(
+                step=step,
+                loss_sum=loss_sum,
+                correct=int(metrics.correct),
+                images=int(metrics.images),
+                gradient_norm=float(metrics.gradient_norm),
+                update_norm=float(metrics.update_norm),
+                learning_rate=learning_rate,
+                seconds=ended - started,
+                input_seconds=input_seconds,
+            )
 
 
 @dataclass
-class EpochSums:
-    """Sums over the steps of the epoch under way."""
+class EpochMetrics:
+    """Sums over the steps of an epoch so far, and the means that follow from them."""
 
     loss_sum: float = 0.0
     correct: int = 0
-    count: int = 0
+    images: int = 0
     steps: int = 0
     gradient_norm_sum: float = 0.0
     update_norm_sum: float = 0.0
-    operations: float = 0.0
     seconds: float = 0.0
     input_seconds: float = 0.0
+    ideal_step_seconds: float | None = None
+    """Seconds that a step would take at the devices' peak; None where that was not measured."""
 
-    def add(self, result: StepResult, operations: float) -> None:
-        """One more step, and the floating point operations of it."""
-        self.loss_sum += result.loss_sum
-        self.correct += result.correct
-        self.count += result.images
+    def add(self, step: StepInfo) -> None:
+        """Count one more step."""
+        self.loss_sum += step.loss_sum
+        self.correct += step.correct
+        self.images += step.images
         self.steps += 1
-        self.gradient_norm_sum += result.gradient_norm
-        self.update_norm_sum += result.update_norm
-        self.operations += operations
-        self.seconds += result.seconds
-        self.input_seconds += result.input_seconds
+        self.gradient_norm_sum += step.gradient_norm
+        self.update_norm_sum += step.update_norm
+        self.seconds += step.seconds
+        self.input_seconds += step.input_seconds
 
     @property
     def loss(self) -> float:
-        """Mean over the images so far."""
-        return self.loss_sum / max(self.count, 1)
+        """Mean loss of the images."""
+        return self.loss_sum / max(self.images, 1)
 
     @property
     def accuracy(self) -> float:
-        """Fraction of the images so far."""
-        return self.correct / max(self.count, 1)
-
-    @property
-    def gradient_norm(self) -> float:
-        """Mean over the steps so far."""
-        return self.gradient_norm_sum / max(self.steps, 1)
-
-    @property
-    def update_norm(self) -> float:
-        """Mean over the steps so far."""
-        return self.update_norm_sum / max(self.steps, 1)
+        """Fraction of the images that were classified correctly."""
+        return self.correct / max(self.images, 1)
 
     @property
     def images_per_second(self) -> float:
-        """Over the epoch so far, waiting for images included."""
-        return self.count / max(self.seconds, 1e-9)
+        """Images per second of wall time."""
+        return self.images / max(self.seconds, 1e-9)
 
     @property
     def input_wait(self) -> float:
-        """Fraction of the time so far in which the next images were waited for."""
+        """Fraction of the time spent waiting for images."""
         return self.input_seconds / max(self.seconds, 1e-9)
 
-    def to_row(self, peak_operations: float) -> dict[str, Any]:
-        """What ``metrics.jsonl`` says of the epoch's steps."""
-        return {
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation: FLOPs per second as a fraction of the devices' peak."""
+        if self.ideal_step_seconds is None:
+            return None
+        return self.ideal_step_seconds * self.steps / max(self.seconds, 1e-9)
+
+    def to_row(self) -> dict[str, Any]:
+        """The epoch's part of a row of ``metrics.jsonl``."""
+        row = {
             "train_loss": self.loss,
             "train_accuracy": self.accuracy,
-            "gradient_norm": self.gradient_norm,
-            "update_norm": self.update_norm,
+            "gradient_norm": self.gradient_norm_sum / max(self.steps, 1),
+            "update_norm": self.update_norm_sum / max(self.steps, 1),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 1),
             "input_wait": round(self.input_wait, 4),
-            "fraction_of_peak": round(self.fraction_of(peak_operations), 4),
         }
-
-    def fraction_of(self, peak_operations: float) -> float:
-        """Operations of the model in a second so far, as a fraction of what the machine can."""
-        return self.operations / max(self.seconds, 1e-9) / peak_operations
+        return row if self.mfu is None else row | {"mfu": round(self.mfu, 4)}
 
 
 @dataclass
-class History:
-    """What is known of the epochs: a row for each that is over, sums for the one under way."""
+class Progress:
+    """How far a run has come: saved with every checkpoint, so that a resumed run loses nothing.
 
+    Attributes:
+        step: steps taken so far.
+        rows: rows of ``metrics.jsonl`` of the epochs that are over.
+        epoch: metrics of the epoch under way.
+        validation: predictions of the latest validation in this process; not saved.
+    """
+
+    step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    current: EpochSums = field(default_factory=EpochSums)
+    epoch: EpochMetrics = field(default_factory=EpochMetrics)
+    validation: Predictions | None = None
+
+    @property
+    def epoch_number(self) -> int:
+        """Number of the epoch under way, from 1."""
+        return len(self.rows) + 1
 
     @property
     def best_accuracy(self) -> float:
-        """The highest test accuracy so far; below 0 where nothing was tested."""
-        return max((row.get("test_accuracy", -1.0) for row in self.rows), default=-1.0)
+        """Highest validation accuracy so far; below 0 before the first validation."""
+        return max((row.get("validation_accuracy", -1.0) for row in self.rows), default=-1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, to be stored beside the training state."""
-        return {"rows": self.rows, "current": vars(self.current)}
+        """The progress as plain JSON values."""
+        return {"step": self.step, "rows": self.rows, "epoch": asdict(self.epoch)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "History":
-        """From what ``to_json`` gave.
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """The progress that ``to_json`` wrote.
 
         Raises:
-            CheckpointError: when it gave something else.
+            CheckpointError: when the values are not its own.
         """
         try:
-            return cls(list(values["rows"]), EpochSums(**values["current"]))
+            return cls(values["step"], list(values["rows"]), EpochMetrics(**values["epoch"]))
         except (TypeError, KeyError) as error:
             raise CheckpointError(
-                f"the checkpoint's record of epochs is damaged: {error}"
+                f"the checkpoint's progress cannot be read ({error}): it is damaged, or of an "
+                "earlier version, with which to finish the run; or begin a new one with --like"
             ) from error
+
+
+@cache
+def peak_flops_per_second(dtype: Any) -> float:
+    """FLOPs per second of one device in its fastest large matrix product, measured once.
+
+    The product of two (n, n) matrices takes 2·n³ FLOPs.
+    """
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.full((side, side), 1 / side, dtype)
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)

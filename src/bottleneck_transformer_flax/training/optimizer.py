@@ -1,7 +1,7 @@
-"""From a run's options to an optax optimizer."""
+"""The optimizer and the learning rate schedule of a run, from its options."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,16 +9,18 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.config import STAGE_NAMES
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 
 UNDECAYED = ("scale", "bias")
-# Root mean square of a matrix's update at learning rate 1, as AdamW's comes to in practice: one
-# rate then suits both (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+# Root mean square of a matrix's update at learning rate 1, about AdamW's in practice, so that one
+# learning rate suits both (Liu et al. 2025, arXiv 2502.16982, section 2.2).
 MUON_UPDATE_RMS = 0.2
 
 
 def decays(path: tuple[str, ...]) -> bool:
-    """Whether weight decay applies to the parameter at this path: not to norms and biases."""
+    """Whether weight decay applies to the parameter at a path: to all but norms and biases."""
     return path[-1] not in UNDECAYED
 
 
@@ -28,17 +30,17 @@ def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def matrix_axes(params: dict[str, Any]) -> dict[str, Any]:
-    """For every parameter, which axes are a matrix's inputs and outputs; None if it is no matrix.
+    """For every parameter, its axes as inputs and outputs of a matrix; None where it is no matrix.
 
-    The kernels between the stem and the head are: a convolution's from a window of channels to a
-    channel (of one in groups, all groups side by side), attention's from the channels to all heads.
-    What reads pixels or scores classes, tables and vectors are not, as Muon's author advises.
+    The matrices are the kernels between the stem and the head: a convolution maps a window of
+    channels to a channel (a grouped one, all groups side by side), attention the channels to all
+    heads. The stem, the head, tables and vectors are left out, as Muon's author advises.
     """
     return _by_path(_matrix_axes, params)
 
 
 def _by_path(function: Callable[[tuple[str, ...], Any], Any], params: dict[str, Any]) -> Any:
-    """For every parameter what the function says of its path and itself; holes stay holes."""
+    """The function's value for the path and shape of every parameter."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(tuple(step.key for step in path), leaf), params
     )
@@ -58,7 +60,7 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
     total_steps = steps_per_epoch * epochs
-    # A run made shorter than its recipe still spends half of its steps at useful rates.
+    # A run that is shorter than its recipe still spends half of its steps after warm-up.
     warmup_steps = min(round(options.warmup_epochs * steps_per_epoch), total_steps // 2)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -68,30 +70,40 @@ def learning_rate_schedule(
     )
 
 
+def part_rates(
+    backbone_rate: float, model: BoTNet, frozen_parts: Iterable[str]
+) -> dict[str, float]:
+    """Learning rates of a model's parts, as fractions of the schedule's, where they differ."""
+    final = ("final",) if model.config.final_channels else ()
+    backbone = ("stem", *STAGE_NAMES, *final)
+    rates = {} if backbone_rate == 1 else dict.fromkeys(backbone, backbone_rate)
+    return rates | dict.fromkeys(frozen_parts, 0.0)
+
+
 def make_optimizer(
     options: OptimizerOptions,
     schedule: optax.Schedule,
-    part_rates: Mapping[str, float] = MappingProxyType({}),
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
-    """Clipping, weight decay, and SGD with momentum, AdamW or Muon.
+    """Gradient clipping, weight decay, and SGD with momentum, AdamW or Muon.
 
-    SGD's decay is added to the gradient, as in the paper's recipes; the others' is decoupled. Muon
-    (Jordan et al. 2024) makes the momentum of every matrix nearly orthogonal, and leaves the other
-    parameters to AdamW; see ``matrix_axes``.
+    Weight decay is added to the gradient in SGD, as in the paper's recipes, and decoupled in the
+    others. Muon (Jordan et al. 2024) orthogonalises the momentum of the matrices, and leaves the
+    other parameters to AdamW; see ``matrix_axes``.
 
     Args:
-        options: of the run.
-        schedule: the learning rate by step.
-        part_rates: of the model's parts, such as "c2" or "head", the learning rate as a fraction
-            of the schedule's where it is not all of it; a part with 0 stays as it is.
+        options: optimizer options of the run.
+        schedule: learning rate by step.
+        rates: learning rates of the model's parts, such as "c2", as fractions of the schedule's
+            where they differ; a part at 0 stays as it is.
     """
     optimizer = _whole_model_optimizer(options, schedule)
-    if not part_rates:
+    if not rates:
         return optimizer
 
     def scale(updates: dict[str, Any], _: Any) -> dict[str, Any]:
         return {
-            part: optax.tree.scale(part_rates.get(part, 1.0), of_part)
+            part: optax.tree.scale(rates.get(part, 1.0), of_part)
             for part, of_part in updates.items()
         }
 
@@ -118,7 +130,7 @@ def _adamw(options: OptimizerOptions, schedule: optax.Schedule) -> optax.Gradien
 
 
 def _muon(options: OptimizerOptions, schedule: optax.Schedule) -> optax.GradientTransformation:
-    # optax's own choice of AdamW for the rest would decay norms and biases too.
+    # Not optax's own AdamW for the rest, which would decay norms and biases too.
     muon = optax.contrib.muon(
         schedule,
         beta=options.momentum,

@@ -1,4 +1,4 @@
-"""A run on disk: what is where, and how the run was defined."""
+"""A run on disk: which file is where, and how the run was defined."""
 
 import contextlib
 import json
@@ -13,6 +13,12 @@ from bottleneck_transformer_flax.training.config import RunConfig
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+_FORMER_KEYS = {
+    "test_loss": "validation_loss",
+    "test_accuracy": "validation_accuracy",
+    "test_top5": "validation_top5",
+    "fraction_of_peak": "mfu",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """The training state by step."""
+        """The train state by step."""
         return self.path / "checkpoints"
 
     @property
@@ -37,7 +43,7 @@ class RunDirectory:
 
     @property
     def best(self) -> Path:
-        """The model for inference, after the epoch with the best test accuracy."""
+        """The model for inference, after the epoch with the best validation accuracy."""
         return self.path / "best"
 
     @property
@@ -47,41 +53,46 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """A JSON line for every epoch."""
+        """One JSON line per epoch."""
         return self.path / "metrics.jsonl"
 
     @property
     def evaluation(self) -> Path:
-        """The last evaluation, as JSON."""
+        """The final evaluation as JSON."""
         return self.path / "evaluation.json"
 
     @property
+    def predictions(self) -> Path:
+        """The predictions that the final evaluation was computed from."""
+        return self.path / "predictions.npz"
+
+    @property
     def curves(self) -> Path:
-        """A picture of the metrics over the epochs."""
+        """A picture of the metrics by epoch."""
         return self.path / "curves.png"
 
     @property
     def confusion(self) -> Path:
-        """A picture of which classes are taken for which."""
+        """A picture of the confusion matrix."""
         return self.path / "confusion.png"
 
     @property
     def example(self) -> Path:
-        """One test image, to try a prediction on."""
+        """One image that the model was scored on, to try a prediction with."""
         return self.path / "example.png"
 
     def require_new(self) -> None:
-        """See that a run can be begun here.
+        """Check that a run can begin here.
 
         Raises:
-            CheckpointError: when there is a run, or anything else, already.
+            CheckpointError: when the folder holds a run, or anything else.
         """
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path} is a file; name a new folder as --run-directory")
         if self.path.exists() and any(self.path.iterdir()):
             raise CheckpointError(
-                f"{self.path} is not empty; name another --run-directory, or go on with the run "
-                "in it with --resume"
+                f"{self.path} is not empty; name another --run-directory, or resume the run in it "
+                "with --resume"
             )
 
     def create(self, config: RunConfig) -> None:
@@ -95,9 +106,9 @@ class RunDirectory:
         self.write_config(config)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other processes from training here meanwhile.
+        """A context in which no other process can train here.
 
-        Entering raises CheckpointError when another process does.
+        Entering it raises CheckpointError when another process does.
         """
         refusal = f"another process is training in {self.path}; wait for it, or end it first"
         return locked(self.path / LOCK_FILE, CheckpointError(refusal))
@@ -121,12 +132,29 @@ class RunDirectory:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the rows of all epochs so far."""
+        """Write one row for every epoch so far."""
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The row of every epoch so far, with today's keys whatever commit wrote it.
+
+        Raises:
+            CheckpointError: when the file is damaged.
+        """
+        if not self.metrics.is_file():
+            return []
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise CheckpointError(f"{self.metrics} cannot be read: {error}") from error
+        if not all(isinstance(row, dict) and {"epoch", "step"} <= row.keys() for row in rows):
+            raise CheckpointError(f"{self.metrics} cannot be read: expected an epoch in every line")
+        return [{_FORMER_KEYS.get(key, key): row[key] for key in row} for row in rows]
 
 
 def newest_run(runs: Path, *, having: str, lacking: str | None = None) -> RunDirectory | None:
-    """The run below a folder whose file or folder of a name is newest, and that lacks another."""
+    """The run whose entry named ``having`` is newest, among those without ``lacking``."""
     found = [
         (path.stat().st_mtime, path.parent)
         for path in runs.glob(f"*/{having}")

@@ -1,60 +1,134 @@
-"""What a run resolves to before it starts."""
+"""Everything a run computes with, built once from its options."""
 
+import hashlib
 import json
-from typing import NamedTuple
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
 from bottleneck_transformer_flax.augmentation.image import TrainingTransform
+from bottleneck_transformer_flax.axes import Float
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
 from bottleneck_transformer_flax.data import imagenet
-from bottleneck_transformer_flax.data.datasets import Splits, load_splits
-from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.batches import Batch
+from bottleneck_transformer_flax.data.datasets import Splits, fingerprint, load_splits
+from bottleneck_transformer_flax.data.loader import training_batches
+from bottleneck_transformer_flax.distributed import DataParallel, make_data_parallel
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
+from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
-from bottleneck_transformer_flax.models.flops import abstract_variables, count_parameters
+from bottleneck_transformer_flax.models.flops import (
+    abstract_variables,
+    count_multiply_adds,
+    count_parameters,
+)
+from bottleneck_transformer_flax.models.surgery import replace_head
 from bottleneck_transformer_flax.models.variants import find_variant, get_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.optimizer import (
+    learning_rate_schedule,
+    make_optimizer,
+    part_rates,
+)
+from bottleneck_transformer_flax.training.train_state import (
+    TrainState,
+    create_state,
+    random_variables,
+)
+from bottleneck_transformer_flax.training.train_step import TrainStep, make_train_step
 
 DEFAULT_CROP = 0.875
+_LARGEST_EVALUATION_BATCH = 250
 
 
-class Plan(NamedTuple):
-    """What a run resolves to, before anything is computed.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """Everything a run computes with; nothing is compiled or initialised before it is used.
 
     Attributes:
-        config: the run's options.
-        splits: the images.
-        model: as it is saved and scored.
-        model_name: the variant that it is; "custom" for none.
-        pretrained: what it starts from, at the run's image size; None for a random start.
-        preprocessing: how images become its input.
-        parameters: how many it has.
-        batch_size: images a step.
-        steps_per_epoch: steps.
+        config: options of the run.
+        splits: images to train on, to validate on, and to test on.
+        model: the model as it is scored and saved.
+        pretrained: the model to start from, at the run's image size; None for a random start.
+        preprocessing: how images become the model's input.
+        batch_size: images per step, over all devices.
+        steps_per_epoch: steps per epoch.
+        devices: the devices, and how state and batches are laid out on them.
+        learning_rates: learning rate of every step of the run.
+        optimizer: the optax optimizer.
+        train_step: jitted function from a state and a batch to the next state and its metrics.
+        evaluator: scores the model on a source of images.
     """
 
     config: RunConfig
     splits: Splits
     model: BoTNet
-    model_name: str
     pretrained: Pretrained | None
     preprocessing: Preprocessing
-    parameters: int
     batch_size: int
     steps_per_epoch: int
-
-    @property
-    def scored(self) -> ImageSource | None:
-        """The images that are scored: the validation split, or else the test split, if any."""
-        splits = self.splits
-        return splits.test if splits.validation is None else splits.validation
+    devices: DataParallel
+    learning_rates: Float[np.ndarray, " steps"]
+    optimizer: optax.GradientTransformation
+    train_step: TrainStep
+    evaluator: Evaluator
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+        return self.splits.train.class_names
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model's variant; "custom" where it is none."""
+        variant = find_variant(self.model.config)
+        return "custom" if variant is None else variant.name
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Number of parameters of the model."""
+        return count_parameters(abstract_variables(self.model, self.preprocessing.size))
+
+    @property
+    def keeps_head(self) -> bool:
+        """Whether the pretrained head has the data's own classes, in the same order."""
+        return self.pretrained is not None and _same_classes(
+            self.pretrained.classes, self.class_names
+        )
+
+    @cached_property
+    def images_hash(self) -> str:
+        """Hash of the images' names and labels, whatever folder they are in."""
+        return fingerprint(self.splits)
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Hash of the architecture and the preprocessing."""
+        record = [self.model.config.to_json(), self.preprocessing.to_json()]
+        return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that must be the same in every process of a run, by name."""
+        options = self.config.flattened()
+        # Each process may have the images elsewhere, and its own number of workers.
+        del options["data"], options["input.num_workers"]
+        return options | {"images": self.images_hash[:12], "model": self.model_hash[:12]}
 
     def image_size(self, epoch: int) -> tuple[int, int]:
         """(height, width) of the training images in an epoch, counted from 1."""
@@ -75,46 +149,52 @@ class Plan(NamedTuple):
         preprocessing = self.preprocessing.replace(size=self.image_size(epoch))
         return TrainingTransform(preprocessing, self.config.augmentation)
 
-    @property
-    def start(self) -> str:
-        """The network and the preprocessing as JSON, to see whether a run goes on with them."""
-        return json.dumps([self.model.config.to_json(), self.preprocessing.to_json()])
+    def step_flops(self, epoch: int) -> float:
+        """FLOPs of the model in a step: two per multiply-add, backward twice forward."""
+        return 6.0 * count_multiply_adds(self.model, self.image_size(epoch)) * self.batch_size
 
-    @property
-    def keeps_head(self) -> bool:
-        """Whether the pretrained head is of the data's own classes, in their order."""
-        synsets = imagenet.names_of_synsets()
-        names = self.splits.train.class_names
-        as_classes = tuple(synsets.get(name, name) for name in names)
-        return self.pretrained is not None and self.pretrained.classes in (names, as_classes)
+    def batches(self, step: int, bad_images: BadImages) -> Generator[Batch, None, None]:
+        """This process's shard of every batch after a step, in the image size of its epoch."""
+        while True:
+            epoch = 1 + step // self.steps_per_epoch
+            phase = training_batches(
+                self.splits.train,
+                self.transform(epoch),
+                batch_size=self.batch_size,
+                seed=self.config.seed,
+                start_step=step,
+                num_workers=self.config.input.num_workers,
+                process_shard=self.devices.process_shard,
+                bad_images=bad_images,
+            )
+            with closing(phase):
+                while self.image_size(1 + step // self.steps_per_epoch) == self.image_size(epoch):
+                    yield next(phase)
+                    step += 1
 
-    @property
-    def training_model(self) -> BoTNet:
-        """The model as it is trained: with what the run freezes frozen."""
-        fine_tuning = self.config.fine_tuning
-        execution = Execution(
-            frozen_through=fine_tuning.frozen_through,
-            frozen_batch_stats=fine_tuning.frozen_batch_stats,
-            batch_norm_groups=self.config.optimization.batch_norm_groups,
-            remat=self.config.optimization.remat,
-        )
-        return self.model.clone(execution=execution)
-
-    @property
-    def part_rates(self) -> dict[str, float]:
-        """Of parts of the model, the learning rate as a fraction; see ``make_optimizer``."""
-        rate = self.config.fine_tuning.backbone_rate
-        final = ("final",) if self.model.config.final_channels else ()
-        parts = ("stem", *STAGE_NAMES, *final)
-        rates = {} if rate == 1 else dict.fromkeys(parts, rate)
-        return rates | dict.fromkeys(self.training_model.execution.frozen_parts, 0.0)
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the devices; it follows from the config alone."""
+        average = self.config.optimization.ema_decay is not None
+        # As one program: JAX would compile one for every operation on every shape.
+        create = jax.jit(partial(create_state, optimizer=self.optimizer, average=average))
+        key = jax.random.key(self.config.seed)
+        if self.pretrained is None:
+            variables = random_variables(self.model, self.preprocessing.size, key)
+        else:
+            model, variables, _, _ = self.pretrained
+            if not self.keeps_head:
+                num_classes = self.model.config.num_classes
+                _, variables = replace_head(model, variables, num_classes=num_classes, rng=key)
+            # Copies: the step donates its state, and the setup keeps the pretrained variables.
+            variables = jax.tree.map(jnp.copy, variables)
+        return self.devices.place_state(create(variables))
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """Load the data's listing and resolve everything that depends on it.
+def make_setup(config: RunConfig) -> Setup:
+    """List the images, load the pretrained model, and build what the options ask for.
 
     Raises:
-        ConfigError: for options that don't fit each other or the data.
+        ConfigError: for options that don't fit each other, the data or the devices.
         DataError: when the data cannot be used.
         CheckpointError: when the pretrained model cannot be loaded.
     """
@@ -123,40 +203,85 @@ def make_plan(config: RunConfig) -> Plan:
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    start, preprocessing, pretrained = _start(config, splits.train.native_size)
-    model = BoTNet(config=config.model_config(start, num_classes=len(splits.train.class_names)))
-    variant = find_variant(model.config)
-    batch_size = min(config.batch_size, len(splits.train))
+    start, preprocessing, pretrained = _starting_point(config, splits.train.native_size)
+    model_config = start.replace(num_classes=len(splits.train.class_names), **vars(config.model))
+    return assemble(config, splits, BoTNet(config=model_config), preprocessing, pretrained)
+
+
+def assemble(
+    config: RunConfig,
+    splits: Splits,
+    model: BoTNet,
+    preprocessing: Preprocessing,
+    pretrained: Pretrained | None = None,
+) -> Setup:
+    """The setup for a model and images that are there already.
+
+    Raises:
+        ConfigError: for options that don't fit each other, the data or the devices.
+    """
     optimization = config.optimization
-    if batch_size % (optimization.accumulation_steps * optimization.batch_norm_groups):
-        raise ConfigError(
-            f"batch_size is {config.batch_size} but there are only {batch_size} training images, "
-            f"which accumulation_steps = {optimization.accumulation_steps} times batch_norm_groups "
-            f"= {optimization.batch_norm_groups} does not divide; choose a smaller batch_size"
-        )
-    plan = Plan(
+    batch_size = _batch_size(config, len(splits.train))
+    steps_per_epoch = len(splits.train) // batch_size
+    devices = make_data_parallel(
+        batch_size // optimization.accumulation_steps,
+        shard_parameters=optimization.shard_parameters,
+    )
+    schedule = learning_rate_schedule(
+        optimization, steps_per_epoch=steps_per_epoch, epochs=config.epochs
+    )
+    fine_tuning = config.fine_tuning
+    execution = Execution(
+        remat=optimization.remat,
+        batch_norm_groups=optimization.batch_norm_groups,
+        frozen_through=fine_tuning.frozen_through,
+        frozen_batch_stats=fine_tuning.frozen_batch_stats,
+    )
+    rates = part_rates(fine_tuning.backbone_rate, model, execution.frozen_parts)
+    optimizer = make_optimizer(optimization, schedule, rates)
+    setup = Setup(
         config=config,
         splits=splits,
         model=model,
-        model_name="custom" if variant is None else variant.name,
         pretrained=pretrained,
         preprocessing=preprocessing,
-        parameters=count_parameters(abstract_variables(model, preprocessing.size)),
         batch_size=batch_size,
-        steps_per_epoch=max(1, len(splits.train) // batch_size),
+        steps_per_epoch=steps_per_epoch,
+        devices=devices,
+        learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps_per_epoch * config.epochs))),
+        optimizer=optimizer,
+        train_step=make_train_step(
+            model.clone(execution=execution),
+            optimizer,
+            preprocessing,
+            seed=config.seed,
+            label_smoothing=optimization.label_smoothing,
+            accumulation_steps=optimization.accumulation_steps,
+            ema_decay=optimization.ema_decay,
+            augmentation=config.augmentation,
+            devices=devices,
+        ),
+        evaluator=Evaluator(
+            model,
+            preprocessing,
+            batch_size=min(batch_size * 4, _LARGEST_EVALUATION_BATCH),
+            num_workers=config.input.num_workers,
+            devices=devices,
+        ),
     )
-    # A shift that is too long for the smallest images is told before anything starts.
-    plan.transform(epoch=1)
-    return plan
+    # The smallest images come first; a shift that is too long for them is refused here.
+    setup.transform(epoch=1)
+    return setup
 
 
-def _start(
+def _starting_point(
     config: RunConfig, native_size: tuple[int, int] | None
 ) -> tuple[BoTNetConfig, Preprocessing, Pretrained | None]:
-    """The model that the run starts from, its preprocessing, and its weights if it has some.
+    """Architecture, preprocessing, and weights where there are any, to start from.
 
-    The preprocessing is what the options say, else that of the weights, else what suits the data.
+    Preprocessing follows the options, then the weights, then what suits the data.
     """
+    pretrained = None
     if config.pretrained is not None:
         pretrained = load_pretrained(config.pretrained, image_size=config.input.image_size)
         if pretrained.model.config.folded_batch_norm:
@@ -167,7 +292,7 @@ def _start(
         start, preprocessing = pretrained.model.config, pretrained.preprocessing
     else:
         variant = get_variant(str(config.variant))
-        pretrained, start = None, variant.config
+        start = variant.config
         preprocessing = Preprocessing(size=native_size or variant.image_size, crop=DEFAULT_CROP)
     if native_size:
         preprocessing = preprocessing.replace(crop=1.0)
@@ -178,3 +303,22 @@ def _start(
     }
     given = {name: value for name, value in options.items() if value is not None}
     return start, preprocessing.replace(**given), pretrained
+
+
+def _batch_size(config: RunConfig, num_images: int) -> int:
+    """The batch size, reduced to the training images where there are fewer."""
+    optimization = config.optimization
+    batch_size = min(config.batch_size, num_images)
+    if batch_size % (optimization.accumulation_steps * optimization.batch_norm_groups):
+        raise ConfigError(
+            f"batch_size is {config.batch_size} but there are only {num_images} training images, "
+            f"which accumulation_steps = {optimization.accumulation_steps} times batch_norm_groups "
+            f"= {optimization.batch_norm_groups} does not divide; choose a smaller batch_size"
+        )
+    return batch_size
+
+
+def _same_classes(classes: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether the data's names are these classes; ImageNet's folders are named after synsets."""
+    synsets = imagenet.names_of_synsets()
+    return classes in (names, tuple(synsets.get(name, name) for name in names))

@@ -1,4 +1,4 @@
-"""What a run says while it goes, as files that TensorBoard shows as curves."""
+"""The metrics of a run as event files, which TensorBoard shows as curves."""
 
 import math
 import time
@@ -8,24 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.training.callbacks import RunProgress
+from bottleneck_transformer_flax.training.callbacks import Callback
+from bottleneck_transformer_flax.training.metrics import EpochMetrics, Progress, StepInfo
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.setup import Plan
+from bottleneck_transformer_flax.training.setup import Setup
 
-MOST_STEPS_AN_EPOCH = 100
+MOST_STEPS_PER_EPOCH = 100
 
 
-class TensorBoardReporter:
-    """Writes RUN/tensorboard/: ``step/…`` at up to a hundred steps an epoch, and ``epoch/…``.
+class TensorBoard(Callback):
+    """Writes RUN/tensorboard/: ``step/…`` for at most a hundred steps per epoch, and ``epoch/…``.
 
-    All curves are over the steps of the run. ``step/mean_loss`` and ``step/mean_accuracy`` are
-    means over the epoch so far. ``epoch/…`` are the numbers of ``metrics.jsonl`` by their names.
-    A resumed run begins another file, which takes back what the earlier ones say of the steps that
-    are made again: TensorBoard shows no step twice.
+    The x axis is the step of the run. ``step/mean_loss`` and ``step/mean_accuracy`` are means over
+    the epoch so far; ``epoch/…`` are the numbers of ``metrics.jsonl`` under their names. A resumed
+    run begins another file, which tells TensorBoard to drop what the earlier files hold of the
+    steps that are taken again.
     """
 
+    shows_mfu = True
+
     def __init__(self) -> None:
-        """For one run; use as a context.
+        """Check that the library is there; nothing is written before the run starts.
 
         Raises:
             ConfigError: when tensorboardX is not installed.
@@ -38,54 +41,43 @@ class TensorBoardReporter:
         self._events: Any = None
         self._steps_between = 1
 
-    def __enter__(self) -> "TensorBoardReporter":
-        """Nothing is written before the run is planned."""
-        return self
+    def on_start(self, setup: Setup, run: RunDirectory, progress: Progress) -> None:
+        """Begin a file."""
+        self._steps_between = math.ceil(setup.steps_per_epoch / MOST_STEPS_PER_EPOCH)
+        self._events = _begin_file(run.tensorboard, progress.step)
 
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def planned(self, plan: Plan, run: RunDirectory, start_step: int) -> None:
-        """Begin a file, and take back what others say of the steps that are still to come."""
-        self._steps_between = math.ceil(plan.steps_per_epoch / MOST_STEPS_AN_EPOCH)
-        self._events = _begin_file(run.tensorboard, start_step)
-
-    def stepped(self, progress: RunProgress) -> None:
-        """Write down one step in so many."""
-        if progress.step % self._steps_between:
+    def on_step(self, step: StepInfo, epoch: EpochMetrics) -> None:
+        """Write the metrics of every so many steps."""
+        if step.step % self._steps_between:
             return
         values = {
-            "step/mean_loss": progress.loss,
-            "step/mean_accuracy": progress.accuracy,
-            "step/learning_rate": progress.learning_rate,
-            "step/gradient_norm": progress.gradient_norm,
-            "step/update_norm": progress.update_norm,
-            "step/seconds": progress.seconds,
-            "step/input_seconds": progress.input_seconds,
+            "step/mean_loss": epoch.loss,
+            "step/mean_accuracy": epoch.accuracy,
+            "step/learning_rate": step.learning_rate,
+            "step/gradient_norm": step.gradient_norm,
+            "step/update_norm": step.update_norm,
+            "step/seconds": step.seconds,
+            "step/input_seconds": step.input_seconds,
+            "step/images_per_second": step.images / max(step.seconds, 1e-9),
         }
-        if progress.seconds > 0:
-            values["step/images_per_second"] = progress.images / progress.seconds
-        if progress.fraction_of_peak is not None:
-            values["step/fraction_of_peak"] = progress.fraction_of_peak
-        self._write(progress.step, values)
+        if epoch.mfu is not None:
+            values["step/mfu"] = epoch.mfu
+        self._write(step.step, values)
 
-    def evaluating(self, done: int, total: int) -> None:
-        """Nothing: the score comes with the epoch."""
-
-    def finished_epoch(self, row: dict[str, Any]) -> None:
-        """Write down the numbers of an epoch, and see that all so far is on disk."""
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        """Write the numbers of an epoch, and flush everything so far to disk."""
         numbers = {
             f"epoch/{name}": float(value)
             for name, value in row.items()
-            if isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and name not in ("epoch", "step")
+            if type(value) in (int, float) and name not in ("epoch", "step")
         }
         self._write(row["step"], numbers)
         self._events.flush()
+
+    def on_end(self) -> None:
+        """Close the file."""
+        if self._events is not None:
+            self._events.close()
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -98,14 +90,14 @@ class TensorBoardReporter:
 
 
 def _begin_file(folder: Path, start_step: int) -> Any:
-    # Not SummaryWriter, which hands everything to a queue: its flush() does not wait for what is
-    # still there, and a killed run would lose the end of its last epoch.
+    # Not SummaryWriter, whose flush() does not wait for its queue: a killed run would lose the end
+    # of its last epoch.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     folder.mkdir(parents=True, exist_ok=True)
-    # The name has the time in seconds; two files of one second must not be one. The path is whole,
-    # since "s3:" or "gs:" at its beginning would mean another place.
+    # The library names files by the second; the step tells files of the same second apart. The
+    # path is absolute, since one that begins with "s3:" or "gs:" would mean a remote store.
     events = EventsWriter(str(folder.resolve() / "events"), f".{start_step:09}")
     begin = SessionLog(status=SessionLog.START)
     events.write_event(Event(wall_time=time.time(), step=start_step + 1, session_log=begin))

@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import pytest
-
-from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.plan_text import (
     describe_augmentation,
     plan_lines,
     recipe_lines,
 )
+
+from bottleneck_transformer_flax.augmentation.image import Augmentation
 from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
 from training.linear_runs import CONFIG, plan_of
 

@@ -1,0 +1,171 @@
+"""What a run leaves behind: models for inference, scores, and pictures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bottleneck_transformer_flax.checkpoints.cards import card_metadata
+from bottleneck_transformer_flax.checkpoints.hub import means_repository
+from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
+from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
+from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
+from bottleneck_transformer_flax.figures.curves import plot_training_curves
+from bottleneck_transformer_flax.files import write_text
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import Setup
+from bottleneck_transformer_flax.training.train_state import Variables
+
+# Names on the hub of the data sets that have one.
+DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
+
+
+def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[str, Any]) -> None:
+    """Replace ``best/`` by the model of an epoch.
+
+    Args:
+        run: where to write.
+        setup: setup of the run.
+        variables: variables of the model.
+        row: the epoch's row of ``metrics.jsonl``.
+
+    Raises:
+        CheckpointError: when it cannot be written, such as on a full disk.
+    """
+    evaluation = {
+        "split": "validation",
+        "top1": row["validation_accuracy"],
+        "top5": row["validation_top5"],
+        "loss": row["validation_loss"],
+        "count": len(setup.splits.validation or ()),
+    }
+    when = f"after epoch {row['epoch']}, the best on the validation images"
+    card = model_card(setup, evaluation, when)
+    try:
+        _save(run.best, setup, variables, card)
+    except OSError as error:
+        raise CheckpointError(
+            f"the best model could not be written to {run.best}: {error.strerror or error}; the "
+            "checkpoints are whole. See to the disk, then go on with --resume"
+        ) from error
+
+
+def write_artifacts(
+    run: RunDirectory,
+    setup: Setup,
+    variables: Variables,
+    rows: Sequence[dict[str, Any]],
+    split: str,
+    predictions: Predictions | None,
+) -> dict[str, Any] | None:
+    """Write what a finished run leaves, and return the content of ``evaluation.json``.
+
+    Args:
+        run: where to write.
+        setup: setup of the run.
+        variables: variables of the last model.
+        rows: rows of ``metrics.jsonl``.
+        split: "test" or "validation", whichever the last model was scored on.
+        predictions: its predictions; None where there are no images to score it on.
+    """
+    evaluation = None
+    if predictions is not None:
+        evaluation = {"split": split} | predictions.to_json(setup.class_names)
+    plot_training_curves(rows, run.curves)
+    if predictions is not None:
+        write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
+        predictions.save(run.predictions)
+        plot_confusion_matrix(predictions.confusion, setup.class_names, run.confusion)
+    _save_example(getattr(setup.splits, split) or setup.splits.train, run.example)
+    # Last, since its presence says that the run is finished.
+    _save(run.pretrained, setup, variables, model_card(setup, evaluation, "after the last step"))
+    return evaluation
+
+
+def _save(folder: Path, setup: Setup, variables: Variables, card: str) -> None:
+    variables = jax.tree.map(np.asarray, variables)
+    save_pretrained(
+        folder, setup.model, variables, setup.preprocessing, setup.class_names, card=card
+    )
+
+
+def _save_example(source: ImageSource, path: Path) -> None:
+    """Save the first image of a source that can be read."""
+    for index in range(len(source)):
+        try:
+            source.read(index).save(path)
+        except ValueError:
+            continue
+        return
+
+
+def model_card(setup: Setup, evaluation: dict[str, Any] | None, when: str) -> str:
+    """The model card in Markdown.
+
+    It is meant to be shared, so it tells the names of folders and not where they are.
+
+    Args:
+        setup: setup of the run.
+        evaluation: scores of the model and the split they are from; None for no scores.
+        when: the moment of the run that the variables are from.
+    """
+    config, splits = setup.config, setup.splits
+    height, width = setup.preprocessing.size
+    averaged = "averaged" if config.optimization.ema_decay is not None else "last"
+    data = DATA_SETS.get(config.data, _folder_name(config.data))
+    pretrained = config.pretrained
+    on_hub = pretrained is not None and means_repository(pretrained)
+    if pretrained is not None and not on_hub:
+        pretrained = _folder_name(pretrained)
+    shared = config.replace(
+        data=config.data if config.data in DATA_SETS else data, pretrained=pretrained
+    )
+    scores = {name: evaluation[name] for name in ("top1", "top5")} if evaluation else {}
+    metadata = card_metadata(
+        model_name=setup.model_name,
+        dataset_name=data,
+        metrics=scores,
+        base_model=pretrained if on_hub else None,
+    )
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    counts = [f"{len(source)} {part}" for part, source in parts.items() if source is not None]
+    return f"""{metadata}
+# {setup.model_name}, {len(setup.class_names)} classes
+
+A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-flax`.
+
+| | |
+|---|---|
+| data | {data}: {", ".join(counts)} images |
+| input | {height} × {width} pixels |
+| start | {pretrained or "random weights"} |
+| epochs | {config.epochs} |
+| seed | {config.seed} |
+| variables | the {averaged} ones, {when} |
+{_score_rows(evaluation)}
+Every option of the run:
+
+```json
+{json.dumps(shared.to_json(), indent=2)}
+```
+"""
+
+
+def _score_rows(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return ""
+    return (
+        f"| {evaluation['split']} images | {evaluation['count']} |\n"
+        f"| top-1 | {evaluation['top1']:.4f} |\n"
+        f"| top-5 | {evaluation['top5']:.4f} |\n"
+        f"| loss | {evaluation['loss']} |\n"
+    )
+
+
+def _folder_name(path: str) -> str:
+    return Path(path).resolve().name
