@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bottleneck_transformer_flax.conversion.torch_files import read_foreign, write_foreign
+from bottleneck_transformer_flax.conversion.torch_files import read_arrays, write_safetensors
 from bottleneck_transformer_flax.errors import CheckpointError
 
 ARRAYS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -35,7 +35,7 @@ def assert_these(arrays):
 
 def message_of(path):
     with pytest.raises(CheckpointError) as caught:
-        read_foreign(path)
+        read_arrays(path)
     message = str(caught.value)
     assert "\n" not in message
     assert path.name in message
@@ -57,12 +57,12 @@ def message_of(path):
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".bin", ".pt"])
 def test_pytorch_files(tmp_path, content, suffix):
     torch.save(content, tmp_path / f"model{suffix}")
-    assert_these(read_foreign(tmp_path / f"model{suffix}"))
+    assert_these(read_arrays(tmp_path / f"model{suffix}"))
 
 
 def test_the_format_before_zip(tmp_path):
     torch.save(COUNTED, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert_these(read_foreign(tmp_path / "old.pth"))
+    assert_these(read_arrays(tmp_path / "old.pth"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -70,13 +70,13 @@ def test_safetensors_of_any_precision(tmp_path, dtype):
     save_file(
         {name: value.to(dtype) for name, value in COUNTED.items()}, tmp_path / "a.safetensors"
     )
-    assert_these(read_foreign(tmp_path / "a.safetensors"))
+    assert_these(read_arrays(tmp_path / "a.safetensors"))
 
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "b.safetensors"
-    write_foreign(path, {name: value.numpy() for name, value in ARRAYS.items()})
-    assert_these(read_foreign(path))
+    write_safetensors(path, {name: value.numpy() for name, value in ARRAYS.items()})
+    assert_these(read_arrays(path))
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert [entry.name for entry in tmp_path.glob(".*")] == []
@@ -90,7 +90,7 @@ def test_code_is_never_executed(tmp_path, old_format, place):
     path = tmp_path / "evil.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not old_format)
     message = message_of(path)
-    assert "holds code, or what only code could make (posix.mkdir)" in message
+    assert "holds code, or objects that only code could make (posix.mkdir)" in message
     assert "nothing in it was executed" in message
     assert not marker.exists()
     pickle.loads(pickle.dumps(Code(marker)))
@@ -109,18 +109,18 @@ def test_code_in_a_pickle_of_pythons_own_is_not_executed(tmp_path, protocol):
 def test_the_averaged_ones_are_taken(tmp_path, key, plain):
     other = {name: value + 1 for name, value in ARRAYS.items()}
     torch.save({plain: other, key: COUNTED}, tmp_path / "a.pth")
-    assert_these(read_foreign(tmp_path / "a.pth"))
+    assert_these(read_arrays(tmp_path / "a.pth"))
     torch.save({plain: COUNTED, key: {}}, tmp_path / "off.pth")
-    assert_these(read_foreign(tmp_path / "off.pth"))
+    assert_these(read_arrays(tmp_path / "off.pth"))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_what_wraps_a_module_is_taken_off_its_names(tmp_path, prefix):
     wrapped = {prefix + name: value for name, value in COUNTED.items()}
     torch.save(wrapped | {"n_averaged": torch.tensor(3)}, tmp_path / "a.pth")
-    assert_these(read_foreign(tmp_path / "a.pth"))
+    assert_these(read_arrays(tmp_path / "a.pth"))
     save_file(wrapped, tmp_path / "a.safetensors")
-    assert_these(read_foreign(tmp_path / "a.safetensors"))
+    assert_these(read_arrays(tmp_path / "a.safetensors"))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -128,20 +128,20 @@ def test_integers_are_no_weights(tmp_path, suffix):
     quantised = ARRAYS | {"body.weight": torch.ones(2, 2, dtype=torch.int8)}
     path = tmp_path / f"a{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(quantised, path)
-    assert "not of floating point numbers: body.weight" in message_of(path)
+    assert "not floating-point: body.weight" in message_of(path)
 
 
 def test_an_archive(tmp_path):
     (tmp_path / "a.txt").touch()
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(tmp_path / "a.txt")
-    assert message_of(tmp_path / "a.tar").endswith("name the file of the weights that is in it")
+    assert message_of(tmp_path / "a.tar").endswith("unpack it, and name the file of the weights")
 
 
 def test_a_pretrained_directory_is_not_written_into(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "bottleneck-transformer-flax/1"}')
     with pytest.raises(CheckpointError, match="would be in a pretrained directory"):
-        write_foreign(tmp_path / "model.safetensors", {})
+        write_safetensors(tmp_path / "model.safetensors", {})
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -166,7 +166,7 @@ def test_truncated(tmp_path, suffix, kept):
 
 def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"\x00\x01 no checkpoint" * 9)
-    assert "damaged, or holds code, or is no PyTorch file" in message_of(tmp_path / "a.pth")
+    assert "damaged, or holds code, or is not a PyTorch file" in message_of(tmp_path / "a.pth")
     torch.save(torch.ones(3), tmp_path / "tensor.pth")
     assert "no named arrays" in message_of(tmp_path / "tensor.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
@@ -175,7 +175,7 @@ def test_what_is_no_checkpoint(tmp_path):
     assert "ends in '.onnx'; expected .safetensors, .pth" in message_of(tmp_path / "a.onnx")
     assert "does not exist" in message_of(tmp_path / "missing.pth")
     (tmp_path / "folder.pth").mkdir()
-    assert "is a folder" in message_of(tmp_path / "folder.pth")
+    assert "is not a file" in message_of(tmp_path / "folder.pth")
 
 
 @pytest.mark.parametrize("content", [b"error: not found", b"the page is gone", b"access denied"])
@@ -206,4 +206,4 @@ def test_without_pytorch(tmp_path, monkeypatch):
 def test_a_bad_name_to_write(tmp_path):
     for path in (tmp_path / "a.pth", tmp_path):
         with pytest.raises(CheckpointError, match=r"expected the name of a \.safetensors file"):
-            write_foreign(path, {})
+            write_safetensors(path, {})
