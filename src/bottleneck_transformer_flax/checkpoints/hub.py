@@ -10,12 +10,11 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from bottleneck_transformer_flax.checkpoints.hub_errors import explain, is_transport_error
 from bottleneck_transformer_flax.checkpoints.locations import CARD, FILES, REQUIRED, find_pretrained
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.errors import CheckpointError, reraise
 
 _log = logging.getLogger(__name__)
 _PART = r"\w(?:[\w.-]{0,94}\w)?"
@@ -54,7 +53,7 @@ def download_repository(
 
     Args:
         repository: "owner/name", or "owner/name@revision" for a branch, a tag or a commit.
-        files: names, or patterns such as "*.json"; those that the repository lacks are skipped.
+        files: names; those that the repository lacks are skipped.
         required: names that the repository must have.
 
     Returns:
@@ -77,9 +76,8 @@ def download_repository(
             if cached is None:
                 raise
             folder = cached
-    there = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*")]
-    missing = [name for name in required if name not in there]
-    if missing or not any(fnmatch(name, pattern) for name in there for pattern in files):
+    missing = [name for name in required if not (Path(folder) / name).is_file()]
+    if missing or not any((Path(folder) / name).is_file() for name in files):
         raise CheckpointError(
             f"{repository} is on the hub but lacks {', '.join(missing or files)}; expected the "
             "repository of a model"
@@ -189,13 +187,10 @@ def _cached(name: str, revision: str | None, files: Sequence[str]) -> str | None
 @contextlib.contextmanager
 def _hub_errors(repository: str, participle: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into one line, and keep it from warning of it at length."""
-    try:
+    failure = f"{repository} cannot be {participle}"
+    remedy = "install the extra 'hub': pip install 'bottleneck-transformer-flax[hub]'"
+    with reraise(ImportError, CheckpointError, failure, remedy=remedy):
         import huggingface_hub  # noqa: F401
-    except ImportError as error:
-        raise CheckpointError(
-            f"{repository} cannot be {participle}: huggingface_hub cannot be imported ({error}); "
-            "install the extra 'hub': pip install 'bottleneck-transformer-flax[hub]'"
-        ) from error
     try:
         with _quietly():
             yield
@@ -203,10 +198,8 @@ def _hub_errors(repository: str, participle: str) -> Iterator[None]:
         raise
     except Exception as error:
         # The errors of huggingface_hub, its HTTP library and its storage library share no base.
-        raise CheckpointError(
-            f"{repository} cannot be {participle}: "
-            + explain(error, repository, uploading=participle == "uploaded")
-        ) from error
+        why = explain(error, repository, uploading=participle == "uploaded")
+        raise CheckpointError(f"{failure}: {why}") from error
 
 
 @contextlib.contextmanager

@@ -63,7 +63,6 @@ class _Source(NamedTuple):
     variant: str
     preprocessing: Preprocessing
     origin: str
-    maker: str
     note: str = ""
     classes: tuple[str, ...] | None = None
     licence: str | None = None
@@ -129,17 +128,16 @@ def _open_file(source: str | Path, variant: str | None) -> _Source:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = f"the file `{path.name}` (SHA-256 `{digest}`), with the names of {project.name}"
-    maker = f"in the format of {project.name}"
     published = published_weights(variant, project.name)
     if published is None:
         preprocessing = Preprocessing(size=get_variant(variant).image_size, crop=project.crop)
-        return _Source(arrays, variant, preprocessing, origin, maker)
+        return _Source(arrays, variant, preprocessing, origin)
     note = (
         f"{project.name} has published weights of this model: top-1 {published.top1} %, top-5 "
         f"{published.top5} % on ImageNet, licence {published.licence}, at {published.url}. "
         "Only the origin of the file can tell whether it holds those."
     )
-    return _Source(arrays, variant, published.preprocessing, origin, maker, note)
+    return _Source(arrays, variant, published.preprocessing, origin, note)
 
 
 def _open_repository(repository: str, folder: Path) -> _Source:
@@ -159,7 +157,6 @@ def _open_repository(repository: str, folder: Path) -> _Source:
         config.architecture,
         config.preprocessing,
         origin=f"[{repository}](https://huggingface.co/{name})",
-        maker="in the format of timm",
         classes=config.classes,
         licence=licence,
         repository=name,
@@ -173,8 +170,7 @@ def _open_repository(repository: str, folder: Path) -> _Source:
         f"Top-1 {published.top1} % and top-5 {published.top5} % on ImageNet-1k, as timm reports; "
         "not measured again here."
     )
-    licence = licence or published.licence
-    return source._replace(maker="trained by timm", note=note, licence=licence, published=published)
+    return source._replace(note=note, licence=licence or published.licence, published=published)
 
 
 def _download_weights(repository: str, commit: str) -> Path:
@@ -205,7 +201,7 @@ def _import_own(
 
 
 def _card(source: _Source, pretrained: Pretrained) -> str:
-    published = source.published
+    published, project = source.published, project_of(source.variant).name
     metadata = card_metadata(
         model_name=source.variant,
         dataset_name="ImageNet-1k",
@@ -213,11 +209,12 @@ def _card(source: _Source, pretrained: Pretrained) -> str:
         licence=source.licence,
         base_model=source.repository,
     )
+    made_by = f"trained by {project}" if published else f"in the format of {project}"
     height, width = pretrained.preprocessing.size
     card = f"""{metadata}
 # {source.variant}, {len(pretrained.classes)} classes
 
-A Bottleneck Transformer (arXiv 2101.11605) {source.maker}, its weights converted for
+A Bottleneck Transformer (arXiv 2101.11605) {made_by}, its weights converted for
 `bottleneck-transformer-flax` unchanged.
 
 | | |

@@ -6,17 +6,17 @@ import re
 import tarfile
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
 from bottleneck_transformer_flax.checkpoints.locations import CONFIG, has_our_format
-from bottleneck_transformer_flax.errors import CheckpointError, reason
+from bottleneck_transformer_flax.errors import CheckpointError, reraise
 from bottleneck_transformer_flax.files import write_bytes
 
 SAFETENSORS = ".safetensors"
@@ -73,10 +73,8 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
+    with _reading(path):
         arrays: dict[str, Any] = load_file(path)
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:
-        raise _unreadable(path, error) from error
     _check_floating(
         path, {name: jnp.issubdtype(a.dtype, jnp.floating) for name, a in arrays.items()}
     )
@@ -84,44 +82,40 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_pickled(path: Path) -> dict[str, np.ndarray]:
-    try:
+    with reraise(
+        ImportError,
+        CheckpointError,
+        f"{path} is a PyTorch file and PyTorch cannot be imported",
+        remedy=f"install this package's 'torch' extra, or convert the file to {SAFETENSORS}",
+    ):
         import torch
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path} is a PyTorch file and PyTorch is not installed; install this package's "
-            f"'torch' extra, or convert the file to {SAFETENSORS}"
-        ) from error
     if tarfile.is_tarfile(path):
         raise CheckpointError(f"{path} is an archive; unpack it, and name the file of the weights")
-    try:
-        # Many checkpoints hold the training script's options, which are plain values.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        problem = (
-            f"holds code, or objects that only code could make ({code[1]})"
-            if code
-            else "is damaged, or holds code, or is not a PyTorch file"
-        )
-        raise CheckpointError(
-            f"{path} {problem}; nothing in it was executed. Ask for a file of the weights alone, "
-            f"best as {SAFETENSORS}"
-        ) from error
-    except Exception as error:
-        # The errors of torch's unpickler share no base class.
-        raise _unreadable(path, error) from error
+    with _reading(path):
+        try:
+            # Many checkpoints hold the training script's options, which are plain values.
+            with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+                warnings.simplefilter("ignore")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            code = re.search(r"GLOBAL (\S+)", str(error))
+            problem = (
+                f"holds code, or objects that only code could make ({code[1]})"
+                if code
+                else "is damaged, or holds code, or is not a PyTorch file"
+            )
+            raise CheckpointError(
+                f"{path} {problem}; nothing in it was executed. Ask for a file of the weights "
+                f"alone, best as {SAFETENSORS}"
+            ) from error
     tensors = _named_tensors(loaded)
     if not tensors:
         raise CheckpointError(f"{path} holds no named arrays; expected a model's state_dict")
     _check_floating(path, {name: t.dtype.is_floating_point for name, t in tensors.items()})
-    try:
-        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
-    except (TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} holds arrays that are not dense ({reason(error)}); expected plain weights"
-        ) from error
+    failure = f"{path} holds arrays that are not dense"
+    with reraise((TypeError, RuntimeError), CheckpointError, failure, remedy="expected weights"):
+        arrays = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    return arrays
 
 
 def _check_floating(path: Path, floating: Mapping[str, bool]) -> None:
@@ -134,8 +128,11 @@ def _check_floating(path: Path, floating: Mapping[str, bool]) -> None:
         )
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({reason(error)}); copy or download it again")
+def _reading(path: Path) -> AbstractContextManager[None]:
+    # The errors of the libraries' readers share no base class.
+    return reraise(
+        Exception, CheckpointError, f"{path} cannot be read", remedy="copy or download it again"
+    )
 
 
 def _named_tensors(loaded: Any) -> dict[str, Any]:
