@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 from bottleneck_transformer_flax.conversion import timm
-from bottleneck_transformer_flax.conversion.mapping import projections, to_theirs
+from bottleneck_transformer_flax.conversion.mapping import projections, to_torch
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
@@ -142,14 +142,14 @@ def inputs_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _timm_network(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return to_theirs(list(timm.rules(case.config)), ours)
+    return to_torch(list(timm.mapping(case.config)), ours)
 
 
 def _timm_layer(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     query_key, value = case.config.head_sizes(case.channels)
     kernels = [ours[f"params.{name}.kernel"] for name in ("query", "key", "value")]
     return {
-        "qkv.weight": projections(query_key, query_key, value).to_theirs(kernels),
+        "qkv.weight": projections(query_key, query_key, value).to_torch(kernels),
         "pos_embed.height_rel": ours["params.relative_height"],
         "pos_embed.width_rel": ours["params.relative_width"],
     }

@@ -1,8 +1,55 @@
-"""The shared fixtures, for this folder."""
+"""Fixtures of this folder: a small pretrained directory, and the stand-in of the hub."""
 
-from checkpoints.hub_sharing import logged_in, refusal, small_directory, small_variables
+import shutil
+
+import pytest
+
+from bottleneck_transformer_flax import save_pretrained
+from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.flops import abstract_variables
+from checkpoints.shared import NAMES, PREPROCESSING
 from reference.hub_client import hub
-from training.tiny import small_variant
+from reference.hub_server import WRITER
+from reference.variables import random_variables
+from training.tiny import SIZE, SMALL, small_variant
 
-__all__ = ["hub", "logged_in", "refusal", "small_directory", "small_variables"]
-__all__ += ["small_variant"]
+__all__ = ["hub", "small_variant"]
+
+
+@pytest.fixture(scope="session")
+def small_variables():
+    return random_variables(abstract_variables(BoTNet(config=SMALL), SIZE))
+
+
+@pytest.fixture(scope="session")
+def saved_once(tmp_path_factory, small_variables):
+    folder = tmp_path_factory.mktemp("once") / "saved"
+    model = BoTNet(config=SMALL)
+    return save_pretrained(folder, model, small_variables, PREPROCESSING, NAMES, card="# čard\n")
+
+
+@pytest.fixture
+def saved(tmp_path, saved_once):
+    """A pretrained directory of a small model."""
+    return shutil.copytree(saved_once, tmp_path / "saved")
+
+
+@pytest.fixture
+def logged_in(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+
+
+@pytest.fixture
+def refusal(capfd):
+    """Call, expect a CheckpointError, and give its one line."""
+
+    def call(function, *arguments, **options):
+        with pytest.raises(CheckpointError) as caught:
+            function(*arguments, **options)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert capfd.readouterr() == ("", "")
+        return message
+
+    return call

@@ -84,7 +84,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_what_was_saved_stays_good(
     assert [record for record in caplog.records if record.name == "absl"] == []
     assert "the checkpoint could not be written to" in message
     assert "File too large" in message
-    assert "checkpoints/2 is whole. See to the disk, then go on with --resume" in message
+    assert "checkpoints/2 is intact. Check the disk, then continue with --resume" in message
     assert steps_of(unfinished) == [2]
     assert_it_goes_on_after_step_2(call, unfinished, finished)
 

@@ -73,7 +73,7 @@ def test_the_former_benchmark_command_names_the_new_one(fails):
 def test_variants_table(call):
     called = call("variants")
     assert called.code == 0
-    table, weights = called.out.split("\nThe weights there are:\n")
+    table, weights = called.out.split("\nPublished weights:\n")
     rows = {line.split()[0]: line for line in table.splitlines()}
     for name in list_variants():
         if name != "small":

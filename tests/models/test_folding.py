@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
-from bottleneck_transformer_flax.conversion.files import export_file
+from bottleneck_transformer_flax.conversion.projects import export_checkpoint
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.surgery import (
     fold_batch_norm,
@@ -148,7 +148,7 @@ def test_it_is_not_exported_and_not_trained_on(tmp_path):
     model, variables = fold_batch_norm(SMALL_MODELS[NAME], small_variables(NAME, *SIZE))
     folded = save_folded(tmp_path / "folded", model, variables)
     with pytest.raises(CheckpointError, match="folded into its weights, and timm's are not"):
-        export_file(folded, tmp_path / "timm.safetensors", "timm")
+        export_checkpoint(folded, tmp_path / "timm.safetensors", "timm")
     with pytest.raises(ConfigError, match=r"folded are folded .* name the model that it was"):
         make_setup(RunConfig(variant=None, pretrained=str(tmp_path / "folded")))
     assert [path.name for path in tmp_path.iterdir()] == ["folded"]

@@ -19,8 +19,8 @@ from benchmarks.cases import (
     timm_arrays,
     write_case,
 )
-from bottleneck_transformer_flax.conversion.mapping import to_ours, to_theirs
-from bottleneck_transformer_flax.conversion.timm import rules
+from bottleneck_transformer_flax.conversion.mapping import to_flax, to_torch
+from bottleneck_transformer_flax.conversion.timm import mapping
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables, count_parameters
 from bottleneck_transformer_flax.models.variants import get_config
@@ -53,7 +53,7 @@ def test_t3_gives_the_logits_of_timm(record_property, form):
         if "num_batches" not in name
     }
     shapes = flatten_dict(abstract_variables(BoTNet(config=CONFIG), SIZE), sep=".")
-    imported = unflatten_dict(to_ours(list(rules(CONFIG)), state, shapes), sep=".")
+    imported = unflatten_dict(to_flax(list(mapping(CONFIG)), state, shapes), sep=".")
     model, variables = in_form(form, BoTNet(config=CONFIG), imported)
     logits = np.asarray(jax.jit(model.apply)(variables, images))
 
@@ -100,7 +100,7 @@ def test_a_training_step_has_the_gradients_and_statistics_of_timm(tmp_path, form
         variables["params"]
     )
     moved = jax.device_get({"params": gradients, "batch_stats": statistics})
-    ours = to_theirs(list(rules(config)), flatten_dict(moved, sep="."))
+    ours = to_torch(list(mapping(config)), flatten_dict(moved, sep="."))
     compared = [name for name in ours if not name.endswith("running_var")]
     # PyTorch's running variance is of n − 1 positions, Flax's of n.
     assert set(compared) == set(theirs)

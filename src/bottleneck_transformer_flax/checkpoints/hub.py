@@ -1,7 +1,7 @@
-"""Pretrained directories on the Hugging Face hub: fetched into its cache, and shared there.
+"""Pretrained directories on the Hugging Face hub: downloaded into its cache, and shared.
 
-What huggingface_hub is told by its environment holds here too: HF_TOKEN, HF_HOME, HF_ENDPOINT,
-HF_HUB_OFFLINE. No jax, and huggingface_hub only when something is fetched or shared.
+huggingface_hub's environment variables hold here too: HF_TOKEN, HF_HOME, HF_ENDPOINT,
+HF_HUB_OFFLINE. Imports no jax, and huggingface_hub only to download or upload.
 """
 
 import contextlib
@@ -10,19 +10,11 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
-from bottleneck_transformer_flax.checkpoints.hub_failures import is_transport_failure, reason
-from bottleneck_transformer_flax.checkpoints.locations import (
-    CARD,
-    CLASSES,
-    CONFIG,
-    PREPROCESSING,
-    WEIGHTS,
-    find_pretrained,
-)
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.checkpoints.hub_errors import explain, is_transport_error
+from bottleneck_transformer_flax.checkpoints.locations import CARD, FILES, REQUIRED, find_pretrained
+from bottleneck_transformer_flax.errors import CheckpointError, reraise
 
 _log = logging.getLogger(__name__)
 _PART = r"\w(?:[\w.-]{0,94}\w)?"
@@ -30,9 +22,9 @@ _REPOSITORY = re.compile(rf"({_PART}/{_PART})(?:@(\w[\w.-]*))?", re.ASCII)
 
 
 def is_repository(source: str) -> bool:
-    """Whether a text has the form of a hub repository: "owner/name" or "owner/name@revision".
+    """Whether a text has the form of a hub repository, "owner/name" or "owner/name@revision".
 
-    A path can have that form too; who asks looks on the disk first.
+    A path may have that form too: see ``means_repository``.
     """
     found = _REPOSITORY.fullmatch(source)
     if found is None:
@@ -42,10 +34,10 @@ def is_repository(source: str) -> bool:
 
 
 def means_repository(source: str) -> bool:
-    """Whether a source means a hub repository, and no path that has the same form.
+    """Whether a source means a hub repository rather than a path of the same form.
 
-    "owner/name" beside a folder "owner" is taken for a path, and most likely a mistyped one;
-    "owner/name@main" means the hub there too.
+    "owner/name" beside a folder "owner" is read as a path, most likely a mistyped one;
+    "owner/name@main" means the hub even there.
     """
     path = Path(source)
     likely_path = path.parent.is_dir() and "@" not in source
@@ -55,72 +47,63 @@ def means_repository(source: str) -> bool:
 def download_repository(
     repository: str, files: Sequence[str], *, required: Sequence[str] = ()
 ) -> Path:
-    """Bring files of a hub repository into the hub's own cache.
+    """Download files of a hub repository into the hub's own cache, unless they are there already.
 
-    What the cache holds already is not fetched again. Without a network the cache serves.
+    Without a network the cache is used as it is.
 
     Args:
         repository: "owner/name", or "owner/name@revision" for a branch, a tag or a commit.
-        files: names, or patterns such as "*.json"; those that the repository lacks are passed over.
-        required: names that it must have.
+        files: names; those that the repository lacks are skipped.
+        required: names that the repository must have.
 
     Returns:
-        The folder of this version in the cache; to be read only.
+        Folder of this version in the cache, for reading only.
 
     Raises:
-        CheckpointError: when the repository cannot be had, lacks a file that is required, or has
+        CheckpointError: when the download fails, or the repository lacks a required file or has
             none of the files.
     """
     name, revision = _parse(repository)
-    _require_library()
-    from huggingface_hub import snapshot_download
+    with _hub_errors(repository, "downloaded"):
+        from huggingface_hub import snapshot_download
 
-    with _quietly(), _failures_of(repository, "downloaded"):
         try:
             folder = snapshot_download(name, revision=revision, allow_patterns=list(files))
         except Exception as error:
-            # huggingface_hub turns to its cache itself when it cannot connect, but not behind a
-            # proxy that refuses, nor when the connection breaks off.
-            cached = _cached(name, revision, files) if is_transport_failure(error) else None
+            # huggingface_hub falls back to its cache itself when it cannot connect, but not behind
+            # a proxy that refuses, nor when the connection breaks off.
+            cached = _cached(name, revision, files) if is_transport_error(error) else None
             if cached is None:
                 raise
             folder = cached
-    _check_files(repository, Path(folder), files, required)
+    missing = [name for name in required if not (Path(folder) / name).is_file()]
+    if missing or not any((Path(folder) / name).is_file() for name in files):
+        raise CheckpointError(
+            f"{repository} is on the hub but lacks {', '.join(missing or files)}; expected the "
+            "repository of a model"
+        )
     return Path(folder)
 
 
 def at_commit(repository: str, folder: Path) -> str:
-    """The name of a repository at the commit that ``download_repository`` brought."""
+    """Name of a repository at the commit that ``download_repository`` put into a folder."""
     return f"{_parse(repository)[0]}@{folder.name}"
-
-
-def card_licence(folder: Path) -> str | None:
-    """The licence that the card in a folder states, by the hub's name for it."""
-    if not (folder / CARD).is_file():
-        return None
-    from huggingface_hub import metadata_load
-
-    try:
-        licence = (metadata_load(folder / CARD) or {}).get("license")
-    except Exception:
-        # What its reader of YAML stumbles over has no base class in common with the rest.
-        return None
-    return licence if isinstance(licence, str) else None
 
 
 def upload_pretrained(
     directory: Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> str:
-    """Share a pretrained directory on the hub, in one commit; the repository is made if need be.
+    """Share a pretrained directory on the hub in one commit, creating the repository if needed.
 
     Args:
-        directory: a pretrained directory, or a run's directory.
-        repository: "owner/name", the owner being the user who is logged in or an organization.
-        private: keep it from others. Where a public repository is there already, nothing is sent.
-        message: what the commit says.
+        directory: pretrained directory or run directory.
+        repository: "owner/name", the owner being the user logged in or an organization.
+        private: hide it from others. If the repository is already there and public, nothing is
+            uploaded.
+        message: commit message.
 
     Returns:
-        The address of the repository's page.
+        Address of the repository's page.
 
     Raises:
         CheckpointError: when the directory lacks a file, nobody is logged in, writing is not
@@ -132,22 +115,20 @@ def upload_pretrained(
             f"{repository} names a revision, but an upload goes to the main branch; name {name}"
         )
     folder = find_pretrained(directory)
-    needed = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES)
-    if missing := [file for file in needed if not (folder / file).is_file()]:
+    files = [file for file in FILES if (folder / file).is_file()]
+    if missing := [file for file in REQUIRED if file not in files]:
         raise CheckpointError(
             f"{folder} lacks {', '.join(missing)}; expected the folder that save_pretrained or a "
             "finished run wrote"
         )
-    files = [file for file in (*needed, CARD) if (folder / file).is_file()]
-    _require_library()
-    from huggingface_hub import CommitOperationAdd, HfApi
+    with _hub_errors(name, "uploaded"):
+        from huggingface_hub import CommitOperationAdd, HfApi
 
-    with _quietly(), _failures_of(name, "uploaded"):
         hub = HfApi(token=True)
-        # None and not False: an organization may have settled that what is new is private.
         is_new = not hub.repo_exists(name)
+        # None, not False: an organization may have decided that new repositories are private.
         url = hub.create_repo(name, private=private or None, exist_ok=True)
-        # The hub ignores the wish where the repository is there already.
+        # The hub ignores the option for a repository that is already there.
         if private and not hub.model_info(name).private:
             raise CheckpointError(
                 f"{name} is on the hub already and public, nothing was uploaded; make it private "
@@ -161,13 +142,27 @@ def upload_pretrained(
             )
         except Exception:
             if is_new:
-                _log.warning("%s is on the hub now, and holds nothing yet", name)
+                _log.warning("%s has been created on the hub, but is still empty", name)
             raise
     return str(url)
 
 
+def card_licence(folder: Path) -> str | None:
+    """Licence that a folder's model card states, by the hub's name for it."""
+    if not (folder / CARD).is_file():
+        return None
+    from huggingface_hub import metadata_load
+
+    try:
+        licence = (metadata_load(folder / CARD) or {}).get("license")
+    except Exception:
+        # The errors of its YAML reader share no base class.
+        return None
+    return licence if isinstance(licence, str) else None
+
+
 def _parse(repository: str) -> tuple[str, str | None]:
-    """A repository's name and revision."""
+    """Name and revision of a repository."""
     found = _REPOSITORY.fullmatch(repository)
     if found is None or not is_repository(repository):
         raise CheckpointError(
@@ -177,18 +172,8 @@ def _parse(repository: str) -> tuple[str, str | None]:
     return found[1], found[2]
 
 
-def _require_library() -> None:
-    try:
-        import huggingface_hub  # noqa: F401
-    except ImportError as error:
-        raise CheckpointError(
-            f"huggingface_hub, which the hub needs, cannot be imported ({error}); install the "
-            "package's 'hub' extra: pip install 'bottleneck-transformer-flax[hub]'"
-        ) from error
-
-
 def _cached(name: str, revision: str | None, files: Sequence[str]) -> str | None:
-    """The folder in the cache, if it holds all that is asked for."""
+    """Folder of a repository in the cache if it holds all files asked for."""
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -199,38 +184,29 @@ def _cached(name: str, revision: str | None, files: Sequence[str]) -> str | None
         return None
 
 
-def _check_files(
-    repository: str, folder: Path, files: Sequence[str], required: Sequence[str]
-) -> None:
-    there = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-    missing = [name for name in required if name not in there]
-    if missing or not any(fnmatch(name, pattern) for name in there for pattern in files):
-        raise CheckpointError(
-            f"{repository} is on the hub but lacks {', '.join(missing or files)}; expected a "
-            "repository that holds a model of the kind that is asked for"
-        )
-
-
 @contextlib.contextmanager
-def _failures_of(repository: str, participle: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line."""
+def _hub_errors(repository: str, participle: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line, and keep it from warning of it at length."""
+    failure = f"{repository} cannot be {participle}"
+    remedy = "install the extra 'hub': pip install 'bottleneck-transformer-flax[hub]'"
+    with reraise(ImportError, CheckpointError, failure, remedy=remedy):
+        import huggingface_hub  # noqa: F401
     try:
-        yield
+        with _quietly():
+            yield
     except CheckpointError:
         raise
     except Exception as error:
-        # What it, its HTTP library and its storage library raise has no base class in common.
-        raise CheckpointError(
-            f"{repository} cannot be {participle}: "
-            + reason(error, repository, uploading=participle == "uploaded")
-        ) from error
+        # The errors of huggingface_hub, its HTTP library and its storage library share no base.
+        why = explain(error, repository, uploading=participle == "uploaded")
+        raise CheckpointError(f"{failure}: {why}") from error
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep huggingface_hub from warning at length of what an error says in one line.
+    """Hide huggingface_hub's warnings, and its progress bars unless stderr is a terminal.
 
-    Its bars stay, but on a terminal alone. Who has set how much it says is not overruled.
+    A verbosity that the user has set stays.
     """
     from huggingface_hub import utils
 

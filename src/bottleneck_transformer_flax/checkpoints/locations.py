@@ -1,4 +1,4 @@
-"""Where pretrained directories are, and what is in them. No jax."""
+"""The files of a pretrained directory, and where such directories are. No jax."""
 
 import json
 from importlib import resources
@@ -9,13 +9,14 @@ from bottleneck_transformer_flax.errors import CheckpointError
 FORMAT = "bottleneck-transformer-flax/1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREPROCESSING, CLASSES, CARD = "preprocessing.json", "classes.json", "README.md"
-FILES = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES, CARD)
+REQUIRED = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES)
+FILES = (*REQUIRED, CARD)
 EMBEDDED = ("botnet_tiny",)
-"""The models that ship with the package."""
+"""Models that ship with the package."""
 
 
 def find_pretrained(source: str | Path) -> Path:
-    """The pretrained directory on this machine that a source means; see ``load_pretrained``.
+    """The pretrained directory on this machine that a source names; see ``load_pretrained``.
 
     Raises:
         CheckpointError: when there is none.
@@ -33,20 +34,18 @@ def find_pretrained(source: str | Path) -> Path:
         )
     if str(source) in EMBEDDED:
         return Path(str(resources.files(__package__))) / "embedded" / str(source)
-    what = "is a file" if path.exists() else "does not exist"
+    problem = "is a file" if path.exists() else "does not exist"
     raise CheckpointError(
-        f"{source} {what}; expected a pretrained directory, a run's directory, a repository of "
-        f"the Hugging Face hub (owner/name, or owner/name@main where there is a folder owner), or "
-        f"one of the models in the package: "
-        f"{', '.join(EMBEDDED)}"
+        f"{source} {problem}; expected a pretrained directory, a run's directory, a repository of "
+        "the Hugging Face hub (owner/name, or owner/name@main where there is a folder owner), or "
+        f"one of the package's own models: {', '.join(EMBEDDED)}"
     )
 
 
-def is_ours(config: Path) -> bool:
-    """Whether a ``config.json`` is of this package, and not of another project or unreadable."""
+def has_our_format(config: Path) -> bool:
+    """Whether a ``config.json`` was written by this package, in any version of its format."""
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    ours = FORMAT.partition("/")[0]
-    return isinstance(values, dict) and str(values.get("format")).startswith(ours)
+    return isinstance(values, dict) and str(values.get("format")).startswith(FORMAT.split("/")[0])

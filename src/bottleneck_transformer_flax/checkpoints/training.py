@@ -1,7 +1,9 @@
-"""The whole state of a training run on disk, through orbax."""
+"""Train states on disk, through orbax, with the digests that tell a damaged checkpoint."""
 
 import contextlib
 import glob
+import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,23 +15,22 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from bottleneck_transformer_flax.checkpoints.digests import find_damage, write_digests
-from bottleneck_transformer_flax.distributed import broadcast_from_primary
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.distributed import broadcast_from_primary, is_primary_process
+from bottleneck_transformer_flax.errors import CheckpointError, reason
 
 PyTree = Any
+DIGESTS_FILE = "digests.json"
 _LONGEST_REASON = 150
-_DAMAGED = ".damaged"
 _log = logging.getLogger(__name__)
 
 
 class Saved(NamedTuple):
-    """A checkpoint that was read.
+    """A restored checkpoint.
 
     Attributes:
-        step: of the training.
-        state: of the structure that was asked for.
-        progress: the JSON value that was saved with it.
+        step: training step that the checkpoint was saved after.
+        state: train state, of the structure asked for.
+        progress: JSON value saved with the state.
     """
 
     step: int
@@ -38,19 +39,19 @@ class Saved(NamedTuple):
 
 
 class TrainingCheckpoints:
-    """The checkpoints of one run, by step; the newest ``keep`` of them stay.
+    """Checkpoints of one run, by step; only the newest ``keep`` stay.
 
-    A checkpoint is the training state, a tree of arrays, and the run's progress, a JSON value. It
-    appears under its name only when it is whole, with the digests of its files. Saving goes on in
-    the background; leaving the context waits for it. Where several processes train, all of them
-    save and restore together.
+    A checkpoint is a train state (a tree of arrays) and the run's progress (a JSON value). It gets
+    its final name only when it is complete, SHA-256 digests of its files included. Saving goes on
+    in the background, and leaving the context waits for it. Where several processes train, all of
+    them call ``save`` and ``restore`` together.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         """Open or create the directory.
 
         Raises:
-            CheckpointError: when it cannot be, a file being in its place or above it.
+            CheckpointError: when a file is in its place or above it.
         """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -65,10 +66,10 @@ class TrainingCheckpoints:
                 f"{directory} cannot be a folder of checkpoints, there is a file in its place"
             ) from error
         self._link: tempfile.TemporaryDirectory[str] | None = None
-        self._manager = ocp.CheckpointManager(self._plainly_named(), options=options)
+        self._manager = ocp.CheckpointManager(self._without_wildcards(), options=options)
 
-    def _plainly_named(self) -> Path:
-        """The directory, under another name where orbax would take its name for a pattern."""
+    def _without_wildcards(self) -> Path:
+        """The directory, through a link if orbax would read its name as a glob pattern."""
         if str(self._directory) == glob.escape(str(self._directory)):
             return self._directory
         self._link = tempfile.TemporaryDirectory(prefix="botnet-checkpoints-")
@@ -77,7 +78,7 @@ class TrainingCheckpoints:
         return link
 
     def __enter__(self) -> "TrainingCheckpoints":
-        """The checkpoints themselves."""
+        """Return the checkpoints themselves."""
         return self
 
     def __exit__(
@@ -86,44 +87,44 @@ class TrainingCheckpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait until all that was saved is on disk."""
+        """Wait until everything saved is on disk."""
         try:
-            with self._failures_named():
+            with self._write_errors_explained():
                 self._manager.close()
         finally:
             if self._link is not None:
                 self._link.cleanup()
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint; None where there is none."""
+        """Step of the newest checkpoint, None if there is none."""
         step: int | None = self._manager.latest_step()
         return step
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is."""
+        """Folder of a step's checkpoint."""
         return self._directory / str(step)
 
     def save(self, step: int, state: PyTree, progress: Any, *, wait: bool = True) -> None:
-        """Save, unless this step is there already; returns when the state is copied.
+        """Save a step unless it is saved already; returns as soon as the state is copied.
 
         Args:
-            step: of the training.
-            state: a tree of arrays; they may be used up once this returns.
-            progress: a JSON value.
-            wait: whether to wait while the checkpoint before it is still being written; this one
-                is left out otherwise, so that nothing stands still for a slow disk.
+            step: training step.
+            state: tree of arrays, which may be donated once this returns.
+            progress: JSON value.
+            wait: whether to wait for an earlier checkpoint that is still being written; if not,
+                this one is left out, so that training never stands still for a slow disk.
 
         Raises:
-            CheckpointError: when this or the save before it failed, such as on a full disk. What
-                was saved before is whole.
+            CheckpointError: when this save or the one before it failed, as on a full disk. Earlier
+                checkpoints are intact.
         """
         if step == self.latest_step():
             return
         if not wait and broadcast_from_primary(int(self._manager.is_saving_in_progress())):
-            _log.info("step %d is not saved: the checkpoint before it is being written", step)
+            _log.info("step %d is not saved: the last checkpoint is still being written", step)
             return
-        with self._failures_named():
-            # One at a time: orbax would wait too, and warn about it each time.
+        with self._write_errors_explained():
+            # orbax would wait too, and warn about it each time.
             self._manager.wait_until_finished()
             self._manager.save(
                 step,
@@ -135,18 +136,20 @@ class TrainingCheckpoints:
     def restore(
         self, like: PyTree, accept: Callable[[Any], None] = lambda progress: None
     ) -> Saved | None:
-        """The newest checkpoint that is whole, None where there is none.
+        """Restore the newest intact checkpoint; None if there is none at all.
 
-        One that is damaged is set aside, with a warning, and the one before it taken.
+        Damaged ones are set aside with a warning.
 
         Args:
-            like: a state of the structure, shapes, dtypes and places of the one to return.
-            accept: is shown the progress first, and raises where the state is not for this run.
+            like: state of the structure, shapes, dtypes and shardings to return.
+            accept: called with the progress before the state is read; raises if the checkpoint
+                does not belong to this run.
 
         Raises:
-            CheckpointError: when there are only damaged ones, or it is not of that structure.
+            CheckpointError: when every checkpoint is damaged, or the newest intact one has another
+                structure.
         """
-        damaged = self._set_damaged_aside() if jax.process_index() == 0 else []
+        damaged = self._set_damaged_aside() if is_primary_process() else []
         if broadcast_from_primary(len(damaged)):
             self._manager.reload()
         step = self.latest_step()
@@ -154,7 +157,7 @@ class TrainingCheckpoints:
             if damaged:
                 raise CheckpointError(
                     f"every checkpoint in {self._directory} is damaged, the newest: {damaged[0]}; "
-                    "bring one back, or begin anew"
+                    "restore one from a copy, or start a new run"
                 )
             return None
         progress = self._read(step, progress=ocp.args.JsonRestore()).progress
@@ -164,60 +167,91 @@ class TrainingCheckpoints:
         return Saved(step, state, progress)
 
     def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-        """Parts of a checkpoint, by their names."""
+        """Named parts of a checkpoint."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
             raise CheckpointError(
-                f"the checkpoint {self.path(step)} is damaged or of another model "
-                f"({_in_short(error)}); remove that folder to go on from the checkpoint before it"
+                f"the checkpoint {self.path(step)} is damaged, or was written for another model, "
+                f"optimizer or version ({_shortened(error)}); remove that folder to resume from an "
+                "earlier one, or start a new run"
             ) from error
 
     def _set_damaged_aside(self) -> list[str]:
-        """What is wrong with the newest checkpoints until one is whole, newest first."""
+        """Rename damaged checkpoints, newest first, down to an intact one; return the damages."""
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             damage = find_damage(self.path(step))
             if damage is None:
                 break
             damaged.append(damage)
-            aside = self._free_path(f"{step}{_DAMAGED}")
+            base = f"{step}.damaged"
+            names = chain([base], (f"{base}-{number}" for number in count(2)))
+            aside = next(path for name in names if not (path := self._directory / name).exists())
             self.path(step).rename(aside)
             _log.warning("the checkpoint %s is damaged (%s) and set aside", aside, damage)
         return damaged
 
-    def _free_path(self, name: str) -> Path:
-        """Where nothing is yet: the name, or with a number where a step was damaged before."""
-        names = chain([name], (f"{name}-{number}" for number in count(2)))
-        return next(path for name in names if not (path := self._directory / name).exists())
-
     def _write_digests(self) -> None:
-        """Before a checkpoint gets its name, whose files are all written."""
-        if jax.process_index() == 0:
+        """Called when all files of a checkpoint are written, before it gets its final name."""
+        if is_primary_process():
             for folder in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
                 write_digests(folder)
 
     @contextlib.contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        """What goes wrong in writing, as one line."""
+    def _write_errors_explained(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            # Of several processes one that has gone is the likelier reason, and told as that.
+            # With several processes, one that died is the likelier reason, and is told elsewhere.
             if jax.process_count() > 1 and not isinstance(error, OSError):
                 raise
-            before = self.latest_step()
-            good = "none was written before" if before is None else f"{self.path(before)} is whole"
+            last = self.latest_step()
+            intact = "there is no earlier one" if last is None else f"{self.path(last)} is intact"
             raise CheckpointError(
-                f"the checkpoint could not be written to {self._directory}: {_in_short(error)}; "
-                f"{good}. See to the disk, then go on with --resume"
+                f"the checkpoint could not be written to {self._directory}: {_shortened(error)}; "
+                f"{intact}. Check the disk, then continue with --resume"
             ) from error
 
 
-def _in_short(error: Exception) -> str:
-    """The first line of an error, which orbax explains over many; of a long one, both its ends."""
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if len(reason) <= _LONGEST_REASON:
-        return reason
+def write_digests(folder: Path) -> None:
+    """Write down the SHA-256 of every file in the subfolders of a checkpoint.
+
+    The files beside the subfolders are orbax's own: it goes on writing them, and can do without.
+    """
+    digests = {name: _digest(folder / name) for name in _files(folder)}
+    (folder / DIGESTS_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+def find_damage(folder: Path) -> str | None:
+    """The first difference between a checkpoint and its digests in words, None if there is none."""
+    record = folder / DIGESTS_FILE
+    if not record.exists():
+        return f"{DIGESTS_FILE} is missing"
+    try:
+        expected = json.loads(record.read_text(encoding="utf-8"))
+        if missing := set(expected) - set(_files(folder)):
+            return f"{min(missing)} is missing"
+        for name, digest in expected.items():
+            if _digest(folder / name) != digest:
+                return f"{name} has changed since it was written"
+    except (ValueError, AttributeError, OSError) as error:
+        return f"{DIGESTS_FILE} or a file that it lists cannot be read: {error}"
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    files = (path for path in folder.glob("*/**/*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shortened(error: Exception) -> str:
+    """Reason of an error, without its middle if it is long, as orbax's are."""
+    text = reason(error)
     half = _LONGEST_REASON // 2
-    return f"{reason[:half]} … {reason[-half:]}"
+    return text if len(text) <= 2 * half else f"{text[:half]} … {text[-half:]}"

@@ -8,8 +8,6 @@ from typing import Literal
 
 from bottleneck_transformer_flax.cli import options
 
-Format = Literal["timm"]
-
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -24,10 +22,10 @@ class ExportOptions:
     checkpoint: str | None = None
     """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
     default the newest finished run."""
-    format: Format = "timm"
-    """Whose checkpoint it becomes."""
+    format: Literal["timm"] = "timm"
+    """The project that will load the file."""
     json: bool = False
-    """Print what was written as one JSON line."""
+    """Print a summary as one JSON line."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,34 +33,31 @@ def run(arguments: Sequence[str]) -> int:
     parsed = options.parse(ExportOptions, "export", arguments)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
-    from bottleneck_transformer_flax.conversion.files import export_file
+    from bottleneck_transformer_flax.conversion.projects import export_checkpoint
 
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint)
-    variant = export_file(pretrained, parsed.out, parsed.format)
-    num_classes = len(pretrained.classes)
+    variant = export_checkpoint(pretrained, parsed.out, parsed.format)
+    num_classes, image_size = len(pretrained.classes), pretrained.preprocessing.size
     # timm rounds a grid's size down when it builds the tables, and up when it computes.
     stride = pretrained.model.config.total_stride
-    size = tuple(-(-side // stride) * stride for side in pretrained.preprocessing.size)
+    img_size = tuple(-(-side // stride) * stride for side in image_size)
     if parsed.json:
-        print(
-            json.dumps(
-                {
-                    "checkpoint": checkpoint,
-                    "format": parsed.format,
-                    "variant": variant,
-                    "num_classes": num_classes,
-                    "image_size": pretrained.preprocessing.size,
-                    "img_size": size,
-                    "file": str(parsed.out),
-                }
-            )
-        )
+        summary = {
+            "checkpoint": checkpoint,
+            "format": parsed.format,
+            "variant": variant,
+            "num_classes": num_classes,
+            "image_size": image_size,
+            "img_size": img_size,
+            "file": str(parsed.out),
+        }
+        print(json.dumps(summary))
     else:
         print(f"model    {checkpoint}")
         print(f"written  {parsed.out}")
         print(
-            f"in timm: timm.create_model({variant!r}, num_classes={num_classes}, img_size={size}, "
-            f"checkpoint_path={str(parsed.out)!r})"
+            f"in timm: timm.create_model({variant!r}, num_classes={num_classes}, "
+            f"img_size={img_size}, checkpoint_path={str(parsed.out)!r})"
         )
     return 0

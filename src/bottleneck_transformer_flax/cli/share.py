@@ -15,20 +15,20 @@ from bottleneck_transformer_flax.errors import ConfigError
 
 @dataclass(frozen=True)
 class ShareOptions:
-    """Upload a model to the Hugging Face hub, with its card, in one commit.
+    """Upload a model and its card to the Hugging Face hub, in one commit.
 
-    Log in before with `hf auth login`. Others then use its name wherever a checkpoint is asked
-    for, such as `botnet predict --checkpoint OWNER/NAME`.
+    Log in first with `hf auth login`. Others can then use its name as any checkpoint, as in
+    `botnet predict --checkpoint OWNER/NAME`.
     """
 
     repository: Annotated[str, tyro.conf.Positional]
-    """OWNER/NAME on the hub; it is made if it is not there."""
+    """OWNER/NAME on the hub; created if it does not exist."""
     checkpoint: str | None = None
     """A pretrained directory or a run; by default the newest finished run."""
     private: bool = False
-    """Keep it from others."""
+    """Hide it from others."""
     message: str | None = None
-    """What the commit says."""
+    """Commit message."""
     json: bool = False
     """Print the address as one JSON line."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
 @dataclass(frozen=True)
 class VariantsOptions:
-    """List the models by name, and the weights there are of them.
+    """List the models by name, and the weights that are published of them.
 
-    Parameters are all trainable ones, multiply-adds those of every convolution and matrix product
-    for one image, at the input size given. Beside them stands what the paper says; the README
-    explains where and why the two differ.
+    Parameters are all trainable ones; multiply-adds are those of every convolution and matrix
+    product for one image at the given input size. The paper's own figures stand beside them; the
+    README explains where and why they differ.
     """
 
     json: bool = False
@@ -47,27 +47,22 @@ def run(arguments: Sequence[str]) -> int:
             _text(variant.published_multiply_adds, "{} B"),
             _text(variant.published_top1, "{} %"),
         )
-    # As wide as it is: a table for a pipe or a file must not be folded.
     console = Console()
     if not console.is_terminal:
+        # A table for a pipe or a file must not be folded.
         console.width = 200
     console.print(table)
-    console.print("\nThe weights there are:")
-    for line in _weights_lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def _weights_lines() -> Iterator[str]:
-    """What is known of each, and in a line of its own the command, to be copied."""
+    console.print("\nPublished weights:")
     for weights in PUBLIC_WEIGHTS:
-        yield (
+        # The command has a line of its own, to be copied.
+        lines = (
             f"\n{weights.variant:<20} top-1 {weights.top1:g} %, top-5 {weights.top5:g} % of "
-            f"{weights.data}; {weights.licence}"
+            f"{weights.data}; {weights.licence}\n    {weights.command}"
         )
-        yield f"    {weights.command}"
         if " FILE " in weights.command:
-            yield f"    FILE is to be had at {weights.url}"
+            lines += f"\n    FILE: download it from {weights.url}"
+        console.print(lines, highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def _text(value: float | None, form: str) -> str:
@@ -75,7 +70,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _as_json(variant: Variant) -> dict[str, Any]:
-    """Everything in ones and fractions, however the source counts."""
+    """Counts in ones and accuracies as fractions, however the source gives them."""
     weights = [_weights_as_json(row) for row in PUBLIC_WEIGHTS if row.variant == variant.name]
     return {
         "name": variant.name,
@@ -97,5 +92,5 @@ def _weights_as_json(weights: PublicWeights) -> dict[str, Any]:
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
-    """Without the digits that a float adds to what was published."""
+    """A value times a factor, without the digits that float arithmetic adds."""
     return None if value is None else round(value * factor, 6)

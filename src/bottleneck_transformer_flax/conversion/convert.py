@@ -1,40 +1,52 @@
-"""What ``botnet import`` takes, a file or a repository, as a model with its card."""
+"""``botnet import``: a file or a repository of another project as a pretrained model with a card.
+
+A source is opened (its arrays, and what is known of them), its arrays become a model's variables,
+and a model card says where they are from.
+"""
 
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.cards import card_metadata
-from bottleneck_transformer_flax.checkpoints.hub import at_commit, card_licence, download_repository
-from bottleneck_transformer_flax.checkpoints.locations import CARD, CONFIG, WEIGHTS, is_ours
+from bottleneck_transformer_flax.checkpoints.hub import (
+    at_commit,
+    card_licence,
+    download_repository,
+    means_repository,
+)
+from bottleneck_transformer_flax.checkpoints.locations import CARD, CONFIG, WEIGHTS, has_our_format
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
-from bottleneck_transformer_flax.conversion.files import (
-    PROJECTS,
-    checked_classes,
-    import_file,
+from bottleneck_transformer_flax.conversion.mapping import Arrays
+from bottleneck_transformer_flax.conversion.projects import (
+    check_classes,
+    convert_arrays,
+    project_of,
 )
 from bottleneck_transformer_flax.conversion.public_weights import (
     PUBLIC_WEIGHTS,
-    Project,
     PublicWeights,
     published_weights,
 )
-from bottleneck_transformer_flax.conversion.timm_repository import TimmModel, read_timm_config
-from bottleneck_transformer_flax.errors import CheckpointError
-from bottleneck_transformer_flax.models.variants import find_variant
+from bottleneck_transformer_flax.conversion.timm import TIMM
+from bottleneck_transformer_flax.conversion.timm_config import read_timm_config
+from bottleneck_transformer_flax.conversion.torch_files import read_arrays
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.models.variants import find_variant, get_variant
+from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
 
 class Imported(NamedTuple):
-    """A model that another project trained.
+    """A converted model.
 
     Attributes:
-        pretrained: ready for inference.
-        card: says where it is from, in Markdown; None for one of this package's own without.
-        variant: the model that it is of; None for one of this package's own that has no name.
-        licence: of the weights; None where it is not stated.
-        published: what its project says of exactly these weights; None where it is not known.
+        pretrained: model ready for inference.
+        card: model card in Markdown; None if this package's own repository has none.
+        variant: name of its architecture; None for one of this package's without a name.
+        licence: licence of the weights; None if not stated.
+        published: accuracy that is reported of exactly these weights; None if unknown.
     """
 
     pretrained: Pretrained
@@ -44,120 +56,125 @@ class Imported(NamedTuple):
     published: PublicWeights | None
 
 
-def import_local(
-    path: Path,
-    variant: str,
+class _Source(NamedTuple):
+    """The arrays of a checkpoint, and what is known of them."""
+
+    arrays: Arrays
+    variant: str
+    preprocessing: Preprocessing
+    origin: str
+    note: str = ""
+    classes: tuple[str, ...] | None = None
+    licence: str | None = None
+    published: PublicWeights | None = None
+    repository: str | None = None
+
+
+def import_checkpoint(
+    source: str | Path,
     *,
+    variant: str | None = None,
     image_size: tuple[int, int] | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Imported:
-    """The model in a file; see ``import_file``.
-
-    Raises:
-        CheckpointError, ConfigError: as ``import_file`` does.
-    """
-    pretrained, project = import_file(path, variant, image_size=image_size, classes=classes)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = f"the file `{path.name}` (SHA-256 `{digest}`), with the names of {project}"
-    published = published_weights(variant, project)
-    note = None
-    if published is not None:
-        note = (
-            f"{project} has published weights of this model: top-1 {published.top1} %, top-5 "
-            f"{published.top5} % on ImageNet, licence {published.licence}, at {published.url}. "
-            "Whether the file holds those, only where it is from can tell."
-        )
-    card = _card(pretrained, variant, project, origin, licence=None, published=None, note=note)
-    return Imported(pretrained, card, variant, None, None)
-
-
-def import_repository(
-    repository: str,
-    *,
-    image_size: tuple[int, int] | None = None,
-    classes: tuple[str, ...] | None = None,
-) -> Imported:
-    """The model in a repository of the Hugging Face hub: one of timm's, or of this package.
+    """Convert a file of another project, or a repository of the Hugging Face hub.
 
     Args:
-        repository: "owner/name", or "owner/name@revision".
-        image_size: as for ``import_file``.
-        classes: as for ``import_file``; by default those that the repository names.
+        source: file (see ``read_arrays``), or "owner/name" or "owner/name@revision" of a repository
+            in timm's format or in this package's own.
+        variant: architecture of a file's weights; a repository states its own.
+        image_size: (height, width) the model was trained at, if other than the published weights'.
+        classes: names of the outputs; by default those that the repository states, ImageNet's for
+            a thousand outputs, or numbers.
 
     Raises:
-        CheckpointError: when it cannot be had, or is of another model.
-        ConfigError: as ``import_file`` does.
+        CheckpointError: when the source cannot be read, or holds another model; the message lists
+            every array that is missing, left over or of another shape.
+        ConfigError: when the variant is missing, unknown or not another project's, or the number of
+            class names is wrong.
     """
-    folder = download_repository(repository, [CONFIG], required=[CONFIG])
-    # What is fetched later belongs to this configuration, whoever uploads meanwhile.
-    commit = at_commit(repository, folder)
-    if is_ours(folder / CONFIG):
-        return _own(commit, image_size, classes)
-    described = read_timm_config(folder / CONFIG, repository)
-    known = PROJECTS["timm"].variants
-    if described.architecture not in known:
+    if not isinstance(source, Path) and means_repository(source):
+        if variant is not None:
+            raise ConfigError(f"{source} is a repository, which states its model; omit --variant")
+        folder = download_repository(source, [CONFIG], required=[CONFIG])
+        if has_our_format(folder / CONFIG):
+            return _import_own(at_commit(source, folder), image_size, classes)
+        opened = _open_repository(source, folder)
+    else:
+        opened = _open_file(source, variant)
+    preprocessing = opened.preprocessing
+    if image_size is not None:
+        preprocessing = preprocessing.replace(size=image_size)
+    names = opened.classes if classes is None else classes
+    pretrained = convert_arrays(opened.arrays, opened.variant, preprocessing, names, str(source))
+    card = _card(opened, pretrained)
+    return Imported(pretrained, card, opened.variant, opened.licence, opened.published)
+
+
+def _open_file(source: str | Path, variant: str | None) -> _Source:
+    path = Path(source)
+    if not path.exists():
         raise CheckpointError(
-            f"{repository} is a {described.architecture}, which this package does not have; of "
-            f"timm's models it has {', '.join(known)}"
+            f"{source} does not exist; expected a file, or a repository of the Hugging Face hub "
+            "such as timm/botnet26t_256.c1_in1k (with @main where there is a folder timm)"
         )
-    pretrained, project = import_file(
-        _weights(repository, commit),
-        described.architecture,
-        preprocessing=described.preprocessing,
-        image_size=image_size,
-        classes=_described_classes(described, repository) if classes is None else classes,
+    if variant is None:
+        raise ConfigError(
+            f"{source} does not say which model it holds; name it with --variant, such as "
+            "--variant botnet26t_256"
+        )
+    project = project_of(variant)
+    arrays = read_arrays(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = f"the file `{path.name}` (SHA-256 `{digest}`), with the names of {project.name}"
+    published = published_weights(variant, project.name)
+    if published is None:
+        preprocessing = Preprocessing(size=get_variant(variant).image_size, crop=project.crop)
+        return _Source(arrays, variant, preprocessing, origin)
+    note = (
+        f"{project.name} has published weights of this model: top-1 {published.top1} %, top-5 "
+        f"{published.top5} % on ImageNet, licence {published.licence}, at {published.url}. "
+        "Only the origin of the file can tell whether it holds those."
     )
-    outputs = pretrained.model.config.num_classes
-    if described.num_classes not in (None, outputs):
+    return _Source(arrays, variant, published.preprocessing, origin, note)
+
+
+def _open_repository(repository: str, folder: Path) -> _Source:
+    """A repository in timm's format, whose configuration is in a folder of the cache."""
+    config = read_timm_config(folder / CONFIG, repository)
+    if config.architecture not in TIMM.variants:
         raise CheckpointError(
-            f"the config.json of {repository} says {described.num_classes} classes, but its "
-            f"weights have {outputs} outputs"
+            f"{repository} is a {config.architecture}, which this package does not have; of timm's "
+            f"models it has {', '.join(TIMM.variants)}"
         )
-    name = repository.partition("@")[0]
-    # Another revision may hold other weights than those that were published.
-    current = repository.removesuffix("@main")
-    published = next((row for row in PUBLIC_WEIGHTS if row.name == current), None)
-    stated = card_licence(download_repository(commit, [CONFIG, CARD])) or described.licence
-    licence = stated or (published.licence if published else None)
-    card = _card(
-        pretrained,
-        described.architecture,
-        project,
-        f"[{repository}](https://huggingface.co/{name})",
+    # Everything is of the configuration's commit, whatever is uploaded meanwhile.
+    commit, name = at_commit(repository, folder), repository.partition("@")[0]
+    weights = _download_weights(repository, commit)
+    licence = card_licence(download_repository(commit, [CONFIG, CARD])) or config.licence
+    source = _Source(
+        read_arrays(weights),
+        config.architecture,
+        config.preprocessing,
+        origin=f"[{repository}](https://huggingface.co/{name})",
+        classes=config.classes,
         licence=licence,
-        published=published,
-        base_model=name,
+        repository=name,
     )
-    return Imported(pretrained, card, described.architecture, licence, published)
+    # Another revision may hold other weights than the published ones.
+    rows = (row for row in PUBLIC_WEIGHTS if row.name == repository.removesuffix("@main"))
+    published = next(rows, None)
+    if published is None:
+        return source
+    note = (
+        f"Top-1 {published.top1} % and top-5 {published.top5} % on ImageNet-1k, as timm reports; "
+        "not measured again here."
+    )
+    return source._replace(note=note, licence=licence or published.licence, published=published)
 
 
-def _own(
-    repository: str, image_size: tuple[int, int] | None, classes: tuple[str, ...] | None
-) -> Imported:
-    pretrained = load_pretrained(repository, image_size=image_size)
-    if classes is not None:
-        pretrained = pretrained._replace(classes=checked_classes(classes, pretrained, repository))
-    folder = download_repository(repository, [CONFIG, CARD])
-    has_card = (folder / CARD).is_file()
-    card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
-    variant = find_variant(pretrained.model.config)
-    licence = card_licence(folder)
-    return Imported(pretrained, card, None if variant is None else variant.name, licence, None)
-
-
-def _described_classes(described: TimmModel, repository: str) -> tuple[str, ...] | None:
-    names, outputs = described.classes, described.num_classes
-    if names is not None and outputs not in (None, len(names)):
-        raise CheckpointError(
-            f"the config.json of {repository} names {len(names)} classes, and says that there are "
-            f"{outputs}; give the names with --classes"
-        )
-    return names
-
-
-def _weights(repository: str, commit: str) -> Path:
-    """The file of the weights, in the form that holds no code where there is one."""
+def _download_weights(repository: str, commit: str) -> Path:
+    """Download the weights, in the format that cannot hold code if there is one."""
     for name in (WEIGHTS, PICKLED_WEIGHTS):
         folder = download_repository(commit, [CONFIG, name])
         if (folder / name).is_file():
@@ -167,47 +184,45 @@ def _weights(repository: str, commit: str) -> Path:
     )
 
 
-def _card(
-    pretrained: Pretrained,
-    variant: str,
-    project: Project,
-    origin: str,
-    *,
-    licence: str | None,
-    published: PublicWeights | None,
-    note: str | None = None,
-    base_model: str | None = None,
-) -> str:
-    height, width = pretrained.preprocessing.size
-    metrics = {}
-    if published is not None:
-        metrics = {"top1": published.top1 / 100, "top5": published.top5 / 100}
-        note = (
-            f"Top-1 {published.top1} % and top-5 {published.top5} % on ImageNet-1k, as {project} "
-            "has published; not measured again here."
-        )
-    made_by = f"in the form of {project}" if published is None else f"trained by {project}"
-    metadata = card_metadata(
-        model_name=variant,
-        dataset_name="ImageNet-1k",
-        metrics=metrics,
-        licence=licence,
-        base_model=base_model,
-    )
-    return (
-        f"""{metadata}
-# {variant}, {len(pretrained.classes)} classes
+def _import_own(
+    repository: str, image_size: tuple[int, int] | None, classes: tuple[str, ...] | None
+) -> Imported:
+    """A repository that this package wrote, its card included."""
+    pretrained = load_pretrained(repository, image_size=image_size)
+    if classes is not None:
+        check_classes(classes, len(pretrained.classes), repository)
+        pretrained = pretrained._replace(classes=classes)
+    folder = download_repository(repository, [CONFIG, CARD])
+    has_card = (folder / CARD).is_file()
+    card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
+    variant = find_variant(pretrained.model.config)
+    name = None if variant is None else variant.name
+    return Imported(pretrained, card, name, card_licence(folder), None)
 
-A Bottleneck Transformer (arXiv 2101.11605) {made_by}, its weights carried over to
+
+def _card(source: _Source, pretrained: Pretrained) -> str:
+    published, project = source.published, project_of(source.variant).name
+    metadata = card_metadata(
+        model_name=source.variant,
+        dataset_name="ImageNet-1k",
+        metrics=({"top1": published.top1 / 100, "top5": published.top5 / 100} if published else {}),
+        licence=source.licence,
+        base_model=source.repository,
+    )
+    made_by = f"trained by {project}" if published else f"in the format of {project}"
+    height, width = pretrained.preprocessing.size
+    card = f"""{metadata}
+# {source.variant}, {len(pretrained.classes)} classes
+
+A Bottleneck Transformer (arXiv 2101.11605) {made_by}, its weights converted for
 `bottleneck-transformer-flax` unchanged.
 
 | | |
 |---|---|
-| origin | {origin} |
-| licence | {licence or "not stated"} |
+| origin | {source.origin} |
+| licence | {source.licence or "not stated"} |
 | input | {height} × {width} pixels |
 
-{note or ""}
-""".rstrip()
-        + "\n"
-    )
+{source.note}
+"""
+    return card.rstrip() + "\n"

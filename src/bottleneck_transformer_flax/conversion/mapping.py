@@ -1,34 +1,58 @@
-"""Arrays of another project's checkpoint to ours and back: every rule has its inverse."""
+"""Mappings between a PyTorch checkpoint's arrays and a model's variables, exact in both directions.
+
+A project's mapping lists, for every array of its checkpoint, the variables that it holds and how it
+holds them.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bottleneck_transformer_flax.conversion.public_weights import ProjectName
 from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.models.config import BoTNetConfig
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class Layout(NamedTuple):
-    """How one foreign array holds one or several of ours, and the way back."""
+    """How one array of a checkpoint holds one or more variables, and the inverse."""
 
-    to_ours: Callable[[np.ndarray], tuple[np.ndarray, ...]]
-    to_theirs: Callable[[Sequence[np.ndarray]], np.ndarray]
+    to_flax: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    to_torch: Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
-class Rule(NamedTuple):
-    """One array of a foreign checkpoint.
+class MappedArray(NamedTuple):
+    """One array of a checkpoint.
 
     Attributes:
-        theirs: its name there.
-        ours: the names of what it holds, such as "params.c2.block_1.reduce.convolution.kernel".
-        layout: how it holds them.
+        torch_name: name in the checkpoint.
+        flax_names: names of the variables, such as "params.c2.block_1.reduce.convolution.kernel".
+        layout: how the array holds them.
     """
 
-    theirs: str
-    ours: tuple[str, ...]
+    torch_name: str
+    flax_names: tuple[str, ...]
     layout: Layout
+
+
+class Project(NamedTuple):
+    """Another project whose checkpoints can be converted.
+
+    Attributes:
+        name: name in messages and model cards.
+        variants: models that the project has.
+        mapping: every array of the checkpoint of the model that a config describes.
+        head_bias: name of the array with one value for each class.
+        crop: crop of its preprocessing for models without published weights.
+    """
+
+    name: ProjectName
+    variants: tuple[str, ...]
+    mapping: Callable[[BoTNetConfig], Iterator[MappedArray]]
+    head_bias: str
+    crop: float
 
 
 def _transposed(*axes: int) -> Layout:
@@ -54,10 +78,10 @@ POINTWISE = Layout(
 def projections(*head_sizes: int) -> Layout:
     """One 1×1 convolution to several projections of heads × size, one after the other.
 
-    (heads · sum of sizes, in, 1, 1) to an (in, heads, size) for each of the sizes.
+    (heads · sum of sizes, in, 1, 1) to one (in, heads, size) for each size.
     """
 
-    def to_ours(array: np.ndarray) -> tuple[np.ndarray, ...]:
+    def to_flax(array: np.ndarray) -> tuple[np.ndarray, ...]:
         out_channels, in_channels = array.shape[:2]
         heads = out_channels // sum(head_sizes)
         ends = np.cumsum([heads * size for size in head_sizes])[:-1]
@@ -65,67 +89,69 @@ def projections(*head_sizes: int) -> Layout:
             part[:, :, 0, 0].T.reshape(in_channels, heads, -1) for part in np.split(array, ends)
         )
 
-    def to_theirs(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    def to_torch(arrays: Sequence[np.ndarray]) -> np.ndarray:
         parts = [array.reshape(len(array), -1).T for array in arrays]
         return np.concatenate(parts)[:, :, None, None]
 
-    return Layout(to_ours, to_theirs)
+    return Layout(to_flax, to_torch)
 
 
-def convolution_norm(ours: str, convolution: str, norm: str) -> Iterator[Rule]:
+def convolution_norm(flax_name: str, convolution: str, norm: str) -> Iterator[MappedArray]:
     """A convolution without bias and the batch norm after it."""
-    yield Rule(f"{convolution}.weight", (f"params.{ours}.convolution.kernel",), CONVOLUTION)
-    yield from batch_norm(f"{ours}.norm", norm)
+    kernel = f"params.{flax_name}.convolution.kernel"
+    yield MappedArray(f"{convolution}.weight", (kernel,), CONVOLUTION)
+    yield from batch_norm(f"{flax_name}.norm", norm)
 
 
-def batch_norm(ours: str, theirs: str) -> Iterator[Rule]:
-    """PyTorch's names of a batch norm's parameters and statistics."""
-    for collection, our_name, their_name in (
+def batch_norm(flax_name: str, torch_name: str) -> Iterator[MappedArray]:
+    """A batch norm's parameters and running statistics."""
+    for collection, flax_leaf, torch_leaf in (
         ("params", "scale", "weight"),
         ("params", "bias", "bias"),
         ("batch_stats", "mean", "running_mean"),
         ("batch_stats", "var", "running_var"),
     ):
-        yield Rule(f"{theirs}.{their_name}", (f"{collection}.{ours}.{our_name}",), SAME)
+        variable = f"{collection}.{flax_name}.{flax_leaf}"
+        yield MappedArray(f"{torch_name}.{torch_leaf}", (variable,), SAME)
 
 
-def dense(ours: str, theirs: str, layout: Layout) -> Iterator[Rule]:
+def dense(flax_name: str, torch_name: str, layout: Layout) -> Iterator[MappedArray]:
     """A linear layer with its bias."""
-    yield Rule(f"{theirs}.weight", (f"params.{ours}.kernel",), layout)
-    yield Rule(f"{theirs}.bias", (f"params.{ours}.bias",), SAME)
+    yield MappedArray(f"{torch_name}.weight", (f"params.{flax_name}.kernel",), layout)
+    yield MappedArray(f"{torch_name}.bias", (f"params.{flax_name}.bias",), SAME)
 
 
-def to_ours(rules: Sequence[Rule], theirs: Arrays, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Their arrays under our names.
+def to_flax(
+    mapping: Sequence[MappedArray], arrays: Arrays, expected: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays as a model's variables.
 
     Args:
-        rules: of the project and the model.
-        theirs: the checkpoint.
-        expected: our variables as shapes and dtypes.
+        mapping: mapping of the project and the model.
+        arrays: arrays of the checkpoint.
+        expected: shape and dtype of every variable.
 
     Raises:
         CheckpointError: listing every array that is missing, left over, of another shape, or not
             finite.
     """
-    problems = [f"missing: {rule.theirs}" for rule in rules if rule.theirs not in theirs]
-    known = {rule.theirs for rule in rules}
-    problems += [f"not in the model: {name}" for name in theirs if name not in known]
-    converted: dict[str, Any] = {}
-    for rule in rules:
-        array = theirs.get(rule.theirs)
+    known = {mapped.torch_name for mapped in mapping}
+    problems = [f"missing: {name}" for name in known if name not in arrays]
+    problems += [f"not in the model: {name}" for name in arrays if name not in known]
+    converted: dict[str, np.ndarray] = {}
+    for torch_name, flax_names, layout in mapping:
+        array = arrays.get(torch_name)
         if array is None:
             continue
-        blank = [np.empty(expected[name].shape, np.float32) for name in rule.ours]
-        shape = rule.layout.to_theirs(blank).shape
+        blank = [np.empty(expected[name].shape, np.float32) for name in flax_names]
+        shape = layout.to_torch(blank).shape
         if array.shape != shape:
-            problems.append(f"{rule.theirs} is {array.shape}, expected {shape}")
+            problems.append(f"{torch_name} is {array.shape}, expected {shape}")
             continue
         if not np.isfinite(array).all():
-            problems.append(f"{rule.theirs} has values that are not finite")
-        for name, part in zip(rule.ours, rule.layout.to_ours(array), strict=True):
+            problems.append(f"{torch_name} has values that are not finite")
+        for name, part in zip(flax_names, layout.to_flax(array), strict=True):
             converted[name] = np.ascontiguousarray(part, dtype=expected[name].dtype)
-    filled = {name for rule in rules for name in rule.ours}
-    problems += [f"filled by no rule: {name}" for name in expected if name not in filled]
     if problems:
         raise CheckpointError(
             f"{len(problems)} difference{'s' * (len(problems) > 1)}: " + "; ".join(sorted(problems))
@@ -133,11 +159,11 @@ def to_ours(rules: Sequence[Rule], theirs: Arrays, expected: Mapping[str, Any]) 
     return converted
 
 
-def to_theirs(rules: Sequence[Rule], ours: Arrays) -> dict[str, np.ndarray]:
-    """Our arrays under their names."""
+def to_torch(mapping: Sequence[MappedArray], variables: Arrays) -> dict[str, np.ndarray]:
+    """A model's variables as a checkpoint's arrays."""
     return {
-        rule.theirs: np.ascontiguousarray(
-            rule.layout.to_theirs([np.asarray(ours[name]) for name in rule.ours])
+        torch_name: np.ascontiguousarray(
+            layout.to_torch([np.asarray(variables[name]) for name in flax_names])
         )
-        for rule in rules
+        for torch_name, flax_names, layout in mapping
     }

@@ -1,35 +1,35 @@
-"""The pretrained BoTNets there are, and what is said of their accuracy. No jax."""
+"""Published BoTNet weights, and the accuracy that their projects report. No jax."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from bottleneck_transformer_flax.preprocessing import Interpolation, Preprocessing
 
-Project = Literal["timm", "distribuuuu"]
+ProjectName = Literal["timm", "distribuuuu"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicWeights:
-    """Weights that anyone can have.
+    """Weights that anyone can download.
 
     Attributes:
-        name: a repository of the Hugging Face hub, or the project and its name of the model.
-        variant: the model that they are of.
-        project: whose names and layouts the file has; None for this package's own.
-        url: where they are described.
-        licence: of the weights.
-        data: what the accuracy was measured on.
-        top1: accuracy in percent, as the project says.
-        top5: the same among the best five.
+        name: repository of the Hugging Face hub, or the project and its name of the model.
+        variant: variant that the weights belong to.
+        project: project whose names and layouts the file has; None for this package's own.
+        url: page that describes them.
+        licence: licence of the weights.
+        data: data set that the accuracy was measured on.
+        top1: top-1 accuracy in percent, as the project reports it.
+        top5: top-5 accuracy in percent, as the project reports it.
         size: height and width of the input in pixels.
         crop: fraction of the resized image that the centre crop keeps.
-        interpolation: the resampling filter.
+        interpolation: resampling filter.
         on_hub: whether ``name`` can be downloaded from the hub.
     """
 
     name: str
     variant: str
-    project: Project | None
+    project: ProjectName | None
     url: str
     licence: str
     data: str = "ImageNet-1k"
@@ -49,7 +49,7 @@ class PublicWeights:
 
     @property
     def command(self) -> str:
-        """What to type to have them as a pretrained directory, or to use what is there."""
+        """Command that makes a pretrained directory of them, or that uses the package's own."""
         if self.project is None:
             return f"botnet predict --checkpoint {self.name} IMAGE"
         source = self.name if self.on_hub else f"FILE --variant {self.variant}"
@@ -104,7 +104,7 @@ PUBLIC_WEIGHTS = (
 )
 
 
-def published_weights(variant: str, project: Project) -> PublicWeights | None:
-    """The weights that a project has published of a variant, if there are some."""
+def published_weights(variant: str, project: ProjectName) -> PublicWeights | None:
+    """Weights of a variant that a project has published, if there are any."""
     rows = (row for row in PUBLIC_WEIGHTS if (row.variant, row.project) == (variant, project))
     return next(rows, None)

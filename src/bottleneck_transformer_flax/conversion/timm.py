@@ -10,7 +10,8 @@ from bottleneck_transformer_flax.conversion.mapping import (
     LINEAR,
     POINTWISE,
     SAME,
-    Rule,
+    MappedArray,
+    Project,
     batch_norm,
     convolution_norm,
     dense,
@@ -19,49 +20,62 @@ from bottleneck_transformer_flax.conversion.mapping import (
 from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
 
 
-def rules(config: BoTNetConfig) -> Iterator[Rule]:
+def mapping(config: BoTNetConfig) -> Iterator[MappedArray]:
     """Every array of the ByobNet that a config describes, in order."""
     for index in range(1, len(config.stem_channels) + 1):
         yield from _convolution(f"stem.layer_{index}", f"stem.conv{index}")
     for stage, name in enumerate(STAGE_NAMES):
         for index, kind in enumerate(config.block_kinds(stage)):
-            ours, theirs = f"{name}.block_{index + 1}", f"stages.{stage}.{index}"
+            flax_block, torch_block = f"{name}.block_{index + 1}", f"stages.{stage}.{index}"
             if index == 0 and config.has_shortcut(stage):
-                yield from _convolution(f"{ours}.shortcut", f"{theirs}.shortcut")
-            yield from _convolution(f"{ours}.reduce", f"{theirs}.conv1_1x1")
+                yield from _convolution(f"{flax_block}.shortcut", f"{torch_block}.shortcut")
+            yield from _convolution(f"{flax_block}.reduce", f"{torch_block}.conv1_1x1")
             if kind == "A":
-                yield from _attention(
-                    ours, theirs, *config.head_sizes(config.inner_channels(stage))
-                )
+                head_sizes = config.head_sizes(config.inner_channels(stage))
+                yield from _attention(flax_block, torch_block, *head_sizes)
             else:
-                yield from _convolution(f"{ours}.spatial", f"{theirs}.conv2_kxk")
-                yield from _channel_attention(config, ours, theirs)
-            yield from _convolution(f"{ours}.expand", f"{theirs}.conv3_1x1")
+                yield from _convolution(f"{flax_block}.spatial", f"{torch_block}.conv2_kxk")
+                yield from _channel_attention(config, flax_block, torch_block)
+            yield from _convolution(f"{flax_block}.expand", f"{torch_block}.conv3_1x1")
     if config.final_channels:
         yield from _convolution("final", "final_conv")
     yield from dense("head", "head.fc", LINEAR)
 
 
-def _convolution(ours: str, theirs: str) -> Iterator[Rule]:
-    return convolution_norm(ours, f"{theirs}.conv", f"{theirs}.bn")
+def _convolution(flax_name: str, torch_name: str) -> Iterator[MappedArray]:
+    return convolution_norm(flax_name, f"{torch_name}.conv", f"{torch_name}.bn")
 
 
-def _attention(ours: str, theirs: str, query_key: int, value: int) -> Iterator[Rule]:
-    names = tuple(f"params.{ours}.attention.{name}.kernel" for name in ("query", "key", "value"))
+def _attention(
+    flax_block: str, torch_block: str, query_key: int, value: int
+) -> Iterator[MappedArray]:
+    attention = f"params.{flax_block}.attention"
+    kernels = tuple(f"{attention}.{name}.kernel" for name in ("query", "key", "value"))
     layout = projections(query_key, query_key, value)
-    yield Rule(f"{theirs}.self_attn.qkv.weight", names, layout)
+    yield MappedArray(f"{torch_block}.self_attn.qkv.weight", kernels, layout)
     for axis in ("height", "width"):
-        table = f"params.{ours}.attention.relative_{axis}"
-        yield Rule(f"{theirs}.self_attn.pos_embed.{axis}_rel", (table,), SAME)
-    yield from batch_norm(f"{ours}.attention_norm", f"{theirs}.post_attn")
+        table = f"{torch_block}.self_attn.pos_embed.{axis}_rel"
+        yield MappedArray(table, (f"{attention}.relative_{axis}",), SAME)
+    yield from batch_norm(f"{flax_block}.attention_norm", f"{torch_block}.post_attn")
 
 
-def _channel_attention(config: BoTNetConfig, ours: str, theirs: str) -> Iterator[Rule]:
+def _channel_attention(
+    config: BoTNetConfig, flax_block: str, torch_block: str
+) -> Iterator[MappedArray]:
     position = {"middle": "attn", "output": "attn_last"}[config.channel_attention_position]
     if config.se_ratio:
         for layer, fc in (("reduce", "fc1"), ("expand", "fc2")):
-            name = f"{ours}.squeeze_excite.{layer}"
-            yield from dense(name, f"{theirs}.{position}.{fc}", POINTWISE)
+            name = f"{flax_block}.squeeze_excite.{layer}"
+            yield from dense(name, f"{torch_block}.{position}.{fc}", POINTWISE)
     if config.efficient_channel_attention:
-        kernel = f"params.{ours}.efficient_attention.neighbours.kernel"
-        yield Rule(f"{theirs}.{position}.conv.weight", (kernel,), CONVOLUTION_1D)
+        kernel = f"params.{flax_block}.efficient_attention.neighbours.kernel"
+        yield MappedArray(f"{torch_block}.{position}.conv.weight", (kernel,), CONVOLUTION_1D)
+
+
+TIMM = Project(
+    name="timm",
+    variants=("botnet26t_256", "sebotnet33ts_256", "botnet50ts_256", "eca_botnext26ts_256"),
+    mapping=mapping,
+    head_bias="head.fc.bias",
+    crop=0.95,
+)

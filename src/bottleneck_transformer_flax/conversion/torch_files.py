@@ -1,4 +1,4 @@
-"""The files of other projects' checkpoints, as plain arrays under their own names."""
+"""PyTorch and safetensors files as plain arrays under their own names."""
 
 import argparse
 import pickle
@@ -6,45 +6,43 @@ import re
 import tarfile
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
-from bottleneck_transformer_flax.checkpoints.locations import CONFIG, is_ours
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.checkpoints.locations import CONFIG, has_our_format
+from bottleneck_transformer_flax.errors import CheckpointError, reraise
 from bottleneck_transformer_flax.files import write_bytes
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pt", ".bin", ".tar")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""What training scripts keep the arrays under, averaged ones first."""
+"""Keys that training scripts keep the arrays under, averaged weights first."""
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 
 
-def read_foreign(path: Path) -> dict[str, np.ndarray]:
-    """The float32 arrays of a ``.safetensors`` or PyTorch file; counters of batches are left out.
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the float32 arrays of a ``.safetensors`` or PyTorch file, without batch counters.
 
-    A PyTorch file is read as data alone: nothing in it is ever executed. What its arrays are
-    wrapped in ("state_dict", "module.", "_orig_mod.") is taken off; of two sets the averaged one
-    is taken.
+    A PyTorch file is read as data alone: nothing in it is ever executed. Wrappers around the arrays
+    ("state_dict", "module.", "_orig_mod.") are removed. Averaged weights are preferred.
 
     Raises:
         CheckpointError: when the file is missing, damaged, holds code, or is of another kind.
     """
     if not path.is_file():
-        there = "is no file" if path.exists() else "does not exist"
-        what = "is a folder" if path.is_dir() else there
-        raise CheckpointError(f"{path} {what}; expected a file of another project's weights")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {problem}; expected a file of another project's weights")
     if path.suffix == SAFETENSORS:
         arrays = _read_safetensors(path)
     elif path.suffix in PICKLED:
-        arrays = _read_torch(path)
+        arrays = _read_pickled(path)
     else:
         raise CheckpointError(
             f"{path} ends in {path.suffix!r}; expected {SAFETENSORS}, {', '.join(PICKLED)}"
@@ -56,97 +54,89 @@ def read_foreign(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def write_foreign(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a ``.safetensors`` file as PyTorch's own libraries do, whole or not at all.
 
     Raises:
-        CheckpointError: when the name ends in anything else, is a folder's, or is that of a file
-            in a pretrained directory.
+        CheckpointError: when the name has another suffix, is a folder's, or is that of a file in a
+            pretrained directory.
     """
-    if is_ours(path.parent / CONFIG):
+    if has_our_format(path.parent / CONFIG):
         raise CheckpointError(
             f"{path} would be in a pretrained directory, beside or over the model there; name a "
             "file in another folder"
         )
     if path.suffix != SAFETENSORS or path.is_dir():
-        what = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
-        raise CheckpointError(f"{path} {what}; expected the name of a {SAFETENSORS} file")
+        problem = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}"
+        raise CheckpointError(f"{path} {problem}; expected the name of a {SAFETENSORS} file")
     write_bytes(path, save(dict(arrays), metadata={"format": "pt"}))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
+    with _reading(path):
         arrays: dict[str, Any] = load_file(path)
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:
-        raise _unreadable(path, error) from error
     _check_floating(
         path, {name: jnp.issubdtype(a.dtype, jnp.floating) for name, a in arrays.items()}
     )
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
+def _read_pickled(path: Path) -> dict[str, np.ndarray]:
+    with reraise(
+        ImportError,
+        CheckpointError,
+        f"{path} is a PyTorch file and PyTorch cannot be imported",
+        remedy=f"install this package's 'torch' extra, or convert the file to {SAFETENSORS}",
+    ):
         import torch
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path} is a PyTorch file and PyTorch is not installed; install this package's "
-            f"'torch' extra, or convert the file to {SAFETENSORS}"
-        ) from error
     if tarfile.is_tarfile(path):
-        raise CheckpointError(
-            f"{path} is an archive; unpack it, and name the file of the weights that is in it"
-        )
-    try:
-        # A training script's options are plain values, and many checkpoints hold them.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        remedy = (
-            "nothing in it was executed. Ask for a file of the weights alone, best as "
-            f"{SAFETENSORS}"
-        )
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
+        raise CheckpointError(f"{path} is an archive; unpack it, and name the file of the weights")
+    with _reading(path):
+        try:
+            # Many checkpoints hold the training script's options, which are plain values.
+            with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+                warnings.simplefilter("ignore")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            code = re.search(r"GLOBAL (\S+)", str(error))
+            problem = (
+                f"holds code, or objects that only code could make ({code[1]})"
+                if code
+                else "is damaged, or holds code, or is not a PyTorch file"
+            )
             raise CheckpointError(
-                f"{path} holds code, or what only code could make ({code[1]}); {remedy}"
+                f"{path} {problem}; nothing in it was executed. Ask for a file of the weights "
+                f"alone, best as {SAFETENSORS}"
             ) from error
-        raise CheckpointError(
-            f"{path} is damaged, or holds code, or is no PyTorch file; {remedy}"
-        ) from error
-    except Exception as error:
-        # What its reader of pickles stumbles over has no base class in common.
-        raise _unreadable(path, error) from error
     tensors = _named_tensors(loaded)
     if not tensors:
         raise CheckpointError(f"{path} holds no named arrays; expected a model's state_dict")
     _check_floating(path, {name: t.dtype.is_floating_point for name, t in tensors.items()})
-    try:
-        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
-    except (TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} holds arrays that are not dense ({next(iter(str(error).splitlines()), '')}); "
-            "expected plain weights"
-        ) from error
+    failure = f"{path} holds arrays that are not dense"
+    with reraise((TypeError, RuntimeError), CheckpointError, failure, remedy="expected weights"):
+        arrays = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    return arrays
 
 
 def _check_floating(path: Path, floating: Mapping[str, bool]) -> None:
-    """See that all but the counters are weights as they were trained, and not quantised."""
+    """Check that all arrays but the counters are weights as they were trained, not quantized."""
     others = [name for name, is_ in floating.items() if not (is_ or name.endswith(_COUNTERS))]
     if others:
         raise CheckpointError(
-            f"{path} holds arrays that are not of floating point numbers: {', '.join(others)}; "
-            "expected weights as they were trained"
+            f"{path} holds arrays that are not floating-point: {', '.join(others)}; expected "
+            "weights as they were trained"
         )
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return CheckpointError(f"{path} cannot be read ({reason}); copy or download it anew")
+def _reading(path: Path) -> AbstractContextManager[None]:
+    # The errors of the libraries' readers share no base class.
+    return reraise(
+        Exception, CheckpointError, f"{path} cannot be read", remedy="copy or download it again"
+    )
 
 
 def _named_tensors(loaded: Any) -> dict[str, Any]:
-    """The tensors of a state_dict, or of the first thing known to hold one."""
+    """The tensors of a state_dict, or of the first wrapper around one."""
     if not isinstance(loaded, dict):
         return {}
     for wrapper in _WRAPPERS:

@@ -1,6 +1,6 @@
-"""Imported models compute what other projects' own code computed, without any of it here.
+"""Converted models compute what other projects' own code computed, with none of it installed.
 
-``reference/foreign_goldens.py`` made the files.
+``reference/conversion_goldens.py`` wrote the files.
 """
 
 import functools
@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bottleneck_transformer_flax.conversion.files import PROJECTS, export_file, import_file
-from reference.foreign_arrays import SAMPLES, foreign_arrays, foreign_images, sampled
+from bottleneck_transformer_flax.conversion.convert import import_checkpoint
+from bottleneck_transformer_flax.conversion.projects import PROJECTS, export_checkpoint
+from reference.conversion_arrays import SAMPLES, golden_arrays, golden_images, sampled
 
-FOLDER = Path(__file__).parents[1] / "goldens/foreign"
+FOLDER = Path(__file__).parents[1] / "goldens/conversion"
 GOLDENS = {name: name for name in PROJECTS["timm"].variants} | {
     "distribuuuu_botnet50": "botnet_s1_50"
 }
-# Every kind of block is in these two; the others are among the slow tests.
-QUICK = ("eca_botnext26ts_256", "distribuuuu_botnet50")
+# ``test_timm.py`` computes timm's live.
+QUICK = ("distribuuuu_botnet50",)
 COMPUTED = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in GOLDENS
 ]
@@ -33,24 +34,18 @@ def golden(name):
         return {key: arrays[key] for key in arrays.files}
 
 
-@functools.cache
-def their_arrays(name):
-    return foreign_arrays(json.loads(str(golden(name)["shapes"])), float(golden(name)["gain"]))
+@pytest.fixture(scope="module", params=COMPUTED)
+def imported(request, tmp_path_factory):
+    """A golden's name, its file, and the model that the file becomes."""
+    name, path = request.param, tmp_path_factory.mktemp("golden") / "model.safetensors"
+    shapes, gain = json.loads(str(golden(name)["shapes"])), float(golden(name)["gain"])
+    save_file(golden_arrays(shapes, gain), path)
+    return name, path, import_checkpoint(path, variant=GOLDENS[name]).pretrained
 
 
-@pytest.fixture
-def imported(request, tmp_path):
-    name = request.param
-    save_file(their_arrays(name), tmp_path / "model.safetensors")
-    return name, import_file(tmp_path / "model.safetensors", GOLDENS[name])
-
-
-@pytest.mark.parametrize("imported", COMPUTED, indirect=True)
 def test_logits_and_features_are_the_projects_own(imported):
-    name, (pretrained, project) = imported
-    assert project == ("distribuuuu" if name.startswith("distribuuuu") else "timm")
-    model, variables, preprocessing, _ = pretrained
-    images = jnp.asarray(foreign_images(preprocessing.size[0]))
+    name, _, (model, variables, preprocessing, _) = imported
+    images = jnp.asarray(golden_images(preprocessing.size[0]))
 
     def everything(variables, images):
         logits = model.apply(variables, images)
@@ -72,11 +67,11 @@ def test_logits_and_features_are_the_projects_own(imported):
     assert max(by_stage) < 1e-4
 
 
-@pytest.mark.parametrize("imported", GOLDENS, indirect=True)
-def test_there_and_back_is_the_same_file(imported, tmp_path):
-    name, (pretrained, project) = imported
-    assert export_file(pretrained, tmp_path / "back.safetensors", project) == GOLDENS[name]
-    there, back = tmp_path / "model.safetensors", tmp_path / "back.safetensors"
+def test_a_file_converted_and_exported_has_the_same_arrays(imported, tmp_path):
+    name, there, pretrained = imported
+    back = tmp_path / "back.safetensors"
+    project = "distribuuuu" if name.startswith("distribuuuu") else "timm"
+    assert export_checkpoint(pretrained, back, project) == GOLDENS[name]
     assert _arrays_of(there) == _arrays_of(back)
 
 

@@ -1,9 +1,9 @@
-"""Write tests/goldens/foreign: what other projects' own code computes.
+"""Write tests/goldens/conversion: what other projects' own code computes.
 
-    cd tests && python -m reference.foreign_goldens DISTRIBUUUU
+    cd tests && python -m reference.conversion_goldens DISTRIBUUUU
 
 DISTRIBUUUU is a checkout of BIGBALLON/distribuuuu; einops, torch, torchvision and timm have to be
-installed. The parameters are made from names and shapes (see ``foreign_arrays``), so that a golden
+installed. The parameters are made from names and shapes (see ``golden_arrays``), so that a golden
 file holds only those, the logits, and some values of every stage's features.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reference.foreign_arrays import foreign_arrays, foreign_images, sampled
+from reference.conversion_arrays import golden_arrays, golden_images, sampled
 from reference.timm_models import timm_model
 
-GOLDENS = Path(__file__).parents[1] / "goldens/foreign"
+GOLDENS = Path(__file__).parents[1] / "goldens/conversion"
 # With the gain under which neither the images' differences nor their sum take over.
 TIMM = {
     "botnet26t_256": 1.7,
@@ -37,13 +37,13 @@ def write_golden(name, network, stages, *, size, gain):
         for key, value in network.state_dict().items()
         if "num_batches" not in key
     }
-    arrays = {key: torch.from_numpy(value) for key, value in foreign_arrays(shapes, gain).items()}
+    arrays = {key: torch.from_numpy(value) for key, value in golden_arrays(shapes, gain).items()}
     network.load_state_dict(arrays, strict=True)
     features = []
     for stage in stages:
         stage.register_forward_hook(lambda module, inputs, output: features.append(output))
     with torch.no_grad():
-        logits = network.eval()(torch.from_numpy(foreign_images(size).transpose(0, 3, 1, 2)))
+        logits = network.eval()(torch.from_numpy(golden_images(size).transpose(0, 3, 1, 2)))
     np.savez_compressed(
         GOLDENS / f"{name}.npz",
         shapes=np.array(json.dumps(shapes)),

@@ -10,7 +10,7 @@ import numpy as np
 SAMPLES = 1000
 
 
-def foreign_arrays(shapes, gain):
+def golden_arrays(shapes, gain):
     """An array for every name, whose scale (``gain``) lets activations, and so images, differ."""
     return {name: _draw(name, tuple(shape), gain) for name, shape in shapes.items()}
 
@@ -29,7 +29,7 @@ def _draw(name, shape, gain):
     return value.astype(np.float32)
 
 
-def foreign_images(size):
+def golden_images(size):
     """Two images, NHWC: patches of colour, which differ at every scale, under noise."""
     random = np.random.RandomState(0)
     patches = random.normal(size=(2, 8, 8, 3)).repeat(size // 8, axis=1).repeat(size // 8, axis=2)

@@ -1,0 +1,122 @@
+"""Whatever is wrong with a pretrained directory is told in one line that names it."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bottleneck_transformer_flax import load_pretrained
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def told(saved, refusal):
+    """Why the directory cannot be loaded."""
+
+    def load():
+        message = refusal(load_pretrained, saved)
+        assert str(saved) in message
+        return message
+
+    return load
+
+
+def change_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_missing_directory_or_a_file(saved, refusal):
+    message = refusal(load_pretrained, saved.parent / "nowhere")
+    assert f"{saved.parent}/nowhere does not exist" in message
+    assert "botnet_tiny" in message
+    assert "is a file" in refusal(load_pretrained, saved / WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "preprocessing.json", "classes.json"])
+def test_a_missing_file(saved, told, name):
+    (saved / name).unlink()
+    assert name in told()
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_weights_that_end_too_early(saved, told, size):
+    content = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(content[:size])
+    assert f"{WEIGHTS} cannot be read" in told()
+
+
+def test_weights_that_are_something_else(saved, told):
+    (saved / WEIGHTS).write_bytes(b"<html>404 Not Found</html>" * 99)
+    assert f"{WEIGHTS} cannot be read" in told()
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessing.json", "classes.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"7", b'"text"', b"null"])
+def test_json_garbage(saved, told, name, content):
+    (saved / name).write_bytes(content)
+    assert name in told()
+
+
+@pytest.mark.parametrize("written", ["bottleneck-transformer-flax/2", None, 1])
+def test_another_format(saved, told, written):
+    change_json(saved / "config.json", format=written)
+    assert f"has format {written!r}; this version reads 'bottleneck-transformer-flax/1'" in told()
+
+
+def test_every_tensor_that_does_not_fit_is_listed_in_one_error(saved, told):
+    arrays = load_file(saved / WEIGHTS)
+    missing, reshaped, recast, infinite, *_ = sorted(arrays)
+    shape = arrays[reshaped].shape
+    del arrays[missing]
+    arrays["params.extra.kernel"] = np.zeros((2, 3), np.float32)
+    arrays[reshaped] = np.zeros((*shape, 5), np.float32)
+    arrays[recast] = arrays[recast].astype(np.float16)
+    arrays[infinite] = np.full_like(arrays[infinite], np.inf)
+    save_file(arrays, saved / WEIGHTS)
+    message = told()
+    for part in (
+        "5 differences",
+        f"missing: {missing}",
+        "not in the model: params.extra.kernel",
+        f"{reshaped} is float32 {(*shape, 5)}, expected float32 {shape}",
+        f"{recast} is float16",
+        f"{infinite} has values that are not finite",
+    ):
+        assert part in message
+
+
+def test_a_wrong_number_of_classes(saved, told):
+    (saved / "classes.json").write_text('["ant", "bee"]')
+    assert "names 2 classes; the model has 3 outputs" in told()
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "part"),
+    [
+        ("config.json", "num_head", 4, "did you mean 'num_heads'"),
+        ("config.json", "stage_sizes", [1, 1, 1], "stage_sizes"),
+        ("config.json", "stage_sizes", None, "stage_sizes"),
+        ("config.json", "num_heads", 0, "num_heads"),
+        ("config.json", "dtype", "float8", "float8"),
+        ("config.json", "se_ratio", "much", "se_ratio"),
+        ("preprocessing.json", "size", 16, "16"),
+        ("preprocessing.json", "size", [2, 2], "2 × 2"),
+        ("preprocessing.json", "size", [32, 16], "relative"),
+        ("preprocessing.json", "crop", "all", "crop"),
+        ("preprocessing.json", "std", ["a", "b", "c"], "std"),
+        ("preprocessing.json", "mean", None, "mean"),
+        ("preprocessing.json", "colour", "sRGB", "colour"),
+    ],
+)
+def test_values_that_no_model_can_have(saved, told, file, field, value, part):
+    change_json(saved / file, **{field: value})
+    assert part in told()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(saved, told):
+    (saved / WEIGHTS).chmod(0)
+    assert WEIGHTS in told()

@@ -1,0 +1,136 @@
+"""Importing a file: what comes with it, and every way in which it can be another model's."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
+from bottleneck_transformer_flax.conversion import convert as module
+from bottleneck_transformer_flax.conversion.convert import import_checkpoint
+from bottleneck_transformer_flax.conversion.projects import export_checkpoint
+from bottleneck_transformer_flax.data import imagenet
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.surgery import replace_head, resize_relative_positions
+from bottleneck_transformer_flax.models.variants import get_config
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+from conversion.small_timm import NAME, head_of
+from reference.timm_models import timm_model
+from training.tiny import assert_same_bits
+
+
+def imported(path, **options):
+    return import_checkpoint(path, **{"variant": NAME} | options).pretrained
+
+
+def refusal(path, **options):
+    with pytest.raises(CheckpointError) as caught:
+        imported(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_imported_model_is_saved_and_loaded_unchanged(file, tmp_path):
+    result = import_checkpoint(file, variant=NAME)
+    pretrained = result.pretrained
+    assert pretrained.preprocessing == Preprocessing(size=(256, 256), crop=0.95)
+    assert pretrained.classes == imagenet.class_names()
+    assert (result.variant, result.licence, result.published) == (NAME, None, None)
+    for part in ("`eca.safetensors` (SHA-256 `", "79.262 %", "94.6 %", "apache-2.0", "of timm"):
+        assert part in result.card
+    loaded = load_pretrained(save_pretrained(tmp_path / "eca", *pretrained))
+    assert loaded.model.config == pretrained.model.config
+    assert_same_bits(loaded.variables, pretrained.variables)
+
+
+def test_a_model_without_published_weights_has_its_projects_preprocessing(file, monkeypatch):
+    monkeypatch.setattr(module, "published_weights", lambda variant, project: None)
+    preprocessing = imported(file).preprocessing
+    # The only one of timm's without.
+    described = timm_model("botnet50ts_256").pretrained_cfg
+    assert preprocessing.crop == described["crop_pct"]
+    assert preprocessing.interpolation == described["interpolation"]
+
+
+def test_another_head(arrays, tmp_path):
+    path = tmp_path / "three.safetensors"
+    save_file(arrays | head_of(3), path)
+    pretrained = imported(path)
+    assert pretrained.model.config.num_classes == 3
+    assert pretrained.classes == ("class 0", "class 1", "class 2")
+    assert imported(path, classes=("a", "b", "c")).classes == ("a", "b", "c")
+    with pytest.raises(ConfigError, match="there are 2 class names for the 3 outputs"):
+        imported(path, classes=("a", "b"))
+
+
+@pytest.mark.parametrize("size", [(320, 192), (64, 512)])
+def test_another_size_goes_out_and_back_and_is_named_where_it_is_not_given(file, tmp_path, size):
+    original = imported(file)
+    _, variables = resize_relative_positions(original.model, original.variables, size)
+    preprocessing = original.preprocessing.replace(size=size)
+    resized = original._replace(variables=variables, preprocessing=preprocessing)
+    path = tmp_path / "resized.safetensors"
+    export_checkpoint(resized, path, "timm")
+    message = refusal(path)
+    assert f"has relative position tables for {size[0]} × {size[1]} pixels, not for 256" in message
+    assert f"(--image-size {size[0]} {size[1]})" in message
+    back = imported(path, image_size=size)
+    assert back.preprocessing == preprocessing
+    assert_same_bits(back.variables, resized.variables)
+
+
+def test_every_difference_is_listed_once(arrays, tmp_path):
+    del arrays["stem.conv1.conv.weight"]
+    arrays["extra.weight"] = np.zeros(1, np.float32)
+    arrays["head.fc.weight"] = np.zeros((1000, 7), np.float32)
+    path = tmp_path / "damaged.safetensors"
+    save_file(arrays, path)
+    message = refusal(path)
+    assert message.startswith(f"{path} is not a {NAME} of timm: 3 differences: ")
+    for part in (
+        "missing: stem.conv1.conv.weight",
+        "not in the model: extra.weight",
+        "head.fc.weight is (1000, 7), expected (1000, ",
+    ):
+        assert message.count(part) == 1
+
+
+def test_another_known_model_is_named(file):
+    assert f"but has the names of {NAME} of timm" in refusal(file, variant="botnet26t_256")
+
+
+def test_a_source_that_is_no_checkpoint(file, tmp_path):
+    assert "no_file.pth does not exist" in refusal(tmp_path / "no_file.pth")
+    with pytest.raises(ConfigError, match="name it with --variant"):
+        imported(file, variant=None)
+    for name in ("botnet_t3", "botnet_tiny"):
+        with pytest.raises(ConfigError, match=f"no other project's {name} is known"):
+            imported(file, variant=name)
+    with pytest.raises(ConfigError, match="did you mean 'botnet26t_256'"):
+        imported(file, variant="botnet26t_265")
+
+
+def test_a_fine_tuned_model_goes_back(file, tmp_path):
+    original = imported(file)
+    model, variables = replace_head(
+        original.model, original.variables, num_classes=4, rng=jax.random.key(0)
+    )
+    tuned = original._replace(model=model, variables=variables, classes=("a", "b", "c", "d"))
+    assert export_checkpoint(tuned, tmp_path / "tuned.safetensors", "timm") == NAME
+    assert_same_bits(imported(tmp_path / "tuned.safetensors").variables, tuned.variables)
+
+
+def test_what_another_project_does_not_have_is_not_exported(file, tmp_path):
+    original = imported(file)
+    changed = original._replace(model=BoTNet(config=get_config(NAME, activation="relu")))
+    folded = original._replace(model=BoTNet(config=get_config(NAME, folded_batch_norm=True)))
+    for pretrained, project, told in (
+        (load_pretrained("botnet_tiny"), "timm", "is botnet_tiny, which timm does not have"),
+        (changed, "timm", "is none of the variants, which timm"),
+        (folded, "timm", "the batch norms of this model are folded"),
+        (original, "distribuuuu", f"is {NAME}, which distribuuuu does not have"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            export_checkpoint(pretrained, tmp_path / "new.safetensors", project)
+    assert not (tmp_path / "new.safetensors").exists()

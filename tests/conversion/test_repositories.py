@@ -1,0 +1,153 @@
+"""Importing from a stand-in of the hub: a repository says itself what its weights are."""
+
+import json
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+from bottleneck_transformer_flax import load_pretrained, save_pretrained
+from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
+from bottleneck_transformer_flax.conversion import convert as module
+from bottleneck_transformer_flax.conversion.convert import import_checkpoint
+from bottleneck_transformer_flax.conversion.timm_config import read_timm_config
+from bottleneck_transformer_flax.data import imagenet
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from conversion.small_timm import NAME, REPOSITORY, head_of
+from reference.hub_server import WRITER
+from training.tiny import assert_same_bits
+
+
+@pytest.fixture
+def repository(hub, arrays, config):
+    files = {"config.json": config, "model.safetensors": save(arrays), "pytorch_model.bin": b"x"}
+    return hub.add(REPOSITORY, files)
+
+
+def changed(config, pretrained_cfg=None, **changes):
+    values = json.loads(config)
+    values["pretrained_cfg"] |= pretrained_cfg or {}
+    return json.dumps(values | changes).encode()
+
+
+def test_the_published_weights_with_all_that_is_known(repository, hub):
+    imported = import_checkpoint(REPOSITORY)
+    assert not any("pytorch_model.bin" in request for request in hub.asked)
+    assert (imported.variant, imported.licence) == (NAME, "apache-2.0")
+    assert (imported.published.top1, imported.published.top5) == (79.262, 94.6)
+    assert imported.pretrained.classes == imagenet.class_names()
+    assert imported.pretrained.preprocessing == imported.published.preprocessing
+    card = huggingface_hub.ModelCard(imported.card)
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", REPOSITORY)
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"accuracy": pytest.approx(0.79262), "top_5_accuracy": pytest.approx(0.946)}
+    assert "trained by timm" in card.text
+
+    # Another revision may hold other weights.
+    repository.tags["v1"] = repository.commits[0].name
+    tagged = import_checkpoint(f"{REPOSITORY}@v1")
+    assert (tagged.published, tagged.licence) == (None, "apache-2.0")
+
+    # What was downloaded once needs no network any more.
+    hub.stop()
+    again = import_checkpoint(f"{REPOSITORY}@main")
+    assert again.published == imported.published
+    assert_same_bits(again.pretrained.variables, imported.pretrained.variables)
+
+
+def test_what_is_uploaded_meanwhile_is_not_mixed_in(repository, hub, monkeypatch):
+    def read_slowly(path, name):
+        repository.commit("other weights", {"model.safetensors": b"other"})
+        return read_timm_config(path, name)
+
+    monkeypatch.setattr(module, "read_timm_config", read_slowly)
+    import_checkpoint(REPOSITORY)
+    files = [request for request in hub.asked if "/resolve/" in request]
+    assert len({request.split("/resolve/")[1].split("/")[0] for request in files}) == 1
+    assert any(request.endswith("model.safetensors") for request in files)
+
+
+def test_a_fine_tuned_model_with_its_own_classes_in_a_pickled_file(hub, arrays, config, tmp_path):
+    described = changed(
+        config,
+        {"mean": [0.5, 0.5, 0.5], "license": "cc-by-4.0"},
+        label_names=["ant", "bee"],
+        num_classes=2,
+    )
+    tensors = {name: torch.tensor(array) for name, array in (arrays | head_of(2)).items()}
+    torch.save(tensors, tmp_path / "weights.bin")
+    weights = (tmp_path / "weights.bin").read_bytes()
+    hub.add("someone/insects", {"config.json": described, "pytorch_model.bin": weights})
+    imported = import_checkpoint("someone/insects")
+    assert (imported.licence, imported.published) == ("cc-by-4.0", None)
+    assert imported.pretrained.classes == ("ant", "bee")
+    assert imported.pretrained.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert "trained by timm" not in imported.card
+    assert "| licence | cc-by-4.0 |" in imported.card
+    np.testing.assert_array_equal(
+        imported.pretrained.variables["params"]["head"]["kernel"], head_of(2)["head.fc.weight"].T
+    )
+
+
+def test_the_licence_is_the_cards(hub, arrays, config):
+    files = {
+        "config.json": changed(config, {"license": None}),
+        "model.safetensors": save(arrays),
+    }
+    cards = {
+        "plain": (b"---\nlicense: mit\n---\n# A model\n", "mit"),
+        "none": (b"# A model\n", None),
+        "broken": (b"---\nlicense: [\n---\n# A model\n", None),
+    }
+    for name, (card, licence) in cards.items():
+        hub.add(f"someone/{name}", files | {"README.md": card})
+        assert import_checkpoint(f"someone/{name}").licence == licence
+
+
+def test_our_own_repository_is_copied_with_its_card(hub, arrays, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    own = load_pretrained("botnet_tiny")
+    card = "---\nlicense: mit\n---\n# Shoes\n"
+    upload_pretrained(save_pretrained(tmp_path / "own", *own, card=card), "lab/shoes")
+    imported = import_checkpoint("lab/shoes", classes=tuple("abcdefghij"), image_size=(32, 40))
+    assert (imported.variant, imported.card, imported.licence) == ("botnet_tiny", card, "mit")
+    assert imported.pretrained.classes == tuple("abcdefghij")
+    assert imported.pretrained.preprocessing == own.preprocessing.replace(size=(32, 40))
+    with pytest.raises(ConfigError, match="2 class names for the 10 outputs of lab/shoes@"):
+        import_checkpoint("lab/shoes", classes=("a", "b"))
+
+
+def test_repositories_that_cannot_be_imported(repository, hub, arrays, config, tmp_path):
+    weights = {"model.safetensors": save(arrays)}
+    names = changed(config, label_names=["a", "b"])
+    resnet = changed(config, architecture="resnet50")
+    hub.add("someone/no-weights", {"config.json": config})
+    hub.add("someone/two", {"config.json": names} | weights)
+    hub.add("timm/resnet50.a1_in1k", {"config.json": resnet})
+    hub.add("someone/bert", {"config.json": b'{"model_type": "bert"}'})
+    hub.add("someone/data", {"README.md": b"#"})
+    for name, told in (
+        ("someone/no-weights", "has neither model.safetensors nor pytorch_model.bin"),
+        ("timm/resnet50.a1_in1k", "is a resnet50, which this package does not have"),
+        ("someone/bert", "does not describe one of timm's models"),
+        ("someone/data", "lacks config.json"),
+        ("someone/none", "no such repository"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            import_checkpoint(name)
+    with pytest.raises(ConfigError, match="2 class names for the 1000 outputs of someone/two"):
+        import_checkpoint("someone/two")
+    with pytest.raises(ConfigError, match="omit --variant"):
+        import_checkpoint(REPOSITORY, variant=NAME)
+
+
+def test_a_folder_named_as_the_owner(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "timm").mkdir()
+    with pytest.raises(CheckpointError, match="with @main where there is a folder timm"):
+        import_checkpoint(REPOSITORY)
+    assert import_checkpoint(f"{REPOSITORY}@main").variant == NAME
+    with pytest.raises(CheckpointError, match=f"botnet import {REPOSITORY}@main --out FOLDER"):
+        load_pretrained(f"{REPOSITORY}@main")
