@@ -10,7 +10,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.network import Options
-from reference.variables import random_variables
+from reference.variables import random_images, random_variables
 
 TIMM = {
     "botnet26t_256": "relu",
@@ -21,7 +21,6 @@ TIMM = {
 """timm's variants and their activations."""
 OWN = ("botnet_tiny", "botnet_small")
 """This project's variants, for small images."""
-SLOW = (*TIMM, "botnet_small")
 SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2)}
 
 
@@ -44,44 +43,70 @@ def _distinct_kinds():
 
 
 SMALL_MODELS = _distinct_kinds()
+"""One small model for each distinct network: variants that differ in depth and width are one."""
+NAMES = list(SMALL_MODELS)
 
 
-def kinds(*names):
-    """For ``parametrize``: these kinds, or all.
+def kinds(*quick, among=NAMES):
+    """For ``parametrize``: these names, and the others among the slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in among]
 
-    Slow are timm's, which have a proof of their own, and the second of this project's.
-    """
-    return [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name in names or SMALL_MODELS
-    ]
+
+def grid_stride(name):
+    """Input pixels along each side for one position of c4."""
+    return 4 * stem_stride(name)
+
+
+def stem_stride(name):
+    """Factor by which the stem reduces the resolution: 4, except for this project's own."""
+    if name not in OWN:
+        return 4
+    config = VARIANTS[name].config
+    return {"7x7": 2, "3x3": 1}[config.stem] * (2 if config.stem_pool else 1)
+
+
+def small_size(name):
+    """An image size that no stride divides, with 3 × 5 positions in c4: odd where blocks stride."""
+    stride = grid_stride(name)
+    return 2 * stride + stride // 4 | 1, 4 * stride + stride // 5 | 1
+
+
+def small_images(name, batch=2, seed=1):
+    return random_images(batch, *small_size(name), 3, seed=seed)
 
 
 @functools.cache
-def small_variables(name, height, width, seed=0):
-    """Random variables of a small model for images of a size."""
-    images = jnp.zeros((1, height, width, 3))
+def small_variables(name, size=None, seed=0):
+    """Random variables of a small model, by default for ``small_size``."""
+    images = jnp.zeros((1, *(size or small_size(name)), 3))
     shapes = jax.eval_shape(SMALL_MODELS[name].init, jax.random.key(0), images)
     return random_variables(shapes, seed)
 
 
 @functools.cache
-def apply(name, method="__call__"):
-    """One compiled function for each model and method, shared by all tests."""
-    return jax.jit(functools.partial(SMALL_MODELS[name].apply, method=method))
+def all_outputs(model):
+    """(variables, images) → logits, feature maps, attention maps, compiled once a size."""
+    return jax.jit(
+        lambda variables, images: (
+            model.apply(variables, images),
+            model.apply(variables, images, method="feature_maps"),
+            model.apply(variables, images, method="attention_maps"),
+        )
+    )
 
 
 @functools.cache
-def all_outputs(name, model=None):
-    """(variables, images) → logits, feature maps, attention maps, compiled once a size."""
-    apply = (model or SMALL_MODELS[name]).apply
-    return jax.jit(
-        lambda variables, images: (
-            apply(variables, images),
-            apply(variables, images, method="feature_maps"),
-            apply(variables, images, method="attention_maps"),
+def train_step(model):
+    """(variables, images) → (loss, statistics), gradients of the parameters; compiled once."""
+
+    def loss(params, variables, images):
+        logits, state = model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
         )
-    )
+        return jnp.sum(logits**2), state["batch_stats"]
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    return jax.jit(lambda variables, images: step(variables["params"], variables, images))
 
 
 @functools.cache
@@ -91,21 +116,8 @@ def variant_shapes(name):
     return abstract_variables(BoTNet(config=variant.config), variant.image_size)
 
 
-def grid_stride(name):
-    """Input pixels along each side for one position of c4."""
-    return 4 * stem_stride(name)
-
-
-def stem_stride(name):
-    """By how much the stem reduces the resolution: 4, but for this project's own."""
-    if name not in OWN:
-        return 4
-    config = VARIANTS[name].config
-    return {"7x7": 2, "3x3": 1}[config.stem] * (2 if config.stem_pool else 1)
-
-
 def oracle_options(name):
-    """What the paper's facts say of the kind, not what its config says; two are our own."""
+    """The kind by the paper's facts, not by its config, except for this project's own two."""
     if name in OWN:
         config = VARIANTS[name].config
         return Options(

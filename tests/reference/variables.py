@@ -1,28 +1,20 @@
-"""Random variables under which nothing is hidden, and random images."""
+"""Random variables under which no mistake hides, and random images."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
 
+def random_variables(shapes, seed=0):
+    """Float32 variables of these shapes: no zero scale, no trivial statistics.
 
-def random_variables(shapes: PyTree, seed: int = 0) -> PyTree:
-    """Variables under which nothing is hidden: no zero scale, no trivial statistics.
-
-    Args:
-        shapes: of the variables, as ``abstract_variables`` gives them.
-        seed: of the random numbers.
-
-    Returns:
-        The same tree of float32 arrays, of a scale that lets activations, and so images, differ.
+    Their scale keeps activations near one, so that the outputs of different images differ.
     """
     random = np.random.default_rng(seed)
 
-    def draw(path: Any, leaf: Any) -> jax.Array:
+    def draw(path, leaf):
         name = path[-1].key
         if name == "var":
             value = np.exp(random.normal(0, 0.3, leaf.shape))
@@ -42,5 +34,5 @@ def random_variables(shapes: PyTree, seed: int = 0) -> PyTree:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def random_images(*shape: int, seed: int = 1) -> jax.Array:
+def random_images(*shape, seed=1):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)

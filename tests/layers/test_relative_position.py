@@ -3,17 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 
-LENGTHS = [1, 2, 3, 4, 7, 14, 16]
 
-
-def random_table(length, d=3):
-    values = np.random.default_rng(length).normal(size=(2 * length - 1, d))
+def random_table(length):
+    values = np.random.default_rng(length).normal(size=(2 * length - 1, 3))
     return jnp.asarray(values, jnp.float32)
 
 
@@ -26,19 +24,15 @@ def interpolate(table, length):
         position = centre + (offset * centre / (length - 1) if length > 1 else 0)
         below = min(int(np.floor(position + 1e-12)), len(table) - 1)
         above = min(below + 1, len(table) - 1)
-        share = position - below
-        rows.append((1 - share) * table[below] + share * table[above])
+        fraction = position - below
+        rows.append((1 - fraction) * table[below] + fraction * table[above])
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-def test_the_same_length_gives_the_identical_array(length):
-    table = random_table(length)
-    assert resize_table(table, length) is table
-
-
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(old=st.integers(1, 24), new=st.integers(1, 24))
+@example(old=14, new=1)
+@example(old=1, new=5)
 def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
     table = random_table(old)
     resized = resize_table(table, new)
@@ -49,6 +43,7 @@ def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
     if new > 1:
         np.testing.assert_array_equal(resized[0], table[0])
         np.testing.assert_array_equal(resized[-1], table[-1])
+    assert resize_table(table, old) is table
 
 
 @pytest.mark.parametrize(("old", "new"), [(8, 26), (16, 48), (14, 16), (2, 9), (20, 10)])
@@ -58,8 +53,7 @@ def test_the_centre_is_exact_even_where_it_is_zero(old, new):
     np.testing.assert_array_equal(resize_table(table, new)[new - 1], np.zeros(3))
 
 
-@pytest.mark.parametrize("old", [2, 5, 14])
-@pytest.mark.parametrize("new", [2, 3, 9, 16])
+@pytest.mark.parametrize(("old", "new"), [(2, 9), (14, 3), (5, 16)])
 def test_linear_stays_linear(old, new):
     slope, constant = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.0, 3.0, -1.0])
     offsets = jnp.arange(-(old - 1), old, dtype=jnp.float32)[:, None]
@@ -68,31 +62,13 @@ def test_linear_stays_linear(old, new):
     np.testing.assert_allclose(resized, scaled * slope + constant, atol=1e-4)
 
 
-@pytest.mark.parametrize("old", LENGTHS)
-def test_length_one_is_the_centre_row(old):
-    table = random_table(old)
-    np.testing.assert_array_equal(resize_table(table, 1), table[old - 1 : old])
-
-
-@pytest.mark.parametrize("new", [1, 2, 5])
-def test_from_length_one_every_row_is_the_only_one(new):
-    table = random_table(1)
-    np.testing.assert_array_equal(resize_table(table, new), np.tile(table, (2 * new - 1, 1)))
-
-
 @pytest.mark.parametrize(("short", "long"), [(2, 3), (3, 5), (4, 7), (3, 9)])
 def test_there_and_back_is_exact_where_the_finer_grid_holds_the_coarser(short, long):
     table = random_table(short)
     np.testing.assert_array_equal(resize_table(resize_table(table, long), short), table)
 
 
-@pytest.mark.parametrize("rows", [2, 4, 14])
-def test_an_even_number_of_rows_is_an_error(rows):
-    with pytest.raises(ConfigError, match=rf"\b{rows} rows.*odd"):
-        resize_table(jnp.zeros((rows, 3)), 5)
-
-
-@pytest.mark.parametrize("length", [0, -1])
-def test_a_length_below_one_is_an_error(length):
-    with pytest.raises(ConfigError, match=rf"{length}.*≥ 1"):
-        resize_table(jnp.zeros((5, 3)), length)
+@pytest.mark.parametrize(("rows", "length"), [(2, 5), (14, 5), (5, 0), (5, -1)])
+def test_an_even_number_of_rows_or_a_length_below_one_is_refused(rows, length):
+    with pytest.raises(ConfigError, match=rf"{rows} rows .*length {length};.*odd .* ≥ 1"):
+        resize_table(jnp.zeros((rows, 3)), length)

@@ -1,0 +1,284 @@
+"""The attention layer against the loop oracle, and what the paper's attention does by design."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
+from bottleneck_transformer_flax.layers.attention_backends.reference import (
+    attention_weights,
+    reference_attention,
+)
+from bottleneck_transformer_flax.layers.relative_position import (
+    relative_embeddings,
+    relative_logits,
+)
+from reference import attention as oracle
+from reference.variables import random_images, random_variables
+
+H, W, HEADS, HEAD_DIM, CHANNELS = 3, 4, 2, 6, 5
+POSITIONS = list(itertools.product(range(H), range(W)))
+
+
+def layer_and_parameters(h, w, heads, head_dim, channels=CHANNELS, **settings):
+    layer = RelativeSelfAttention(num_heads=heads, head_dim=head_dim, **settings)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, h, w, channels)))
+    return layer, random_variables(shapes["params"], seed=h * 10 + w)
+
+
+LAYER, PARAMETERS = layer_and_parameters(H, W, HEADS, HEAD_DIM)
+
+
+@jax.jit
+def attend(parameters, x):
+    return LAYER.apply({"params": parameters}, x)
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def arguments(h=H, w=W, heads=HEADS, head_dim=HEAD_DIM):
+    """Scaled queries, keys, values and both tables, sharp enough that the weights differ."""
+    shapes = [(1, h, w, heads, head_dim)] * 3 + [(2 * h - 1, head_dim), (2 * w - 1, head_dim)]
+    return [draw(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(
+    h=st.integers(1, 7), w=st.integers(1, 7), heads=st.integers(1, 4), head_dim=st.integers(1, 9)
+)
+@example(h=1, w=1, heads=2, head_dim=4)
+@example(h=1, w=6, heads=1, head_dim=3)
+@example(h=7, w=1, heads=3, head_dim=8)
+@example(h=7, w=6, heads=4, head_dim=128)
+def test_the_layer_is_the_oracle(h, w, heads, head_dim):
+    channels = 64 if head_dim == 128 else CHANNELS
+    layer, parameters = layer_and_parameters(h, w, heads, head_dim, channels)
+    x = random_images(2, h, w, channels)
+    output, weights = jax.jit(
+        lambda v, x: (layer.apply(v, x), layer.apply(v, x, method="weights"))
+    )({"params": parameters}, x)
+    expected = oracle.self_attention_weights(x, parameters).reshape(2, heads, h * w, h * w)
+    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-5)
+    expected = oracle.self_attention(x, parameters)
+    assert output.shape == (2, h, w, heads * head_dim)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+
+
+def central_differences(function, array, step=1e-5):
+    """The gradient of a float64 scalar function, one coordinate at a time."""
+    array = np.array(array, np.float64)
+    gradient = np.zeros_like(array)
+    for index in np.ndindex(array.shape):
+        original = array[index]
+        values = []
+        for moved in (original + step, original - step):
+            array[index] = moved
+            values.append(function(array))
+        array[index] = original
+        gradient[index] = (values[0] - values[1]) / (2 * step)
+    return gradient
+
+
+def test_gradients_of_the_function_are_the_oracles_finite_differences():
+    arrays = arguments(2, 3, head_dim=3)
+    assert_gradients(reference_attention, oracle.attend, arrays, smallest=0.01)
+
+
+def test_gradients_of_the_layer_are_the_oracles_finite_differences():
+    layer, parameters = layer_and_parameters(2, 2, 2, 2, channels=3)
+    leaves, tree = jax.tree.flatten(parameters)
+    assert_gradients(
+        lambda x, *leaves: layer.apply({"params": tree.unflatten(leaves)}, x),
+        lambda x, *leaves: oracle.self_attention(x, tree.unflatten(leaves)),
+        [random_images(1, 2, 2, 3), *leaves],
+        smallest=0.001,
+    )
+
+
+def assert_gradients(function, reference, arrays, smallest):
+    probe = draw(*reference(*arrays).shape, seed=9)
+
+    def objective(*arrays):
+        return jnp.sum(function(*arrays) * probe)
+
+    gradients = jax.jit(jax.grad(objective, argnums=range(len(arrays))))(*arrays)
+    for index, gradient in enumerate(gradients):
+
+        def value_at(array, index=index):
+            changed = [*arrays[:index], array, *arrays[index + 1 :]]
+            return np.sum(reference(*changed) * np.asarray(probe, np.float64))
+
+        expected = central_differences(value_at, arrays[index])
+        assert np.abs(expected).max() > smallest
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5)
+
+
+def test_parameters_are_what_the_paper_names():
+    kernel = {"kernel": (CHANNELS, HEADS, HEAD_DIM)}
+    assert jax.tree.map(jnp.shape, PARAMETERS) == {
+        "query": kernel,
+        "key": kernel,
+        "value": kernel,
+        "relative_height": (2 * H - 1, HEAD_DIM),
+        "relative_width": (2 * W - 1, HEAD_DIM),
+    }
+
+
+def test_the_softmax_is_joint_over_all_keys():
+    x = random_images(1, H, W, CHANNELS)
+    weights = np.asarray(LAYER.apply({"params": PARAMETERS}, x, method="weights"))
+    assert weights.dtype == np.float32
+    assert (weights > 0).all()
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
+    grid = weights.reshape(1, HEADS, H * W, H, W)
+    assert max(grid.sum(axis=-1).max(), grid.sum(axis=-2).max()) < 0.999
+
+
+def test_every_output_position_depends_on_every_input_position():
+    x = random_images(1, H, W, CHANNELS)
+    jacobian = jax.jit(jax.jacrev(lambda x: attend(PARAMETERS, x)))(x)[0, :, :, :, 0]
+    assert np.abs(np.asarray(jacobian)).max(axis=(2, 5)).min() > 1e-4
+
+
+def test_every_output_takes_its_weight_of_the_value_at_each_position():
+    query, key, value, *tables = arguments()
+    change = draw(HEADS, HEAD_DIM, seed=5)
+    attend_values = jax.jit(lambda value: reference_attention(query, key, value, *tables))
+    weights = np.asarray(attention_weights(query, key, *tables)).reshape(1, HEADS, H, W, H, W)
+    for row, column in POSITIONS:
+        difference = attend_values(value.at[0, row, column].add(change)) - attend_values(value)
+        expected = np.einsum("nhw,nd->hwnd", weights[0, ..., row, column], change)
+        np.testing.assert_allclose(difference[0], expected, atol=1e-5)
+
+
+def test_without_queries_the_layer_gives_the_mean_value_everywhere():
+    x = random_images(1, H, W, CHANNELS)
+    output = attend(PARAMETERS | {"query": {"kernel": jnp.zeros((CHANNELS, HEADS, HEAD_DIM))}}, x)
+    values = np.einsum("hwc,cnd->hwnd", x[0], PARAMETERS["value"]["kernel"])
+    mean = np.broadcast_to(values.mean(axis=(0, 1)).reshape(-1), output.shape[1:])
+    np.testing.assert_allclose(output[0], mean, atol=1e-5)
+
+
+def test_relative_logits_depend_on_the_offset_alone_and_on_every_offset():
+    query = jnp.broadcast_to(draw(HEADS, HEAD_DIM), (1, H, W, HEADS, HEAD_DIM))
+    logits = np.asarray(relative_logits(query, *arguments()[3:])).reshape(HEADS, H, W, H, W)
+    by_offset = {}
+    for (i, j), (k, m) in itertools.product(POSITIONS, POSITIONS):
+        by_offset.setdefault((k - i, m - j), []).append(logits[:, i, j, k, m])
+    assert len(by_offset) == (2 * H - 1) * (2 * W - 1)
+    for values in by_offset.values():
+        np.testing.assert_allclose(values, np.broadcast_to(values[0], np.shape(values)), atol=1e-5)
+    firsts = np.stack([values[0] for values in by_offset.values()])
+    gaps = np.abs(firsts[:, None] - firsts[None, :]).max(axis=-1) + np.eye(len(firsts))
+    assert gaps.min() > 1e-4, "two offsets share an embedding"
+
+
+def test_tables_hold_key_minus_query_first_for_rows_with_the_offset_zero_in_the_middle():
+    table = jnp.arange(-3.0, 4)[:, None]
+    positions = np.arange(4)
+    expected = positions[None, :] - positions[:, None]
+    np.testing.assert_array_equal(relative_embeddings(table, 4)[..., 0], expected)
+    rows = jnp.arange(1.0 - H, H)[:, None]
+    logits = relative_logits(jnp.ones((1, H, W, 1, 1)), rows, jnp.zeros((2 * W - 1, 1)))
+    offsets = np.arange(H)[None, :] - np.arange(H)[:, None]
+    expected = np.broadcast_to(offsets[:, None, :, None], (H, W, H, W))
+    np.testing.assert_array_equal(logits.reshape(H, W, H, W), expected)
+
+
+def test_the_order_of_positions_matters_through_the_tables_alone():
+    order = np.random.default_rng(0).permutation(H * W)
+    x = random_images(1, H, W, CHANNELS)
+    shuffled = x.reshape(1, H * W, CHANNELS)[:, order].reshape(x.shape)
+
+    def difference(parameters):
+        of_shuffled, output = (
+            np.asarray(attend(parameters, images)).reshape(H * W, -1) for images in (shuffled, x)
+        )
+        return np.abs(of_shuffled - output[order]).max()
+
+    assert difference(PARAMETERS) > 0.01
+    tables = ("relative_height", "relative_width")
+    blind = PARAMETERS | {name: jnp.zeros_like(PARAMETERS[name]) for name in tables}
+    assert difference(blind) < 1e-5
+
+
+def test_images_and_heads_do_not_see_each_other():
+    x = random_images(3, H, W, CHANNELS, seed=2)
+    output = attend(PARAMETERS, x)
+    alone = [attend(PARAMETERS, x[index : index + 1])[0] for index in range(3)]
+    np.testing.assert_allclose(output, np.stack(alone), atol=1e-6)
+    single = RelativeSelfAttention(num_heads=1, head_dim=HEAD_DIM)
+    for head in range(HEADS):
+        kernels = {
+            name: {"kernel": PARAMETERS[name]["kernel"][:, head : head + 1]}
+            for name in ("query", "key", "value")
+        }
+        of_head = single.apply({"params": PARAMETERS | kernels}, x)
+        channels = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
+        np.testing.assert_allclose(of_head, output[..., channels], atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(H, W + 1), (W, H), (1, 1)])
+@pytest.mark.parametrize("method", ["__call__", "weights"])
+def test_another_grid_than_the_variables_is_refused_with_both_and_the_remedy(grid, method):
+    expected = rf"{grid[0]} × {grid[1]} positions.* {H} × {W}; .*resize_relative_positions"
+    with pytest.raises(ConfigError, match=expected):
+        LAYER.apply({"params": PARAMETERS}, jnp.zeros((1, *grid, CHANNELS)), method=method)
+
+
+def test_bfloat16_logits_and_their_sums_are_not_rounded():
+    """Position terms 256 … 264 plus content 1, of which bfloat16 holds every other or fourth."""
+    w = 5
+    query = jnp.broadcast_to(jnp.array([16.0, 1.0]), (1, 1, w, 1, 2)).astype(jnp.bfloat16)
+    key = jnp.broadcast_to(jnp.array([0.0, 1.0]), query.shape).astype(jnp.bfloat16)
+    offsets = jnp.arange(1.0 - w, w)
+    width_table = jnp.stack([jnp.full(2 * w - 1, 16.0), offsets], axis=-1).astype(jnp.bfloat16)
+    tables = (jnp.zeros((1, 2), jnp.bfloat16), width_table)
+    weights = attention_weights(query, key, *tables)
+    assert weights.dtype == jnp.float32
+    expected = oracle.weights(query, key, *tables).reshape(w, w)
+    np.testing.assert_allclose(weights[0, 0], expected, atol=1e-6)
+    key = jnp.stack([jnp.full(w, 16.0), jnp.arange(w)], axis=-1).reshape(query.shape)
+    weights = attention_weights(query, key.astype(jnp.bfloat16), *map(jnp.zeros_like, tables))
+    expected = np.exp(np.arange(w)) / np.exp(np.arange(w)).sum()
+    np.testing.assert_allclose(weights[0, 0], np.tile(expected, (w, 1)), atol=1e-6)
+
+
+def test_the_layer_in_bfloat16_is_near_float32():
+    half = RelativeSelfAttention(num_heads=HEADS, head_dim=HEAD_DIM, dtype=jnp.bfloat16)
+    x = random_images(2, H, W, CHANNELS)
+    made = jax.eval_shape(half.init, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
+    variables = {"params": PARAMETERS}
+    output = half.apply(variables, x.astype(jnp.bfloat16))
+    weights = half.apply(variables, x.astype(jnp.bfloat16), method="weights")
+    assert (output.dtype, weights.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
+    exact = LAYER.apply(variables, x, method="weights")
+    np.testing.assert_allclose(weights, exact, rtol=0, atol=0.03)
+    exact = attend(PARAMETERS, x)
+    np.testing.assert_allclose(output.astype(jnp.float32), exact, rtol=0, atol=0.05)
+
+
+def test_the_queries_scale_follows_the_head_size():
+    """With d copies of one channel and no tables, log weights grow by √d."""
+    x = random_images(1, 2, 2, 3)
+    logits = []
+    for head_dim in (1, 4, 16):
+        layer = RelativeSelfAttention(num_heads=1, head_dim=head_dim)
+        kernel = jnp.broadcast_to(jnp.array([0.5, -0.3, 0.8])[:, None, None], (3, 1, head_dim))
+        tables = dict.fromkeys(("relative_height", "relative_width"), jnp.zeros((3, head_dim)))
+        kernels = {name: {"kernel": kernel} for name in ("query", "key", "value")}
+        weights = layer.apply({"params": kernels | tables}, x, method="weights")
+        log_weights = np.log(np.asarray(weights, np.float64))
+        logits.append(log_weights - log_weights.mean(axis=-1, keepdims=True))
+    np.testing.assert_allclose(logits[1], 2 * logits[0], atol=1e-4)
+    np.testing.assert_allclose(logits[2], 4 * logits[0], atol=1e-4)
