@@ -1,4 +1,4 @@
-"""``botnet data``: pack and show, what they print and write, and refusals."""
+"""``botnet data``: what pack and show print and write, and how they refuse."""
 
 import json
 import os
@@ -24,34 +24,32 @@ def images(tmp_path, monkeypatch):
 
 def test_packed_images_are_the_same_data_set(call, images):
     called = call("data", "pack", "images", "out", "--shards", "2", "--num-workers", "0")
-    assert called.code == 0, called
     size = sum(file.stat().st_size for file in (images.parent / "out").rglob("*.arrayrecord"))
+    assert (called.code, called.err) == (0, "")
     assert called.out.splitlines() == [
         "packed   images: 12 images",
         f"written  out: 2 files, {size / 1e6:.1f} MB",
         "next: botnet train --data out",
     ]
-    assert called.err == ""
     assert fingerprint(load_splits("out")) == fingerprint(load_splits("images"))
 
 
-def test_pack_json_and_parts(call, tmp_path, monkeypatch):
+def test_pack_as_json_and_again(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "images")
     called = call("data", "pack", "images", "out", "--json")
     assert called.out.count("\n") == 1
-    result = called.json()
-    assert result.pop("bytes") > 0
-    assert result == {
+    assert called.json().pop("bytes") > 0
+    assert called.json() | {"bytes": 0} == {
         "data": "images",
         "out": "out",
         "images": {"train": 12, "val": 9},
         "files": 2,
         "left_out": [],
+        "bytes": 0,
     }
-    assert "packed   images: 12 train images and 9 val images" in (
-        call("data", "pack", "images", "out").out
-    )
+    again = call("data", "pack", "images", "out")
+    assert "packed   images: 12 train images and 9 val images" in again.out
 
 
 def test_bad_images_stop_it_or_are_listed(call, fails, images):
@@ -62,33 +60,22 @@ def test_bad_images_stop_it_or_are_listed(call, fails, images):
     called = call("data", "pack", "images", "out", "--skip-bad-images")
     assert called.code == 0, called
     assert "left out 1 that cannot be read:\n  images/bee/x.jpg: cannot be read" in called.out
-    assert (
-        len(call("data", "pack", "images", "out", "--skip-bad-images", "--json").json()["left_out"])
-        == 1
-    )
 
 
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [
         (1, ("nowhere", "out"), "nowhere: no such folder"),
-        (1, ("images/ant/0.png", "out"), "is a file; expected a folder"),
-        (1, ("empty", "out"), "no images found in class folders"),
-        (1, ("empty", "out"), "or what botnet data pack wrote"),
         (2, ("images", "images"), "images is in images, which is to be packed"),
         (2, ("images", "images/below/it"), "is in images, which is to be packed"),
-        (2, ("images", "empty/../images/out"), "which is to be packed"),
-        (2, ("images", "images/ant/0.png"), "is to be packed"),
+        (2, ("images", "full/../images/out"), "which is to be packed"),
         (2, ("images", "full"), "full is not empty; name a new folder"),
-        (2, ("images", "full/file"), "file is a file; name a new folder"),
         (1, ("images", "full/file/out"), "full/file/out: Not a directory"),
         (2, ("images", "out", "--shards", "0"), "shards is 0; expected 1 to 12"),
-        (2, ("images", "out", "--num-workers", "-1"), "num_workers is -1; expected at least 0"),
         (2, ("images",), "required"),
     ],
 )
 def test_what_cannot_be_packed(fails, images, code, arguments, message):
-    (images.parent / "empty").mkdir()
     (images.parent / "full").mkdir()
     (images.parent / "full/file").touch()
     assert message in fails(code, "data", "pack", *arguments)
@@ -101,13 +88,7 @@ def test_a_folder_that_cannot_be_written(fails, images):
     assert "Permission denied" in fails(1, "data", "pack", "images", "locked/out")
 
 
-def test_other_images_are_not_mixed_in(call, fails, images):
-    assert call("data", "pack", "images", "out").code == 0
-    (images / "ant/0.png").unlink()
-    assert "out holds other images packed" in fails(2, "data", "pack", "images", "out")
-
-
-def test_an_interruption_is_one_line_and_the_same_command_goes_on(call, images, tmp_path):
+def test_an_interruption_is_one_line_and_the_same_command_continues(call, images, tmp_path):
     # The last image is a pipe that nobody writes to: whoever reads it waits.
     os.mkfifo(tmp_path / "pipe")
     (images / "cat/slow.png").symlink_to(tmp_path / "pipe")
@@ -124,10 +105,6 @@ def test_an_interruption_is_one_line_and_the_same_command_goes_on(call, images, 
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (1, "", "botnet: error: interrupted\n")
-    deadline = time.monotonic() + 10
-    while left := list(tmp_path.glob("out/**/.*.new")):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
     written = {file.name: file.stat().st_ino for file in tmp_path.glob("out/all/part*")}
     assert len(written) == 12
     (images / "cat/slow.png").unlink()
@@ -136,7 +113,7 @@ def test_an_interruption_is_one_line_and_the_same_command_goes_on(call, images, 
     after = {file.name: file.stat().st_ino for file in tmp_path.glob("out/all/*.arrayrecord")}
     assert written.items() < after.items()
     assert len(after) == 13
-    assert fingerprint(load_splits("out")) == fingerprint(load_splits("images"))
+    assert not list(tmp_path.glob("out/**/.*.new"))
 
 
 def finished(out):
@@ -145,63 +122,37 @@ def finished(out):
     return len(json.loads(file.read_text())["parts"]["all"]) if file.exists() else 0
 
 
-def test_show(call, images):
-    called = call("data", "show", "images", "--count", "3", "--versions", "2")
-    assert called.code == 0, called
-    assert called.out.splitlines() == [
-        "data     9 training and 3 validation images, 3 classes (images)",
-        "changes  crops of 25 to 100 % of the area, half of them mirrored",
-        "written  sheet.png",
-    ]
-    with Image.open("sheet.png") as image:
-        image.load()
-        assert image.height > 3 * 200
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        return image.tobytes()
-
-
 def test_show_is_decided_by_the_seed_and_the_augmentation(call, images):
     def shown(*options):
         arguments = ("--count", "3", "--versions", "2", "--image-size", "32", "48", *options)
         called = call("data", "show", "images", "--json", "--out", "s.png", *arguments)
         assert called.out.count("\n") == 1
-        result = called.json()
-        assert (result["data"], result["out"]) == ("images", "s.png")
-        return result["images"], pixels("s.png")
+        with Image.open("s.png") as image:
+            return called.json()["images"], image.tobytes()
 
     names, first = shown()
     assert len(set(names)) == 3
     assert all(name.startswith("images/") for name in names)
     assert shown() == (names, first)
     assert shown("--seed", "1")[0] != names
-    for options in (
-        ("--policy", "trivial"),
-        ("--mixup-alpha", "1"),
-    ):
-        same_names, other = shown(*options)
-        assert same_names == names
-        assert other != first, options
+    same_names, other = shown("--policy", "trivial", "--mixup-alpha", "1")
+    assert same_names == names
+    assert other != first
 
 
-def test_without_any_change_training_sees_what_is_evaluated(call, images):
-    def columns(*options):
-        assert call("data", "show", "images", "--versions", "1", *options).code == 0
-        with Image.open("sheet.png") as image:
-            sheet = np.asarray(image.convert("RGB"))[-2000:]
-        # Images of 64 pixels are shown four times as large; between the two is a gap.
-        trained = slice(-(24 + 6 + 256), -(24 + 6))
-        evaluated = slice(trained.start - 6 - 26 - 256, trained.start - 6 - 26)
-        return sheet[:, evaluated], sheet[:, trained]
-
-    evaluated, trained = columns("--crop", "none", "--no-flip")
-    np.testing.assert_array_equal(evaluated, trained)
-    assert evaluated.std() > 10
-    evaluated_still, trained = columns()
-    np.testing.assert_array_equal(evaluated, evaluated_still)
-    assert (evaluated != trained).any()
+def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
+    called = call("data", "show", "images", "--versions", "1", "--crop", "none", "--no-flip")
+    assert called.out.splitlines()[0] == (
+        "data     9 training and 3 validation images, 3 classes (images)"
+    )
+    assert called.out.splitlines()[2] == "written  sheet.png"
+    with Image.open("sheet.png") as image:
+        sheet = np.asarray(image.convert("RGB"))[-2000:]
+    # Images of 64 pixels are shown four times as large; between the two is a gap.
+    trained = slice(-(24 + 6 + 256), -(24 + 6))
+    evaluated = slice(trained.start - 6 - 26 - 256, trained.start - 6 - 26)
+    np.testing.assert_array_equal(sheet[:, evaluated], sheet[:, trained])
+    assert sheet[:, evaluated].std() > 10
 
 
 def test_show_of_the_data_set_in_the_package(call, tmp_path, monkeypatch):
@@ -216,11 +167,9 @@ def test_show_of_the_data_set_in_the_package(call, tmp_path, monkeypatch):
     [
         (1, ("nowhere",), "nowhere: no such folder"),
         (2, ("images", "--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
-        (2, ("images", "--out", "no/sheet.png"), "no is not a folder"),
         (2, ("images", "--count", "0"), "count is 0; expected 1 to 100"),
         (2, ("images", "--versions", "21"), "versions is 21; expected 1 to 20"),
         (2, ("images", "--min-scale", "2"), "min_scale is 2"),
-        (2, ("images", "--image-size", "0", "8"), "image size is (0, 8)"),
         (2, ("images", "--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
         (2, ("images", "--recipe", "x"), "Unrecognized options"),
     ],
@@ -234,3 +183,15 @@ def test_a_bad_image_that_is_drawn_is_named(fails, images):
     for number in range(4):
         truncated_jpeg(images / f"bee/{number}.png")
     assert "images/bee/" in fails(1, "data", "show", "images", "--count", "100")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 2), (("--help",), 0)])
+def test_help(call, arguments, code):
+    called = call("data", *arguments)
+    assert called.code == code
+    assert "\n  pack" in (text := called.err if code else called.out)
+    assert "\n  show" in text
+
+
+def test_an_unknown_action(fails):
+    assert "did you mean 'pack'" in fails(2, "data", "pak")

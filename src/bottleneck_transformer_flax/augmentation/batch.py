@@ -1,13 +1,13 @@
-"""What is changed at random in a whole batch, on the device, inside the jitted step.
+"""Flips, random erasing, mixup and CutMix of a whole batch, on the device, in the jitted step.
 
 Images are flipped, then erased, then mixed. Flips come first, so that the two images of a mixture
-are flipped apart from each other. Erasing comes before mixing, because targets count how much of
-each image a mixture shows, and what is erased afterwards would be counted still.
+are flipped independently. Erasing comes before mixing, because targets count how much of each image
+a mixture shows, and would still count what is erased afterwards.
 
 Every function is pure: ``draw_…`` draws parameters of static shapes from a key, and the others
-apply them through masks, so a step is compiled once. An image's partner is the one at the same
-place from the other end of the batch. Random numbers are drawn for the whole batch, and JAX gives
-the same ones however the batch is spread over devices.
+apply them through masks, so that a step compiles once. An image's partner is the one at the same
+place from the other end of the batch. Random numbers are drawn for the whole batch, and are the
+same however the batch is spread over devices.
 """
 
 import math
@@ -20,13 +20,13 @@ from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int
 
 ERASED_AREA = (0.02, 1 / 3)
-"""Least and greatest share of the image that is erased."""
+"""Lowest and highest fraction of the image's area that is erased."""
 ERASED_ASPECT_RATIO = (0.3, 1 / 0.3)
-"""Least and greatest height / width of what is erased."""
+"""Lowest and highest height / width of the erased box."""
 
 
 class Boxes(NamedTuple):
-    """A part of each image: rows in [top, bottom) and columns in [left, right), perhaps none."""
+    """A box in each image: rows in [top, bottom) and columns in [left, right), perhaps empty."""
 
     top: Int[Array, " b"]
     left: Int[Array, " b"]
@@ -35,10 +35,10 @@ class Boxes(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """How all images of a batch are mixed with their partners.
+    """Weights by which all images of a batch are mixed with their partners.
 
     Attributes:
-        own: weight of an image itself, at each pixel.
+        own: weight of the image itself, at each pixel.
         share: weight of its target, the mean of ``own``.
     """
 
@@ -59,8 +59,8 @@ def augment_batch(
         images: normalised model input.
         targets: one-hot rows, perhaps smoothed.
         valid: which rows are images; no other row is ever mixed into one.
-        key: the only source of randomness. Each of the three has its own part of it, so switching
-            one on or off leaves the others as they are.
+        key: the only source of randomness. Each of the three has its own part of it, so that
+            switching one on or off leaves the others as they are.
         augmentation: which of the three, and how strongly; what it says of single images is not
             read here.
     """
@@ -80,23 +80,23 @@ def augment_batch(
 
 
 def draw_flips(key: Array, count: int) -> Bool[Array, " b"]:
-    """Which images are mirrored: each with probability 1/2."""
+    """Draw which images are mirrored: each with probability 1/2."""
     return jax.random.bernoulli(key, 0.5, (count,))
 
 
 def flip(images: Float[Array, "b h w c"], flipped: Bool[Array, " b"]) -> Float[Array, "b h w c"]:
-    """Mirror the images that are marked left to right."""
+    """Mirror the marked images left to right."""
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
 def draw_erased_boxes(key: Array, count: int, size: tuple[int, int], probability: float) -> Boxes:
-    """The part of each image that is erased, empty where none is.
+    """Draw the box that is erased in each image; it is empty in the others.
 
-    The share of the area is uniform in ``ERASED_AREA``, the logarithm of the aspect ratio uniform
-    in ``ERASED_ASPECT_RATIO``, and the position uniform among those inside the image; sides are
-    rounded to whole pixels. The areas and the logarithm are those of ImageNet trainers; the paper
-    has areas up to 0.4. A box too high or too wide for the image gets the nearest ratio that fits,
-    where the paper draws again until one fits.
+    The fraction of the area is uniform in ``ERASED_AREA``, the logarithm of the aspect ratio is
+    uniform in ``ERASED_ASPECT_RATIO``, and the position among those inside the image; sides are
+    rounded to whole pixels. Areas and logarithm are as in ImageNet trainers; the paper has areas up
+    to 0.4. A box too high or too wide for the image gets the nearest ratio that fits, where the
+    paper draws again until one fits.
     """
     height, width = size
     choice, area, ratio, down, right = jax.random.uniform(key, (5, count))
@@ -115,7 +115,7 @@ def draw_erased_boxes(key: Array, count: int, size: tuple[int, int], probability
 def erase(
     images: Float[Array, "b h w c"], boxes: Boxes, noise: Float[Array, "b h w c"]
 ) -> Float[Array, "b h w c"]:
-    """Put noise into each image's box.
+    """Replace each image's box by noise.
 
     Standard normal noise for each pixel and channel, as ``augment_batch`` draws it, has the mean
     and spread of normalised images; ImageNet trainers use it, the paper values uniform in [0, 255].
@@ -133,7 +133,7 @@ def contains(boxes: Boxes, size: tuple[int, int]) -> Bool[Array, "b h w"]:
 
 
 def draw_mixture(key: Array, size: tuple[int, int], augmentation: Augmentation) -> Mixture:
-    """One mixture for the batch, mixup's or CutMix's, of λ ~ Beta(alpha, alpha)."""
+    """Draw the one mixture of the batch, mixup's or CutMix's, with λ ~ Beta(alpha, alpha)."""
     of_choice, of_share, of_box = jax.random.split(key, 3)
     both = augmentation.mixup_alpha > 0 and augmentation.cutmix_alpha > 0
     cutmix_probability = 0.5 if both else float(augmentation.cutmix_alpha > 0)
@@ -148,7 +148,7 @@ def draw_mixture(key: Array, size: tuple[int, int], augmentation: Augmentation) 
 
 
 def draw_cut_box(key: Array, share: Float[Array, ""], size: tuple[int, int]) -> Boxes:
-    """The one box that CutMix takes from the partner: 1 − λ of the area, cut off at the borders.
+    """Draw the box that CutMix takes from the partners: 1 − λ of the area, clipped at the borders.
 
     Its sides are √(1 − λ) of the image's, rounded down, and its centre is uniform in the image.
     """
@@ -167,12 +167,12 @@ def draw_cut_box(key: Array, share: Float[Array, ""], size: tuple[int, int]) -> 
 
 
 def mixup(share: Float[Array, ""], size: tuple[int, int]) -> Mixture:
-    """λ of the image itself at every pixel."""
+    """Weigh the image itself by λ at every pixel."""
     return Mixture(jnp.broadcast_to(share, size), share)
 
 
 def cutmix(box: Boxes, size: tuple[int, int]) -> Mixture:
-    """The partner inside the box; λ is the share of pixels outside, whatever was drawn."""
+    """Take the partner inside the box; λ is the fraction of pixels outside, whatever was drawn."""
     inside = contains(box, size)[0]
     return Mixture(1 - inside.astype(jnp.float32), 1 - jnp.mean(inside, dtype=jnp.float32))
 

@@ -1,5 +1,6 @@
 """How training images are changed at random: one record for the host's part and the device's."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ _LARGEST_ASPECT_RATIO = 100.0
 # Below the smallest, float32 cannot hold the shares that are drawn; above the largest, both halves
 # of a blend have long had the same weight.
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
+_TINY = sys.float_info.min
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,43 +62,28 @@ class Augmentation:
         """Turn lists (JSON has no tuples) into tuples, then check every value."""
         object.__setattr__(self, "aspect_ratio", tuple(self.aspect_ratio))
         ratios, high = self.aspect_ratio, _LARGEST_ASPECT_RATIO
-        ratios_fit = (
-            len(ratios) == 2
-            and all(_is_number(ratio, 1 / high, high) for ratio in ratios)
-            and ratios[0] <= ratios[1]
-        )
+        ratios_fit = len(ratios) == 2 and all(_is_number(r, 1 / high, high) for r in ratios)
         alpha = f"0 or a number in [{_SMALLEST_ALPHA:g}, {_LARGEST_ALPHA:g}]"
-        for name, allowed, fits in (
+        magnitude_fits = _is_number(self.policy_magnitude, 0.0, HIGHEST_MAGNITUDE)
+        for name, expected, fits in (
             _choice("crop", self.crop, Crop),
             ("shift_pixels", "an integer of at least 0", _is_integer(self.shift_pixels, 0)),
-            (
-                "min_scale",
-                "a number in (0, 1]",
-                _is_number(self.min_scale, 1e-9, 1.0),
-            ),
+            ("min_scale", "a number in (0, 1]", _is_number(self.min_scale, _TINY, 1.0)),
             (
                 "aspect_ratio",
                 f"(lowest, highest), both in [1/{high:g}, {high:g}]",
-                ratios_fit,
+                ratios_fit and ratios[0] <= ratios[1],
             ),
             _choice("policy", self.policy, PolicyName),
             ("policy_layers", "an integer of at least 1", _is_integer(self.policy_layers, 1)),
-            (
-                "policy_magnitude",
-                f"a number in [0, {HIGHEST_MAGNITUDE:g}]",
-                _is_number(self.policy_magnitude, 0.0, HIGHEST_MAGNITUDE),
-            ),
+            ("policy_magnitude", f"a number in [0, {HIGHEST_MAGNITUDE:g}]", magnitude_fits),
             ("mixup_alpha", alpha, _is_alpha(self.mixup_alpha)),
             ("cutmix_alpha", alpha, _is_alpha(self.cutmix_alpha)),
-            (
-                "erasing_probability",
-                "a number in [0, 1]",
-                _is_number(self.erasing_probability, 0.0, 1.0),
-            ),
+            ("erasing_probability", "a number in [0, 1]", _is_number(self.erasing_probability)),
         ):
             if not fits:
                 value = getattr(self, name)
-                raise ConfigError(f"augmentation {name} is {value!r}; expected {allowed}")
+                raise ConfigError(f"augmentation {name} is {value!r}; expected {expected}")
 
 
 def _choice(name: str, value: Any, choices: Any) -> tuple[str, str, bool]:
@@ -108,7 +95,7 @@ def _is_integer(value: Any, lowest: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
 
 
-def _is_number(value: Any, lowest: float, highest: float) -> bool:
+def _is_number(value: Any, lowest: float = 0.0, highest: float = 1.0) -> bool:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return known and lowest <= value <= highest
 

@@ -1,4 +1,4 @@
-"""One image to one uint8 array of the model's size: the same each time, or augmented."""
+"""Transforms from one image to a uint8 array of the model's size, for evaluation and training."""
 
 import math
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ _REDUCTIONS = (8, 4, 2)
 
 @runtime_checkable
 class Transform(Protocol):
-    """What the loader applies to every image; picklable, for worker processes."""
+    """A function that the loader applies to every image; picklable, for worker processes."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The record whose ``size`` all results have."""
+        """The preprocessing whose ``size`` all results have."""
         ...
 
     def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """An image as an array of ``preprocessing.size``, values in [0, 255].
+        """Turn an image into an array of ``preprocessing.size``, values in [0, 255].
 
         Raises:
             DataError: when the image cannot be decoded.
@@ -40,11 +40,11 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize, proportions kept, until ``size / crop`` just fits inside; cut out the centre.
+    """Resize, keeping proportions, until ``size / crop`` just fits inside; cut out the centre.
 
     With the target ``t = round(size / crop)`` the scale is ``max(t_h / h, t_w / w)``. An image
-    that already has that size is not resampled. Images are decoded whole, so that accuracies are
-    those that other programs find.
+    that already has that size is not resampled. Images are decoded whole, so that accuracies agree
+    with other programs'.
     """
 
     preprocessing: Preprocessing
@@ -52,7 +52,7 @@ class EvaluationTransform:
     def __call__(
         self, image: OpenedImage, rng: np.random.Generator | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The centre of an image; may be read-only. The generator is not used.
+        """Return the centre of an image, perhaps read-only. The generator is not used.
 
         Raises:
             DataError: when the image cannot be decoded.
@@ -60,7 +60,7 @@ class EvaluationTransform:
         return np.asarray(self.centre(image.decode()))
 
     def centre(self, image: Image.Image) -> Image.Image:
-        """The same of an RGB image, as one."""
+        """Return the centre of an RGB image as an image."""
         height, width = self.preprocessing.size
         target_height = round(height / self.preprocessing.crop)
         target_width = round(width / self.preprocessing.crop)
@@ -72,7 +72,7 @@ class EvaluationTransform:
             if (height, width) != (image.height, image.width):
                 image = image.crop((left, top, left + width, top + height))
             return image
-        # Only what the crop keeps is computed: the box is the crop in the image's own pixels.
+        # Resizing computes only what the crop keeps: the box is the crop in the image's own pixels.
         across, down = image.width / resized_width, image.height / resized_height
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
         return image.resize((width, height), _filter(self.preprocessing), box)
@@ -80,17 +80,17 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """An augmented image of the model's size.
+    """Crop and change an image at random, to the model's size.
 
     Raises:
-        ConfigError: when ``shift_pixels`` would move an image out of sight.
+        ConfigError: when ``shift_pixels`` could move the whole image out of sight.
     """
 
     preprocessing: Preprocessing
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
-        """Check the shift against the size, which the augmentation alone does not know."""
+        """Check the shift against the size, which the augmentation does not know."""
         if self.augmentation.crop == "shift" and self.augmentation.shift_pixels >= min(
             self.preprocessing.size
         ):
@@ -100,7 +100,7 @@ class TrainingTransform:
             )
 
     def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """An image, cropped or shifted and changed as the generator decides; may be read-only.
+        """Crop, shift and change an image as the generator decides; the result may be read-only.
 
         Raises:
             DataError: when the image cannot be decoded.
@@ -115,7 +115,7 @@ class TrainingTransform:
         return pixels
 
     def _random_part(self, image: OpenedImage, rng: np.random.Generator) -> Image.Image:
-        """A random box of an image in the model's size.
+        """Cut a random box out of an image and resize it to the model's size.
 
         The image is decoded at the lowest resolution at which the box still has as many pixels
         as the model's input.
@@ -136,7 +136,7 @@ def shift(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Move an image by a uniform whole number of pixels in [-longest, longest] along each axis.
 
-    What comes into view is zero. ``longest`` must be less than both sides.
+    The rest is zero. ``longest`` must be less than both sides.
     """
     height, width, _ = pixels.shape
     down, right = rng.integers(-longest, longest, size=2, endpoint=True).tolist()
@@ -153,7 +153,7 @@ def random_box(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> Box:
-    """Draw the part of an image that "resized" takes, as (left, top, right, bottom) in pixels.
+    """Draw the part of an image that the crop "resized" takes: (left, top, right, bottom).
 
     The area is uniform in [min_scale, 1] of the image's, the logarithm of the aspect ratio
     uniform too, and the position uniform among those that fit (Szegedy et al. 2015, "Going
@@ -185,5 +185,5 @@ def random_box(
 
 
 def _filter(preprocessing: Preprocessing) -> Image.Resampling:
-    """Pillow's name of the resampling filter."""
+    """The resampling filter as Pillow has it."""
     return Image.Resampling[preprocessing.interpolation.upper()]

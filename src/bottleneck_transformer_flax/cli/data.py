@@ -1,4 +1,4 @@
-"""``botnet data``: pack a data set into few large files, or look at how it is augmented."""
+"""``botnet data``: pack a data set into a few large files, or look at how it is augmented."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.setup import Setup
 
 ACTIONS = {
-    "pack": "put the images of a data set into few large files, which train faster from slow disks",
+    "pack": "pack the images of a data set into a few large files, read fast in any order",
     "show": "draw images as they are evaluated and as training sees them",
 }
 MOST_ROWS, MOST_VERSIONS = 100, 20
@@ -33,23 +33,23 @@ MOST_ROWS, MOST_VERSIONS = 100, 20
 
 @dataclass(frozen=True)
 class PackOptions:
-    """Put the images of a data set into few large files, as they are.
+    """Pack the images of a data set, as they are, into a few large files.
 
-    `botnet train --data OUT` then trains on the same images as with the data set itself, the same
-    ones held out. Every image is decoded once, and every file read back. After an interruption the
-    same command goes on; what is finished is not done again.
+    `botnet train --data OUT` then trains and validates on the same images as with the data set
+    itself. Every image is decoded once, and every file read back. After an interruption, repeat the
+    command: it continues with what is not finished.
     """
 
     data: Annotated[str, tyro.conf.Positional]
-    """An image folder, a folder of Parquet files as the Hugging Face hub has them, or any other
-    data set that `botnet train` takes."""
+    """A data set that `botnet train` takes, or a folder of Parquet files as the Hugging Face hub
+    has them."""
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to write."""
     shards: int | None = None
-    """Files to write the training images to; by default one for every 4,096. Test images are
-    written to files of about as many images."""
+    """Files for the largest part of the data set; by default one for every 4,096 images. Files of
+    other parts hold about as many images."""
     num_workers: int | None = None
-    """Processes that pack; by default one a core, and at most one for every file."""
+    """Processes that pack; by default one a core, and at most one a file."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, and list them, instead of stopping."""
     json: bool = False
@@ -61,19 +61,19 @@ class ShowOptions:
     """Draw some training images, each as it is evaluated and in several versions that training
     could see.
 
-    The defaults of how images are changed are those that `botnet train --data DATA` has.
+    The augmentation's defaults are those of `botnet train --data DATA`.
     """
 
     data: Annotated[str, tyro.conf.Positional] = "embedded"
-    """What to draw from, as for `botnet train`."""
+    """The data set, as for `botnet train`."""
     out: Path = Path("sheet.png")
     """The .png file to write."""
     count: int = 8
-    """Images, drawn at random from those for training."""
+    """Number of images, chosen at random among those for training."""
     versions: int = 6
-    """Of each image, as training sees it."""
+    """Number of augmented versions of each image."""
     seed: int = 0
-    """Decides which images are drawn, and how they are changed."""
+    """Decides which images are chosen, and how they are augmented."""
     image_size: tuple[int, int] | None = None
     """Height and width of the model's input; by default the data's own, or the model's that
     `botnet train` would take."""
@@ -118,10 +118,10 @@ def _pack(arguments: Sequence[str]) -> int:
 
 
 def _check_apart(data: str, out: Path) -> None:
-    """See that neither folder is in the other: a data set must not have itself in it.
+    """Check that the folder to write is not inside the data set, which would then contain itself.
 
     Raises:
-        ConfigError: when one is.
+        ConfigError: when it is.
     """
     folder, written = Path(data).resolve(), out.resolve()
     if Path(data).is_dir() and (folder == written or folder in written.parents):
@@ -156,7 +156,7 @@ def _show(arguments: Sequence[str]) -> int:
     if not 0 <= parsed.seed < 2**32:
         raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
 
-    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    # jax takes a second to import: only now, so that help and bad usage are answered at once.
     from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
     from bottleneck_transformer_flax.training.setup import make_setup
 
@@ -186,7 +186,7 @@ def _show(arguments: Sequence[str]) -> int:
 
 
 def _parse_show(arguments: Sequence[str]) -> ShowOptions:
-    """The options, on top of the augmentation that training takes for the data, which is named."""
+    """Parse the options twice: the data, given in the first, decides the second's defaults."""
 
     def parse(data: str) -> ShowOptions:
         default = ShowOptions(data=data, augmentation=default_config(data).augmentation)
@@ -198,7 +198,7 @@ def _parse_show(arguments: Sequence[str]) -> ShowOptions:
 def _images(
     setup: "Setup", chosen: list[int], versions: int, seed: int
 ) -> tuple[UInt8[np.ndarray, "rows h w 3"], UInt8[np.ndarray, "rows versions h w 3"]]:
-    """The images as they are evaluated, and as training sees them after all that changes them."""
+    """The images as they are evaluated, and as training sees them, augmented."""
     import jax
     import jax.numpy as jnp
 
@@ -227,6 +227,6 @@ def _images(
 def _pixels(
     images: Float[np.ndarray, "rows h w 3"], preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, "rows h w 3"]:
-    """What model input looks like: RGB in [0, 255]."""
+    """Turn model input back into RGB in [0, 255]."""
     values = 255 * (images * np.array(preprocessing.std) + np.array(preprocessing.mean))
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

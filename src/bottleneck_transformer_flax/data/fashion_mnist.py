@@ -10,19 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, reraise
 
 CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 IMAGE_SIZE = (28, 28)
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -66,16 +58,14 @@ def read_split(folder: Path, split: str) -> LabelledImages:
 
 def _read_idx(path: Path, magic: int, *, num_axes: int) -> UInt8[np.ndarray, "..."]:
     """Read a gzipped idx file of bytes: magic number, one size an axis, then the values."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"{path}: no such file; install Fashion-MNIST with "
             f"`apt-get install dataset-fashion-mnist`, or set {FOLDER_VARIABLE} to a folder "
             "with its four idx .gz files"
-        ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as gzip: {error}") from error
+        )
+    with reraise((OSError, EOFError, zlib.error), DataError, f"{path}: cannot be read as gzip"):
+        content = gzip.decompress(path.read_bytes())
     header_bytes = _UINT32.itemsize * (1 + num_axes)
     if len(content) < header_bytes:
         raise DataError(f"{path}: {len(content)} bytes are too few for an idx file")

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
-from bottleneck_transformer_flax.data.workers import interrupts_blocked
+from bottleneck_transformer_flax.data.workers import end_with_parent, interrupts_blocked
 from bottleneck_transformer_flax.errors import DataError
 
 _BATCHES_A_WORKER = 2
@@ -146,6 +146,7 @@ class _Worker:
 
 def _serve(connection: Connection, read: ReadBatch, shared: "ctypes.Array[ctypes.c_uint8]") -> None:
     """Run in the worker: read what is asked for until the other end is closed."""
+    end_with_parent()
     images = np.ctypeslib.as_array(shared).reshape(_BATCHES_A_WORKER, *read.shape)
     with contextlib.suppress(EOFError, OSError):
         while True:

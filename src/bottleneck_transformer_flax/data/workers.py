@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -111,16 +112,27 @@ def _serve(
     work: Callable[[Job, Step], Result], jobs: Sequence[Job], connection: Connection
 ) -> None:
     """Run in a process of its own."""
-    # A broken pipe means that the program, which reads it, is gone.
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            for job in jobs:
-                connection.send((_RESULT, work(job, lambda: connection.send((_STEP, None)))))
-            connection.send((_DONE, None))
-        except BrokenPipeError:
-            raise
-        except (BoTNetError, OSError) as error:
-            connection.send((_FAILED, error))
+    end_with_parent()
+    try:
+        for job in jobs:
+            connection.send((_RESULT, work(job, lambda: connection.send((_STEP, None)))))
+        connection.send((_DONE, None))
+    except BrokenPipeError:
+        pass  # The program, which reads the pipe, has gone.
+    except (BoTNetError, OSError) as error:
+        connection.send((_FAILED, error))
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the program ends, however it ends, even in the middle of a read."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_for_the_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -214,14 +214,14 @@ def test_an_index_that_does_not_fit(packed):
     np.save(root / "train/labels.npy", np.full(11, 3, np.int32))
     assert "has labels from 3 to 3 but there are 3 classes" in error_of(root)
     (root / "train/labels.npy").unlink()
-    assert "No such file" in error_of(root)
+    assert "train: no such file" in error_of(root)
 
 
 def test_a_description_that_is_damaged(tmp_path):
     (tmp_path / "dataset.json").write_text("{")
     assert "Expecting" in error_of(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({"format": FORMAT}))
-    assert "KeyError" in error_of(tmp_path)
+    assert "'version' is missing" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_description_that_is_damaged(tmp_path):
     [
         ("[]", "packed data set"),
         ('{"format": "another"}', "its format is not"),
-        ('{"parts": {}}', "KeyError"),
+        ('{"parts": {}}', "'format' is missing"),
     ],
 )
 def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text, message):

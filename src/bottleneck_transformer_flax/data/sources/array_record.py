@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from bottleneck_transformer_flax.data.sources.base import ImageSource, require
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, reason, reraise
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -49,14 +49,14 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What is known of one file.
+    """What ``dataset.json`` says of one file.
 
     Attributes:
-        file: its POSIX path below the data set's folder.
-        images: how many it holds.
-        bytes: its size.
-        sha256: its digest.
-        left_out: images that were to be in it but cannot be read: their names → the reasons.
+        file: POSIX path below the data set's folder.
+        images: number of images.
+        bytes: size.
+        sha256: digest.
+        left_out: images that belong in it but cannot be read: their names → the reasons.
     """
 
     file: str
@@ -68,12 +68,12 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """``dataset.json``.
+    """The contents of ``dataset.json``.
 
     Attributes:
         source: a digest of what was packed and how; see ``packing``.
-        class_names: what the labels mean.
-        parts: "train" and "val", or "all": the files, in the order of the images.
+        class_names: names of the classes.
+        parts: the files of each part, in the order of the images.
     """
 
     source: str
@@ -86,17 +86,17 @@ class Description:
 
 
 def encode_record(record: Record) -> bytes:
-    """A record as msgpack; names that are no text keep their bytes."""
+    """A record as msgpack; names that are not UTF-8 keep their bytes."""
     import msgpack
 
     return msgpack.packb(record._asdict(), unicode_errors="surrogateescape")
 
 
 def decode_record(content: bytes) -> Record:
-    """The record of its msgpack.
+    """The inverse of ``encode_record``.
 
     Raises:
-        ValueError: when it is something else.
+        ValueError: when the content is anything else.
     """
     import msgpack
 
@@ -107,7 +107,7 @@ def decode_record(content: bytes) -> Record:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder's ``dataset.json`` is there and ours, or too damaged to tell."""
+    """Whether a folder has a ``dataset.json`` of ours, or one too damaged to tell."""
     try:
         values = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -123,7 +123,12 @@ def read_description(file: Path) -> Description:
     Raises:
         DataError: when it is damaged, or of another project or a later version.
     """
-    try:
+    with reraise(
+        (OSError, ValueError, TypeError, KeyError, AttributeError),
+        DataError,
+        f"{file}: cannot be read as the description of a packed data set",
+        remedy="pack the data again with botnet data pack",
+    ):
         values = json.loads(file.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
@@ -135,12 +140,6 @@ def read_description(file: Path) -> Description:
         }
         class_names = tuple(values["class_names"])
         return Description(source=values["source"], class_names=class_names, parts=parts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{error!r}" if isinstance(error, KeyError) else f"{error}"
-        raise DataError(
-            f"{file}: cannot be read as the description of a packed data set: {reason}; pack the "
-            "data anew with botnet data pack"
-        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +180,8 @@ class PackedSource(ImageSource):
         except (RuntimeError, ValueError) as error:
             ends = accumulate(shard.images for shard in self.shards)
             file = next(s.file for s, end in zip(self.shards, ends, strict=True) if index < end)
-            reason = str(error).partition("\n")[0]
-            raise DataError(
-                f"{self.folder / file}: {self.names[index]} cannot be read: {reason}; {_REMEDY}"
-            ) from error
+            what = f"{self.folder / file}: {self.names[index]} cannot be read"
+            raise DataError(f"{what}: {reason(error)}; {_REMEDY}") from error
 
 
 def open_packed(folder: Path) -> dict[str, PackedSource]:
@@ -217,12 +214,14 @@ def _open_part(
     folder: Path, part: str, shards: tuple[Shard, ...], class_names: tuple[str, ...]
 ) -> PackedSource:
     for shard in shards:
-        _check_size(folder / shard.file, shard.bytes)
-    try:
+        file = folder / shard.file
+        with reraise(OSError, DataError, str(file), remedy=_REMEDY):
+            size = file.stat().st_size
+        if size != shard.bytes:
+            raise DataError(f"{file}: has {size} bytes; expected {shard.bytes}; {_REMEDY}")
+    with reraise((OSError, ValueError), DataError, f"{folder / part}", remedy=_REMEDY):
         labels = np.load(folder / part / LABELS_FILE).astype(np.int32)
         names = tuple(json.loads((folder / part / NAMES_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / part}: {error}; {_REMEDY}") from error
     count = sum(shard.images for shard in shards)
     if not len(names) == len(labels) == count > 0:
         raise DataError(
@@ -243,12 +242,3 @@ def _open_part(
         part=part,
         shards=shards,
     )
-
-
-def _check_size(file: Path, expected: int) -> None:
-    try:
-        size = file.stat().st_size
-    except OSError as error:
-        raise DataError(f"{file}: {(error.strerror or str(error)).lower()}; {_REMEDY}") from error
-    if size != expected:
-        raise DataError(f"{file}: has {size} bytes; expected {expected}; {_REMEDY}")

@@ -11,8 +11,8 @@ import bisect
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from bottleneck_transformer_flax.data.sources.base import ImageSource, require
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, reraise
 
 if TYPE_CHECKING:
     import pyarrow
@@ -205,7 +205,7 @@ def _describe(file: Path) -> _Table:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    with _named(file):
+    with _damage_named(file):
         table = ParquetFile(file, memory_map=True)
         schema, metadata = table.schema_arrow, table.metadata
     image = _column(file, schema, IMAGE_COLUMNS)
@@ -218,7 +218,7 @@ def _describe(file: Path) -> _Table:
         raise DataError(f"{file}: column {image} is {image_type}; expected bytes of image files")
     if not pyarrow.types.is_integer(label_type):
         raise DataError(f"{file}: column {label} is {label_type}; expected whole numbers")
-    with _named(file):
+    with _damage_named(file):
         column = table.read(columns=[label]).column(0).cast(pyarrow.int32())
         labels = column.fill_null(-1).to_numpy()
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -258,19 +258,15 @@ def _read_images(group: RowGroup, image_column: str) -> "pyarrow.Array":
     """The images of one row group."""
     from pyarrow.parquet import ParquetFile
 
-    with _named(Path(group.file)), ParquetFile(group.file, memory_map=True) as table:
+    with _damage_named(Path(group.file)), ParquetFile(group.file, memory_map=True) as table:
         rows = table.read_row_group(group.number, [image_column])
     column = rows.column(0).combine_chunks()
     return column.field(0) if "." in image_column else column
 
 
-@contextmanager
-def _named(file: Path) -> Iterator[None]:
-    """Give an error the name of the file."""
+def _damage_named(file: Path) -> AbstractContextManager[None]:
+    """Turn pyarrow's exceptions into one error that names the file."""
     from pyarrow import ArrowException
 
-    try:
-        yield
-    except (ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{file}: cannot be read as Parquet: {reason}") from error
+    caught = (ArrowException, OSError)
+    return reraise(caught, DataError, f"{file}: cannot be read as Parquet")
