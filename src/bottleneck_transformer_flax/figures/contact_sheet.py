@@ -75,12 +75,7 @@ def draw_contact_sheet(
     Raises:
         DataError: when there is no image, or the numbers of names and images differ.
     """
-    if not len(names) == len(evaluated) == len(trained) or not trained.size:
-        raise DataError(
-            f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
-            f"{len(trained)} rows of {trained.shape[1]} versions; expected the same number of "
-            "each, and at least one"
-        )
+    _check(names, evaluated, trained)
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
     pitch = max(width, LEAST_PITCH) + GAP
     labels = [_label(name) for name in names]
@@ -110,6 +105,19 @@ def draw_contact_sheet(
     return figure
 
 
+def _check(
+    names: Sequence[str],
+    evaluated: UInt8[np.ndarray, "rows h w 3"],
+    trained: UInt8[np.ndarray, "rows versions h w 3"],
+) -> None:
+    if not len(names) == len(evaluated) == len(trained) or not trained.size:
+        raise DataError(
+            f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
+            f"{len(trained)} rows of {trained.shape[1]} versions; expected the same number of "
+            "each, and at least one"
+        )
+
+
 def _sheet(width: int, height: int) -> tuple[Figure, Axes]:
     """A figure with axes that measure its pixels from the top left corner."""
     figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
@@ -120,7 +128,8 @@ def _sheet(width: int, height: int) -> tuple[Figure, Axes]:
 
 def _write(axes: Axes, left: int, top: int, text: str, **style: Any) -> None:
     # A dollar sign in a class name starts no formula.
-    axes.text(left, top, text, **{"color": INK_COLOR, "va": "top", "parse_math": False} | style)
+    style = {"color": INK_COLOR, "va": "top", "parse_math": False} | style
+    axes.text(left, top, text, **style)
 
 
 def _show(
