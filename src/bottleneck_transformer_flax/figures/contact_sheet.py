@@ -128,8 +128,8 @@ def _sheet(width: int, height: int) -> tuple[Figure, Axes]:
 
 def _write(axes: Axes, left: int, top: int, text: str, **style: Any) -> None:
     # A dollar sign in a class name starts no formula.
-    style = {"color": INK_COLOR, "va": "top", "parse_math": False} | style
-    axes.text(left, top, text, **style)
+    defaults: dict[str, Any] = {"color": INK_COLOR, "va": "top", "parse_math": False}
+    axes.text(left, top, text, **defaults | style)
 
 
 def _show(
