@@ -148,6 +148,14 @@ def test_an_unfinished_run_has_its_curves_so_far(call, run, epochs):
     assert call("report", run).code == 0
 
 
+def test_a_run_that_held_no_images_out_has_no_scores(call, run):
+    (run / "evaluation.json").unlink()
+    rows = (run / "metrics.jsonl").read_text().replace("validation_accuracy", "unknown")
+    (run / "metrics.jsonl").write_text(rows)
+    page = page_of(call("report"), run / "report.html")
+    assert "The run has no scores, because no images were held out." in page.texts_in("p")
+
+
 def test_only_a_finished_run_is_taken_by_itself(fails, run):
     unfinished(run, 1)
     assert "no finished run" in fails(1, "report")

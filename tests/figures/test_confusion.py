@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from PIL import Image
 
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.confusion import (
@@ -168,12 +167,7 @@ def test_matrices_that_cannot_be_drawn_are_refused(confusion, names, message, tm
 
 
 @pytest.mark.parametrize(("num_classes", "inches"), [(2, 2.4), (10, 6.2), (40, 7.6), (1000, 12)])
-def test_side_follows_the_number_of_classes_and_is_bounded(num_classes, inches, tmp_path):
-    confusion, names = np.eye(num_classes, dtype=int), make_names(num_classes)
-    figure = draw_confusion_matrix(confusion, names)
+def test_side_follows_the_number_of_classes_and_is_bounded(num_classes, inches):
+    figure = draw_confusion_matrix(np.eye(num_classes, dtype=int), make_names(num_classes))
     assert figure.axes[0].get_window_extent().width / figure.dpi == pytest.approx(inches)
-    plot_confusion_matrix(confusion, names, tmp_path / "confusion.png")
-    with Image.open(tmp_path / "confusion.png") as image:
-        image.load()
-        assert (image.format, image.size) == ("PNG", figure.canvas.get_width_height())
-        assert max(image.size) < 16 * 150
+    assert max(figure.canvas.get_width_height()) < 16 * 150

@@ -124,7 +124,10 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
         return _finished(page, run_directory, config, parsed)
     note = f"The run is not finished: {len(rows)} of {config.epochs} epochs are over."
-    if len(rows) == config.epochs:
+    validated = any(row.get("validation_accuracy") is not None for row in rows)
+    if run_directory.pretrained.is_dir() and not validated:
+        note = "The run has no scores, because no images were held out."
+    elif len(rows) == config.epochs:
         note = "All epochs are over, but results are missing: botnet train --resume writes them."
     return dataclasses.replace(page, notes=(note,))
 

@@ -1,5 +1,6 @@
 """One pass of a model over a labelled set of images."""
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.distributed import DataParallel
 from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
-from bottleneck_transformer_flax.inference.engine import NO_LABEL, Engine
+from bottleneck_transformer_flax.inference.engine import NO_LABEL, Engine, Scores
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import Variables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -45,8 +46,8 @@ class Evaluator:
         self._devices = devices
         self._transform = EvaluationTransform(preprocessing)
         self._num_classes = model.config.num_classes
-        self._top_k = min(5, self._num_classes)
-        self._engine = Engine(model, preprocessing, top_k=self._top_k, devices=devices)
+        top_k = min(5, self._num_classes)
+        self._engine = Engine(model, preprocessing, top_k=top_k, devices=devices)
 
     def __call__(
         self,
@@ -81,36 +82,31 @@ class Evaluator:
             process_shard=(0, 1) if self._devices is None else self._devices.process_shard,
             bad_images=bad_images,
         )
-        count, done = len(source), 0
-        top_classes = np.zeros((count, self._top_k), np.int32)
-        top_probabilities = np.zeros((count, self._top_k), np.float32)
-        losses, labels = np.zeros(count, np.float32), np.full(count, NO_LABEL, np.int32)
-        try:
+        scores: list[Scores] = []
+        with contextlib.closing(batches):
             for batch in batches:
                 if should_stop is not None and self._any_process(should_stop()):
                     return None
-                known = np.where(batch["valid"], batch["label"], NO_LABEL)
-                scores = self._engine(variables, batch["image"], known)
-                # Batches come in the order of the source; the last one is padded.
-                rows, kept = slice(done, done + self.batch_size), slice(count - done)
-                top_classes[rows] = scores.classes[kept]
-                top_probabilities[rows] = scores.probabilities[kept]
-                losses[rows], labels[rows] = scores.losses[kept], scores.labels[kept]
-                done = min(count, done + self.batch_size)
+                labels = np.where(batch["valid"], batch["label"], NO_LABEL)
+                scores.append(self._engine(variables, batch["image"], labels))
                 if on_batch is not None:
-                    on_batch(done)
-        finally:
-            batches.close()
-        read = np.flatnonzero(labels != NO_LABEL)
-        return Predictions(
-            num_classes=self._num_classes,
-            positions=read.astype(np.int32),
-            labels=labels[read],
-            top_classes=top_classes[read],
-            top_probabilities=top_probabilities[read],
-            losses=losses[read],
-            source_digest=digest(source),
-        )
+                    on_batch(min(len(source), len(scores) * self.batch_size))
+        return self._predictions(source, scores)
 
     def _any_process(self, flag: bool) -> bool:
         return flag if self._devices is None else bool(self._devices.any_process(flag))
+
+    def _predictions(self, source: ImageSource, scores: list[Scores]) -> Predictions:
+        columns = zip(*scores, strict=True)
+        top_classes, top_probabilities, losses, labels = map(np.concatenate, columns)
+        # Batches come in the order of the source: the number of a row is its position.
+        positions = np.flatnonzero(labels != NO_LABEL)
+        return Predictions(
+            num_classes=self._num_classes,
+            positions=positions.astype(np.int32),
+            labels=labels[positions],
+            top_classes=top_classes[positions],
+            top_probabilities=top_probabilities[positions],
+            losses=losses[positions],
+            source_digest=digest(source),
+        )

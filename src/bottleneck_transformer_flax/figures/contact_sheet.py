@@ -3,10 +3,13 @@
 import os
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.style import (
@@ -72,12 +75,7 @@ def draw_contact_sheet(
     Raises:
         DataError: when there is no image, or the numbers of names and images differ.
     """
-    if not len(names) == len(evaluated) == len(trained) or not trained.size:
-        raise DataError(
-            f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
-            f"{len(trained)} rows of {trained.shape[1]} versions; expected the same number of "
-            "each, and at least one"
-        )
+    _check(names, evaluated, trained)
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
     pitch = max(width, LEAST_PITCH) + GAP
     labels = [_label(name) for name in names]
@@ -93,65 +91,59 @@ def draw_contact_sheet(
     row_height = max(height, max(label_heights)) + GAP
     total_height = top + row_height * len(names) + MARGIN
 
-    sheet = _Sheet(total_width, total_height)
+    figure, axes = _sheet(total_width, total_height)
     for number, line in enumerate(title_lines):
-        sheet.write(MARGIN, MARGIN + LINE_HEIGHT * number, line, TITLE_FONT_SIZE)
+        _write(axes, MARGIN, MARGIN + LINE_HEIGHT * number, line, fontsize=TITLE_FONT_SIZE)
+    heading_style = {"fontsize": HEADING_FONT_SIZE, "color": HEADING_COLOR}
     for heading, heading_left in zip(HEADINGS, lefts, strict=False):
-        sheet.write(heading_left, top - HEADING_HEIGHT, heading, HEADING_FONT_SIZE, HEADING_COLOR)
+        _write(axes, heading_left, top - HEADING_HEIGHT, heading, **heading_style)
     for row, label in enumerate(labels):
-        row_top = top + row_height * row
-        middle = row_top + (row_height - GAP) // 2
-        sheet.write(MARGIN, middle, label, NAME_FONT_SIZE, vertical="center")
+        middle = top + row_height * row + (row_height - GAP) // 2
+        _write(axes, MARGIN, middle, label, fontsize=NAME_FONT_SIZE, va="center")
         for image_left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
-            sheet.show(image_left, middle - height // 2, width, height, image)
-    return sheet.figure
+            _show(axes, image, image_left, middle - height // 2, width, height)
+    return figure
 
 
-class _Sheet:
-    """A figure measured in pixels from its top left corner."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
-        self._width, self._height = width, height
-
-    def write(
-        self,
-        left: int,
-        top: int,
-        text: str,
-        size: int,
-        color: str = INK_COLOR,
-        vertical: str = "top",
-    ) -> None:
-        # A dollar sign in a class name starts no formula.
-        self.figure.text(
-            left / self._width,
-            1 - top / self._height,
-            text,
-            fontsize=size,
-            color=color,
-            va=vertical,
-            parse_math=False,
+def _check(
+    names: Sequence[str],
+    evaluated: UInt8[np.ndarray, "rows h w 3"],
+    trained: UInt8[np.ndarray, "rows versions h w 3"],
+) -> None:
+    if not len(names) == len(evaluated) == len(trained) or not trained.size:
+        raise DataError(
+            f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
+            f"{len(trained)} rows of {trained.shape[1]} versions; expected the same number of "
+            "each, and at least one"
         )
 
-    def show(
-        self, left: int, top: int, width: int, height: int, image: UInt8[np.ndarray, "h w 3"]
-    ) -> None:
-        bottom = self._height - top - height
-        axes = self.figure.add_axes(
-            (
-                left / self._width,
-                bottom / self._height,
-                width / self._width,
-                height / self._height,
-            )
-        )
-        axes.set(xticks=[], yticks=[])
-        # The edge of an image that is as white as the paper stays visible.
-        for spine in axes.spines.values():
-            spine.set(color=EDGE_COLOR, linewidth=0.5)
-        enlarged = height >= image.shape[0]
-        axes.imshow(image, aspect="auto", interpolation="nearest" if enlarged else "antialiased")
+
+def _sheet(width: int, height: int) -> tuple[Figure, Axes]:
+    """A figure with axes that measure its pixels from the top left corner."""
+    figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _write(axes: Axes, left: int, top: int, text: str, **style: Any) -> None:
+    # A dollar sign in a class name starts no formula.
+    defaults: dict[str, Any] = {"color": INK_COLOR, "va": "top", "parse_math": False}
+    axes.text(left, top, text, **defaults | style)
+
+
+def _show(
+    axes: Axes, image: UInt8[np.ndarray, "h w 3"], left: int, top: int, width: int, height: int
+) -> None:
+    axes.imshow(
+        image,
+        extent=(left, left + width, top + height, top),
+        aspect="auto",
+        interpolation="nearest" if height >= image.shape[0] else "antialiased",
+    )
+    # The edge of an image that is as white as the paper stays visible.
+    edge = Rectangle((left, top), width, height, fill=False, edgecolor=EDGE_COLOR, linewidth=0.5)
+    axes.add_patch(edge)
 
 
 def _shown_size(height: int, width: int) -> tuple[int, int]:
