@@ -1,6 +1,7 @@
 """The attention layer against the loop oracle, and what the paper's attention does by design."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,7 @@ def test_parameters_are_what_the_paper_names():
 
 def test_the_softmax_is_joint_over_all_keys():
     x = random_images(1, H, W, CHANNELS)
-    weights = np.asarray(LAYER.apply({"params": PARAMETERS}, x, method="weights"))
+    weights = np.asarray(jax.jit(partial(LAYER.apply, method="weights"))({"params": PARAMETERS}, x))
     assert weights.dtype == np.float32
     assert (weights > 0).all()
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
@@ -215,13 +216,13 @@ def test_images_and_heads_do_not_see_each_other():
     output = attend(PARAMETERS, x)
     alone = [attend(PARAMETERS, x[index : index + 1])[0] for index in range(3)]
     np.testing.assert_allclose(output, np.stack(alone), atol=1e-6)
-    single = RelativeSelfAttention(num_heads=1, head_dim=HEAD_DIM)
+    attend_once = jax.jit(RelativeSelfAttention(num_heads=1, head_dim=HEAD_DIM).apply)
     for head in range(HEADS):
         kernels = {
             name: {"kernel": PARAMETERS[name]["kernel"][:, head : head + 1]}
             for name in ("query", "key", "value")
         }
-        of_head = single.apply({"params": PARAMETERS | kernels}, x)
+        of_head = attend_once({"params": PARAMETERS | kernels}, x)
         channels = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
         np.testing.assert_allclose(of_head, output[..., channels], atol=1e-6)
 
@@ -258,11 +259,12 @@ def test_the_layer_in_bfloat16_is_near_float32():
     made = jax.eval_shape(half.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
     variables = {"params": PARAMETERS}
-    output = half.apply(variables, x.astype(jnp.bfloat16))
-    weights = half.apply(variables, x.astype(jnp.bfloat16), method="weights")
+    output, weights = jax.jit(lambda v, x: (half.apply(v, x), half.apply(v, x, method="weights")))(
+        variables, x.astype(jnp.bfloat16)
+    )
     assert (output.dtype, weights.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
-    exact = LAYER.apply(variables, x, method="weights")
+    exact = jax.jit(partial(LAYER.apply, method="weights"))(variables, x)
     np.testing.assert_allclose(weights, exact, rtol=0, atol=0.03)
     exact = attend(PARAMETERS, x)
     np.testing.assert_allclose(output.astype(jnp.float32), exact, rtol=0, atol=0.05)
@@ -277,7 +279,8 @@ def test_the_queries_scale_follows_the_head_size():
         kernel = jnp.broadcast_to(jnp.array([0.5, -0.3, 0.8])[:, None, None], (3, 1, head_dim))
         tables = dict.fromkeys(("relative_height", "relative_width"), jnp.zeros((3, head_dim)))
         kernels = {name: {"kernel": kernel} for name in ("query", "key", "value")}
-        weights = layer.apply({"params": kernels | tables}, x, method="weights")
+        weigh = jax.jit(partial(layer.apply, method="weights"))
+        weights = weigh({"params": kernels | tables}, x)
         log_weights = np.log(np.asarray(weights, np.float64))
         logits.append(log_weights - log_weights.mean(axis=-1, keepdims=True))
     np.testing.assert_allclose(logits[1], 2 * logits[0], atol=1e-4)

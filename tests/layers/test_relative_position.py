@@ -1,5 +1,8 @@
 """Relative tables on another grid: linear in the offset, the centre where it was."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.relative_position import resize_table
+
+resize = partial(jax.jit, static_argnums=1)(resize_table)
 
 
 def random_table(length):
@@ -35,7 +40,7 @@ def interpolate(table, length):
 @example(old=1, new=5)
 def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
     table = random_table(old)
-    resized = resize_table(table, new)
+    resized = resize(table, new)
     assert resized.shape == (2 * new - 1, 3)
     assert resized.dtype == table.dtype
     np.testing.assert_allclose(resized, interpolate(table, new), atol=1e-5)
@@ -50,22 +55,22 @@ def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
 def test_the_centre_is_exact_even_where_it_is_zero(old, new):
     """An interpolation weight of 1e-16 in place of 0 shows beside nothing else."""
     table = random_table(old).at[old - 1].set(0)
-    np.testing.assert_array_equal(resize_table(table, new)[new - 1], np.zeros(3))
+    np.testing.assert_array_equal(resize(table, new)[new - 1], np.zeros(3))
 
 
 @pytest.mark.parametrize(("old", "new"), [(2, 9), (14, 3), (5, 16)])
 def test_linear_stays_linear(old, new):
-    slope, constant = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.0, 3.0, -1.0])
-    offsets = jnp.arange(-(old - 1), old, dtype=jnp.float32)[:, None]
-    resized = resize_table(offsets * slope + constant, new)
-    scaled = jnp.linspace(-(old - 1), old - 1, 2 * new - 1)[:, None]
+    slope, constant = np.array([1, -2, 0.5], np.float32), np.array([0, 3, -1], np.float32)
+    offsets = np.arange(-(old - 1), old, dtype=np.float32)[:, None]
+    resized = resize(jnp.asarray(offsets * slope + constant), new)
+    scaled = np.linspace(-(old - 1), old - 1, 2 * new - 1)[:, None]
     np.testing.assert_allclose(resized, scaled * slope + constant, atol=1e-4)
 
 
 @pytest.mark.parametrize(("short", "long"), [(2, 3), (3, 5), (4, 7), (3, 9)])
 def test_there_and_back_is_exact_where_the_finer_grid_holds_the_coarser(short, long):
     table = random_table(short)
-    np.testing.assert_array_equal(resize_table(resize_table(table, long), short), table)
+    np.testing.assert_array_equal(resize(resize(table, long), short), table)
 
 
 @pytest.mark.parametrize(("rows", "length"), [(2, 5), (14, 5), (5, 0), (5, -1)])
