@@ -47,9 +47,10 @@ SMALL_MODELS = _distinct_kinds()
 NAMES = list(SMALL_MODELS)
 
 
-def kinds(*quick, among=NAMES):
-    """For ``parametrize``: these names, and the others among the slow tests."""
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in among]
+def kinds():
+    """For ``parametrize``: all kinds, timm's and the second of this project's among the slow."""
+    slow = (*TIMM, "botnet_small")
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in NAMES]
 
 
 def grid_stride(name):

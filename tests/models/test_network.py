@@ -1,0 +1,190 @@
+"""Every kind of model, small, really computed: against the NumPy network, and its invariants."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from reference import network as oracle
+from reference.forms import FORMS, in_form
+from reference.small_models import (
+    NAMES,
+    SMALL_MODELS,
+    all_outputs,
+    kinds,
+    oracle_options,
+    small_images,
+    small_variables,
+    train_step,
+)
+
+BLOCK_KINDS = {
+    "botnet26t_256": ("C", "CC", "CA", "AA"),
+    "sebotnet33ts_256": ("C", "CCA", "CC", "AA"),
+    "botnet50ts_256": ("C", "CC", "CA", "CA"),
+    "eca_botnext26ts_256": ("C", "CC", "CA", "AA"),
+}
+SQUEEZE_EXCITE = ("botnet_t3", "seresnet50", "botnet_tiny", "botnet_small", "sebotnet33ts_256")
+FLOAT32 = {jnp.dtype(jnp.float32)}
+
+
+def dtypes(tree):
+    return {leaf.dtype for leaf in jax.tree.leaves(tree)}
+
+
+def test_the_kinds_are_the_ones_we_know():
+    paper = ["botnet50", "botnet_s1_50", "botnet_t3", "resnet50", "seresnet50"]
+    assert [*paper, "botnet_tiny", "botnet_small", *BLOCK_KINDS] == NAMES
+
+
+@pytest.mark.parametrize("name", kinds())
+@pytest.mark.parametrize("form", FORMS)
+def test_all_outputs_are_the_oracles(name, form):
+    """At a size that no stride divides, with an odd grid under every strided block."""
+    variables, images = small_variables(name), small_images(name)
+    expected = oracle.network(images, variables, oracle_options(name))
+    model, variables = in_form(form, SMALL_MODELS[name], variables)
+    logits, feature_maps, attention_maps = all_outputs(model)(variables, images)
+    assert logits.dtype == jnp.float32
+    assert expected.logits.std() > 0.05
+    np.testing.assert_allclose(logits, expected.logits, rtol=0, atol=1e-5)
+    assert list(feature_maps) == list(expected.feature_maps)
+    for stage, features in expected.feature_maps.items():
+        scale = np.abs(features).max()
+        np.testing.assert_allclose(feature_maps[stage], features, rtol=0, atol=1e-5 * scale)
+    assert list(attention_maps) == list(expected.attention_maps)
+    assert bool(attention_maps) == ("botne" in name)
+    for block, weights in expected.attention_maps.items():
+        np.testing.assert_allclose(attention_maps[block].sum(axis=(-2, -1)), 1, atol=1e-5)
+        np.testing.assert_allclose(attention_maps[block], weights, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_images_of_a_batch_do_not_see_each_other(name):
+    outputs = all_outputs(SMALL_MODELS[name])
+    images = small_images(name)
+    other = images.at[1].set(small_images(name, seed=5)[0])
+    for mine, theirs in zip(
+        jax.tree.leaves(outputs(small_variables(name), images)),
+        jax.tree.leaves(outputs(small_variables(name), other)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine[0], theirs[0], rtol=0, atol=1e-5)
+        assert np.abs(mine[1] - theirs[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
+def test_images_of_any_float_give_the_same_logits(dtype):
+    variables, images = small_variables("resnet50"), np.asarray(small_images("resnet50"), "f2")
+    images = images.astype(jnp.bfloat16).astype(np.float32)
+    model = SMALL_MODELS["resnet50"]
+    expected = all_outputs(model)(variables, images)[0]
+    # NumPy's arrays as they are: jit would convert them first.
+    logits = jax.jit(lambda v: model.apply(v, images.astype(dtype)))(variables)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_eager_is_compiled():
+    arguments = (small_variables("botnet_tiny"), small_images("botnet_tiny"))
+    model = SMALL_MODELS["botnet_tiny"]
+    np.testing.assert_allclose(
+        model.apply(*arguments), all_outputs(model)(*arguments)[0], rtol=0, atol=1e-5
+    )
+
+
+def test_inference_is_the_default_and_draws_nothing():
+    """No rngs, nothing mutable, and the same program as without dropout and stochastic depth."""
+    model = SMALL_MODELS["botnet_t3"]
+    dropping = model.config.replace(dropout_rate=0.9, stochastic_depth_rate=0.9)
+    arguments = (small_variables("botnet_t3"), small_images("botnet_t3"))
+    programs = [
+        str(jax.make_jaxpr(each.apply)(*arguments))
+        for each in (model, model.clone(config=dropping))
+    ]
+    assert programs[0] == programs[1]
+
+
+def test_an_unactivated_attention_shortcut_is_the_oracles_without_one():
+    """timm's form; and activation or not must matter."""
+    name = "botnet50"
+    model = SMALL_MODELS[name]
+    plain = model.clone(config=model.config.replace(attention_shortcut_activation=False))
+    variables, images = small_variables(name), small_images(name)
+    options = oracle_options(name)._replace(shortcut_activation=False)
+    expected = oracle.network(images, variables, options).logits
+    logits = jax.jit(plain.apply)(variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    assert np.abs(all_outputs(model)(variables, images)[0] - expected).max() > 0.01
+
+
+def test_a_residual_branch_whose_last_norm_is_zero_is_nothing():
+    """As every branch starts: then nothing inside one changes any output."""
+    name = "botnet_t3"
+    first, second = (dict(small_variables(name, seed=seed)) for seed in (0, 1))
+    before, after = flatten_dict(first["params"]), flatten_dict(second["params"])
+    inside = {"reduce", "spatial", "attention", "attention_norm", "expand", "squeeze_excite"}
+    for path, leaf in before.items():
+        if path[-3:-1] == ("expand", "norm"):
+            before[path] = after[path] = jnp.zeros_like(leaf)
+        elif not inside & set(path):
+            after[path] = leaf
+    second = {"params": unflatten_dict(after), "batch_stats": first["batch_stats"]}
+    first |= {"params": unflatten_dict(before)}
+    outputs = all_outputs(SMALL_MODELS[name])
+    images = small_images(name)
+    jax.tree.map(
+        np.testing.assert_array_equal, outputs(first, images)[1], outputs(second, images)[1]
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_block_has_the_parts_of_its_kind(name):
+    """Attention or a 3×3, which channel attention may follow; a shortcut where shapes change."""
+    params = small_variables(name)["params"]
+    kinds = BLOCK_KINDS.get(name, ("C", "C", "C", "AA" if "botnet" in name else "CC"))
+    for stage, expected in zip(("c2", "c3", "c4", "c5"), kinds, strict=True):
+        for kind, (block_name, block) in zip(expected, params[stage].items(), strict=True):
+            attends = kind == "A"
+            assert ("attention" in block, "spatial" in block) == (attends, not attends)
+            assert ("squeeze_excite" in block) == (name in SQUEEZE_EXCITE and not attends)
+            assert ("efficient_attention" in block) == (name.startswith("eca") and not attends)
+            # Our small one's c2 has as many channels as its stem, at the same resolution.
+            changes = block_name == "block_1" and (name, stage) != ("botnet_small", "c2")
+            assert ("shortcut" in block) == changes
+
+
+@pytest.mark.parametrize("name", ["botnet50", "botnet_t3"])
+def test_in_bfloat16_outputs_are_near_those_of_float32(name):
+    model = SMALL_MODELS[name]
+    half = model.clone(config=model.config.replace(dtype="bfloat16"))
+    arguments = (small_variables(name), small_images(name))
+    exact_logits, exact_features, exact_attention = all_outputs(model)(*arguments)
+    logits, features, attention = all_outputs(half)(*arguments)
+    assert logits.dtype == jnp.float32
+    assert dtypes(features) == {jnp.dtype(jnp.bfloat16)}
+    assert np.abs(np.asarray(logits - exact_logits)).max() < 0.1 * np.std(exact_logits)
+    for stage, exact in exact_features.items():
+        difference = np.abs(np.asarray(features[stage], np.float32) - exact)
+        assert difference.max() < 0.05 * np.abs(exact).max(), stage
+    assert dtypes(attention) == FLOAT32
+    for block, exact in exact_attention.items():
+        np.testing.assert_allclose(attention[block].sum(axis=(-2, -1)), 1, atol=1e-5)
+        np.testing.assert_allclose(attention[block], exact, atol=0.02)
+
+
+def test_in_bfloat16_statistics_and_gradients_are_float32():
+    name = "botnet_t3"
+    model = SMALL_MODELS[name]
+    half = model.clone(config=model.config.replace(dtype="bfloat16"))
+    arguments = (small_variables(name), small_images(name, batch=4))
+    assert dtypes(jax.eval_shape(train_step(half), *arguments)) == FLOAT32
+    apply = functools.partial(half.apply, train=True, mutable=["batch_stats"])
+    logits, state = jax.jit(apply)(*arguments)
+    assert dtypes((logits, state)) == FLOAT32
+    exact = train_step(model)(*arguments)[0][1]
+    for mine, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0.02, atol=0.02)
