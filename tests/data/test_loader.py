@@ -158,24 +158,18 @@ def joined(shares: list[list[Batch]]) -> list[Batch]:
 def test_the_shares_of_all_processes_are_the_whole_batch(processes, transform):
     options = {"transform": transform, "batch_size": 8}
     whole = train(7, **options)
-    shares = [train(7, process_shard=(number, processes), **options) for number in range(processes)]
-    assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
-    assert_same(joined(shares), whole)
-    resumed = [
-        train(4, process_shard=(number, processes), start_step=3, **options)
-        for number in range(processes)
-    ]
-    assert_same(joined(resumed), whole[3:])
+    for start, count in ((0, 7), (3, 4)):
+        shards = ((number, processes) for number in range(processes))
+        shares = [train(count, process_shard=one, start_step=start, **options) for one in shards]
+        assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
+        assert_same(joined(shares), whole[start:])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_shares_of_an_evaluation_are_the_whole(processes):
-    """In the last batch 7 of 8 are images, or in the one of three all are padding for a process."""
-    for count in (COUNT, 17):
-        source = array_source(count)
-        shares = [
-            evaluate(source, 8, process_shard=(number, processes)) for number in range(processes)
-        ]
+    """In the last batch 7 of 8 are images, or only one, so that all but one process have none."""
+    for source in (array_source(COUNT), array_source(17)):
+        shares = [evaluate(source, 8, process_shard=(n, processes)) for n in range(processes)]
         assert_same(joined(shares), evaluate(source, 8))
 
 

@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bottleneck_transformer_flax.data.datasets import load_folder_all, load_splits
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.data.sources import base
 from bottleneck_transformer_flax.data.sources.array_record import (
     FORMAT,
@@ -88,11 +88,8 @@ def test_every_image_is_read_with_its_name_and_label(packed):
     assert list(parts) == ["train", "val"]
     for part, source in parts.items():
         assert isinstance(source, ImageSource)
-        assert (len(source), source.native_size, source.class_names) == (
-            len(records[part]),
-            None,
-            CLASSES,
-        )
+        assert (source.native_size, source.class_names) == (None, CLASSES)
+        assert len(source) == len(records[part])
         assert source.labels.tolist() == [record["label"] for record in records[part]]
         assert source.names == tuple(record["name"] for record in records[part])
         for index in np.random.default_rng(0).permutation(len(source)).tolist():
@@ -112,31 +109,6 @@ def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(packed):
     with ThreadPoolExecutor(8) as pool:
         contents = list(pool.map(copy.content, indices))
     assert contents == [records["train"][index]["image"] for index in indices]
-
-
-def test_load_splits_takes_the_parts(packed):
-    root, _ = packed
-    splits = load_splits(str(root))
-    assert splits.description == f"11 training and 4 validation images, 3 classes ({root})"
-    assert splits.validation.content(2) == image_bytes(102)
-    with pytest.raises(DataError, match=r"comes in parts \(train, val\)"):
-        load_folder_all(root)
-
-
-def test_one_part_is_split_by_name_whatever_the_order(tmp_path):
-    """The fixture's images are not in the order of their classes."""
-    _, shards = write_part(tmp_path, "all", 30, files=2)
-    root = describe(tmp_path, {"all": shards})
-    splits = load_splits(str(root), validation_fraction=0.2)
-    assert (len(splits.train), len(splits.validation)) == (24, 6)
-    assert sorted(splits.validation.labels.tolist()) == [0, 0, 1, 1, 2, 2]
-    assert not set(splits.train.names) & set(splits.validation.names)
-    for source in splits[:2]:
-        for index, name in enumerate(source.names):
-            number = int(name.split("/")[1].split(".")[0])
-            assert source.content(index) == image_bytes(number)
-            assert source.labels[index] == number % 3
-    assert len(load_folder_all(root)) == 30
 
 
 @settings(max_examples=50, deadline=None)
@@ -215,11 +187,7 @@ def test_a_description_that_is_damaged(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("[]", "packed data set"),
-        ('{"format": "another"}', "its format is not"),
-        ('{"parts": {}}', "'format' is missing"),
-    ],
+    [("[]", "description"), ('{"format": "another"}', "its format is not"), ("{}", "is missing")],
 )
 def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text, message):
     (tmp_path / "dataset.json").write_text(text)
