@@ -27,10 +27,18 @@ def rgb() -> Image.Image:
     return Image.fromarray(COLOURS.astype(np.uint8))
 
 
-def decoded(path) -> np.ndarray:
-    image = decode_image(path)
+def decoded(file) -> np.ndarray:
+    image = decode_image(file)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
+
+
+def saved(path, image, mode, **options):
+    """The path, of an image that Pillow reads back in this mode."""
+    image.save(path, **options)
+    with Image.open(path) as read:
+        assert read.mode == mode
+    return path
 
 
 def assert_grey(path, expected, tolerance=0) -> None:
@@ -39,89 +47,65 @@ def assert_grey(path, expected, tolerance=0) -> None:
     np.testing.assert_allclose(found[..., 0], expected, atol=tolerance)
 
 
-def test_rgb(tmp_path):
+def test_a_path_a_text_and_a_file_object(tmp_path):
     rgb().save(tmp_path / "a.png")
-    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), COLOURS)
-    np.testing.assert_array_equal(decoded(str(tmp_path / "a.png")), COLOURS)
-
-
-def test_file_object():
-    stream = io.BytesIO()
-    rgb().save(stream, "PNG")
-    stream.seek(0)
-    np.testing.assert_array_equal(decoded(stream), COLOURS)
+    stream = io.BytesIO((tmp_path / "a.png").read_bytes())
+    for file in (tmp_path / "a.png", str(tmp_path / "a.png"), stream):
+        np.testing.assert_array_equal(decoded(file), COLOURS)
     assert not stream.closed
-
-
-def test_bilevel(tmp_path):
-    Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], np.uint8)).convert("1").save(
-        tmp_path / "a.png"
-    )
-    assert_grey(tmp_path / "a.png", [[0, 255, 0], [255, 255, 0]])
-
-
-def test_grey(tmp_path):
-    Image.fromarray(np.array([[0, 7], [200, 255]], np.uint8)).save(tmp_path / "a.png")
-    assert_grey(tmp_path / "a.png", [[0, 7], [200, 255]])
-
-
-def test_grey_with_alpha_over_white(tmp_path):
-    values = np.array([[[100, 255], [100, 0], [100, 51]]], np.uint8)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as saved:
-        assert saved.mode == "LA"
-    assert_grey(tmp_path / "a.png", [[100, 255, 255 - 155 * 51 / 255]], tolerance=1)
-
-
-def test_grey_with_transparent_value(tmp_path):
-    Image.fromarray(np.array([[9, 50]], np.uint8)).save(tmp_path / "a.png", transparency=9)
-    assert_grey(tmp_path / "a.png", [[255, 50]])
-
-
-def test_rgb_with_transparent_colour(tmp_path):
-    rgb().save(tmp_path / "a.png", transparency=(250, 10, 20))
-    expected = COLOURS.copy()
-    expected[0, 0] = 255
-    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
 
 
 def palette_image() -> Image.Image:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("L")
     image.putpalette([250, 0, 0, 0, 250, 0, 0, 0, 250])
-    assert image.mode == "P"
     return image
 
 
-def test_palette(tmp_path):
-    palette_image().save(tmp_path / "a.png")
-    expected = [[[250, 0, 0], [0, 250, 0], [0, 0, 250]]]
-    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+GREYS = np.array([[0, 7, 255]], np.uint8)
+RED_GREEN_BLUE = [[[250, 0, 0], [0, 250, 0], [0, 0, 250]]]
+WITHOUT_GREEN = [[[250, 0, 0], [255, 255, 255], [0, 0, 250]]]
+WITHOUT_THE_FIRST = np.where(np.arange(6).reshape(2, 3, 1) == 0, 255, COLOURS)
+ALPHA = np.array([255, 0, 51], np.uint8)
+REDS = np.stack([np.full(3, 200), np.zeros(3), np.zeros(3), ALPHA], -1).astype(np.uint8)[None]
 
 
-@pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
-def test_palette_with_transparency(tmp_path, transparency):
-    palette_image().save(tmp_path / "a.png", transparency=transparency)
-    expected = [[[250, 0, 0], [255, 255, 255], [0, 0, 250]]]
-    np.testing.assert_array_equal(decoded(tmp_path / "a.png"), expected)
+@pytest.mark.parametrize(
+    ("image", "mode", "options", "expected"),
+    [
+        (Image.fromarray(GREYS), "L", {}, [[[0] * 3, [7] * 3, [255] * 3]]),
+        (
+            Image.fromarray(GREYS // 255 * 255).convert("1"),
+            "1",
+            {},
+            [[[0] * 3, [0] * 3, [255] * 3]],
+        ),
+        (Image.fromarray(GREYS), "L", {"transparency": 7}, [[[0] * 3, [255] * 3, [255] * 3]]),
+        (rgb(), "RGB", {"transparency": (250, 10, 20)}, WITHOUT_THE_FIRST),
+        (palette_image(), "P", {}, RED_GREEN_BLUE),
+        (palette_image(), "P", {"transparency": 1}, WITHOUT_GREEN),
+        (palette_image(), "P", {"transparency": bytes([255, 0, 255])}, WITHOUT_GREEN),
+        (Image.fromarray(REDS), "RGBA", {}, [[[200, 0, 0], [255] * 3, [244, 204, 204]]]),
+    ],
+)
+def test_modes_of_png_over_white(tmp_path, image, mode, options, expected):
+    found = decoded(saved(tmp_path / "a.png", image, mode, **options))
+    np.testing.assert_allclose(found, expected, atol=1 if mode == "RGBA" else 0)
 
 
-def test_rgba_over_white(tmp_path):
-    values = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 51]]], np.uint8)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    expected = [[[200, 0, 0], [255, 255, 255], [244, 204, 204]]]
-    np.testing.assert_allclose(decoded(tmp_path / "a.png"), expected, atol=1)
+def test_grey_with_alpha_over_white(tmp_path):
+    values = Image.fromarray(np.stack([np.full(3, 100, np.uint8), ALPHA], -1)[None])
+    path = saved(tmp_path / "a.png", values, "LA")
+    assert_grey(path, [[100, 255, 255 - 155 * 51 / 255]], tolerance=1)
 
 
-def test_cmyk_tiff(tmp_path):
-    Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "a.tif")
-    np.testing.assert_array_equal(decoded(tmp_path / "a.tif")[0, 0], [255, 0, 0])
-
-
-def test_cmyk_jpeg(tmp_path):
+def test_cmyk(tmp_path):
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    tiff = saved(tmp_path / "a.tif", red, "CMYK")
+    np.testing.assert_array_equal(decoded(tiff)[8, 8], [255, 0, 0])
     # Pillow writes CMYK as Adobe does: inverted, with the Adobe marker.
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
-    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
-    np.testing.assert_allclose(decoded(tmp_path / "a.jpg")[8, 8], [255, 0, 0], atol=3)
+    jpeg = saved(tmp_path / "a.jpg", red, "CMYK", quality=95)
+    assert b"Adobe" in jpeg.read_bytes()
+    np.testing.assert_allclose(decoded(jpeg)[8, 8], [255, 0, 0], atol=3)
 
 
 @pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
@@ -130,12 +114,8 @@ def test_other_colour_spaces(tmp_path, mode):
     if mode == "LAB":
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
-    else:
-        image = image.convert(mode)
-    image.save(tmp_path / "a.tif")
-    with Image.open(tmp_path / "a.tif") as saved:
-        assert saved.mode == mode
-    np.testing.assert_allclose(decoded(tmp_path / "a.tif")[0, 0], [200, 60, 40], atol=4)
+    path = saved(tmp_path / "a.tif", image.convert(mode), mode)
+    np.testing.assert_allclose(decoded(path)[0, 0], [200, 60, 40], atol=4)
 
 
 # No file format of Pillow's opens in these modes, but plug-ins may.
@@ -154,45 +134,25 @@ def test_modes_without_a_file_format(mode, monkeypatch):
     np.testing.assert_allclose(decoded("any"), [[[51, 51, 51]]], atol=2)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_grey_is_scaled(tmp_path, suffix):
-    values = np.array([[0, 257, 32896], [65535, 300, 60000]], np.uint16)
-    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
-    with Image.open(tmp_path / f"a.{suffix}") as saved:
-        assert saved.mode.startswith("I;16")
-    assert_grey(tmp_path / f"a.{suffix}", np.rint(values / 257))
+DEEP = np.array([[0, 257, 32896], [65535, 300, 60000]], np.uint16)
 
 
-def test_16_bit_grey_with_a_transparent_value_is_laid_over_white(tmp_path):
-    values = np.array([[0, 1000, 65535]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
-    assert_grey(tmp_path / "a.png", [[0, 255, 255]])
-
-
-def test_16_bit_big_endian_grey_is_scaled(tmp_path):
-    values = np.array([[0, 257, 32896], [65535, 300, 60000]], ">u2")
-    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 65535\n" + values.tobytes())
-    assert_grey(tmp_path / "a.pgm", np.rint(values / 257))
+def test_16_bit_grey_is_scaled(tmp_path):
+    for path in (tmp_path / "a.png", tmp_path / "a.tif"):
+        assert_grey(saved(path, Image.fromarray(DEEP), "I;16"), np.rint(DEEP / 257))
+    big_endian = tmp_path / "a.pgm"
+    big_endian.write_bytes(b"P5 3 2 65535\n" + DEEP.astype(">u2").tobytes())
+    assert_grey(big_endian, np.rint(DEEP / 257))
+    Image.fromarray(DEEP).save(tmp_path / "a.png", transparency=257)
+    assert_grey(tmp_path / "a.png", np.where(DEEP == 257, 255, np.rint(DEEP / 257)))
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([[0, 257, 65535]], [[0, 1, 255]]),
-        ([[-5, 0, 2**31 - 1]], [[0, 0, 255]]),
-        ([[0, 35000, 70000]], [[0, 128, 255]]),
-    ],
-)
-def test_32_bit_grey_is_scaled(tmp_path, values, expected):
-    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
-    with Image.open(tmp_path / "a.tif") as saved:
-        assert saved.mode == "I"
-    assert_grey(tmp_path / "a.tif", expected)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
+        (np.array([[0, 257, 65535]], np.int32), [[0, 1, 255]]),
+        (np.array([[-5, 0, 2**31 - 1]], np.int32), [[0, 0, 255]]),
+        (np.array([[0, 35000, 70000]], np.int32), [[0, 128, 255]]),
         ([[0, 0.5, 1]], [[0, 128, 255]]),
         ([[0, 0.5, 200]], [[0, 0, 200]]),
         ([[0, 0.5, 1.005]], [[0, 128, 255]]),
@@ -204,11 +164,10 @@ def test_32_bit_grey_is_scaled(tmp_path, values, expected):
         ([[np.nan, 0.2, 1]], [[0, 51, 255]]),
     ],
 )
-def test_float_grey(tmp_path, values, expected):
-    Image.fromarray(np.array(values, np.float32)).save(tmp_path / "a.tif")
-    with Image.open(tmp_path / "a.tif") as saved:
-        assert saved.mode == "F"
-    assert_grey(tmp_path / "a.tif", expected)
+def test_32_bit_and_float_greys_are_scaled(tmp_path, values, expected):
+    mode = "I" if isinstance(values, np.ndarray) else "F"
+    image = Image.fromarray(values if mode == "I" else np.array(values, np.float32))
+    assert_grey(saved(tmp_path / "a.tif", image, mode), expected)
 
 
 # What must be done to the stored pixels, in NumPy (EXIF 2.3, 4.6.4 A, "Orientation").
@@ -275,10 +234,11 @@ def test_damaged_files(tmp_path, content, reason):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
-        decode_image(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match="directory"):
-        decode_image(tmp_path)
+    for read in (decode_image, open_image):
+        with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
+            read(tmp_path / "nowhere.png")
+        with pytest.raises(DataError, match="directory"):
+            read(tmp_path)
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):
@@ -288,7 +248,7 @@ def test_decompression_bomb(tmp_path, monkeypatch):
         decode_image(tmp_path / "a.png")
 
 
-def test_large_but_allowed_image_gives_no_warning(tmp_path, monkeypatch):
+def test_a_large_but_allowed_image_gives_no_warning(tmp_path, monkeypatch):
     rgb().save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     with warnings.catch_warnings(record=True) as caught:
@@ -378,7 +338,7 @@ def test_an_image_that_is_smaller_than_the_reduction():
     assert encoded(smooth(1, 1)).decode(8).size == (1, 1)
 
 
-def test_a_damaged_encoded_image_is_told_of_by_its_name(tmp_path):
+def test_a_damaged_encoded_image_is_named():
     with pytest.raises(DataError, match=r"^x: .* no image format"):
         EncodedImage(b"these are only words", "x")
     truncated = EncodedImage(jpeg_bytes()[:-2000], "x")
@@ -386,16 +346,11 @@ def test_a_damaged_encoded_image_is_told_of_by_its_name(tmp_path):
     for reduction in (1, 2):
         with pytest.raises(DataError, match=r"^x: .* truncated"):
             truncated.decode(reduction)
-    with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
-        open_image(tmp_path / "nowhere.png")
 
 
-def test_an_opened_file(tmp_path):
+def test_an_opened_file_and_a_decoded_image(tmp_path):
     rgb().save(tmp_path / "a.png")
     np.testing.assert_array_equal(open_image(tmp_path / "a.png").decode(), COLOURS)
-
-
-def test_a_decoded_image_is_itself():
     image = DecodedImage(rgb())
     assert isinstance(image, OpenedImage)
     assert image.size == (2, 3)

@@ -67,48 +67,37 @@ def test_evaluation_is_resize_then_crop(shape, size, crop, interpolation):
     np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=2)
 
 
+def evaluated(image, **options):
+    return EvaluationTransform(Preprocessing(**options))(DecodedImage(image))
+
+
 def test_known_sizes():
     # 320 x 480 fits 256 at scale 0.8 (height), so 384 columns, of which the middle 224 stay.
     ramp = np.zeros((320, 480, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, 480)[None]
-    found = EvaluationTransform(Preprocessing(size=(224, 224)))(DecodedImage(Image.fromarray(ramp)))
-    assert found.shape == (224, 224, 3)
-    np.testing.assert_allclose(
-        found[100, [0, -1], 0], 255 * np.array([80.5, 303.5]) / 384, atol=1.5
-    )
+    found = evaluated(Image.fromarray(ramp), size=(224, 224))
+    expected = 255 * np.array([80.5, 303.5]) / 384
+    np.testing.assert_allclose(found[100, [0, -1], 0], expected, atol=1.5)
+    assert evaluated(noise(1, 20000), size=(64, 64)).shape == (64, 64, 3)
 
 
 def test_proportions_are_kept_for_a_size_that_is_not_square():
-    """A disc stays a disc, and the side that is too long is what is cut."""
+    """A disc stays a disc, and the side that is too long is cut."""
     rows, columns = np.mgrid[:200, :300]
     disc = (np.hypot(rows - 99.5, columns - 149.5) < 50).astype(np.uint8) * 255
-    image = Image.fromarray(np.stack([disc] * 3, -1))
-    found = EvaluationTransform(Preprocessing(size=(100, 50), crop=1.0))(DecodedImage(image))
-    found = found[..., 0] > 127
-    assert abs(found.any(axis=1).sum() - 50) <= 1
-    assert abs(found.any(axis=0).sum() - 50) <= 1
+    found = evaluated(Image.fromarray(np.stack([disc] * 3, -1)), size=(100, 50), crop=1.0)
+    for axis in (0, 1):
+        assert abs((found[..., 0] > 127).any(axis=axis).sum() - 50) <= 1
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_no_change_at_the_models_own_size(interpolation):
-    image = noise(7, 11)
-    record = Preprocessing(size=(7, 11), crop=1.0, interpolation=interpolation)
-    np.testing.assert_array_equal(
-        EvaluationTransform(record)(DecodedImage(image)), np.asarray(image)
-    )
-
-
-def test_only_cut_when_the_resized_size_is_there_already():
-    record = Preprocessing(size=(7, 7), crop=0.5)
-    image = noise(14, 14)
-    np.testing.assert_array_equal(
-        EvaluationTransform(record)(DecodedImage(image)), np.asarray(image)[3:10, 3:10]
-    )
-
-
-def test_very_long_image_needs_little_memory():
-    record = Preprocessing(size=(64, 64))
-    assert EvaluationTransform(record)(DecodedImage(noise(1, 20000))).shape == (64, 64, 3)
+def test_an_image_of_the_resized_size_is_only_cut(interpolation):
+    for height, width, crop in ((7, 11, 1.0), (14, 14, 0.5)):
+        size = (round(height * crop), round(width * crop))
+        found = evaluated(noise(height, width), size=size, crop=crop, interpolation=interpolation)
+        top, left = (height - size[0]) // 2, (width - size[1]) // 2
+        expected = np.asarray(noise(height, width))[top : top + size[0], left : left + size[1]]
+        np.testing.assert_array_equal(found, expected)
 
 
 def training(crop, size=(16, 20), **options) -> TrainingTransform:
@@ -135,10 +124,8 @@ def test_training_transform(crop, size):
 
 
 def test_none_is_the_evaluation_geometry():
-    transform, image = training("none"), DecodedImage(noise(33, 30))
-    plain = EvaluationTransform(transform.preprocessing)(image)
-    for seed in range(4):
-        np.testing.assert_array_equal(transform(image, np.random.default_rng(seed)), plain)
+    found = training("none")(DecodedImage(noise(33, 30)), np.random.default_rng(0))
+    np.testing.assert_array_equal(found, evaluated(noise(33, 30), size=(16, 20), crop=1.0))
 
 
 def test_shift_moves_over_zeros_evenly():

@@ -155,13 +155,6 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
     assert sheet[:, evaluated].std() > 10
 
 
-def test_show_of_the_data_set_in_the_package(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    called = call("data", "show", "--count", "1", "--versions", "1", "--crop", "shift")
-    assert called.code == 0, called
-    assert "changes  moved by up to 2 pixels" in called.out
-
-
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [

@@ -64,10 +64,9 @@ def test_load_splits_reads_the_named_folder(folder, monkeypatch):
     assert splits.test.read(7).getpixel((0, 0)) == (7, 7, 7)
 
 
-def test_missing_files_name_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+def test_missing_files_name_the_remedy(tmp_path):
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
-        load_splits("fashion-mnist")
+        read_split(tmp_path, "train")
 
 
 IMAGES = np.zeros((80, 28, 28), np.uint8)

@@ -113,21 +113,13 @@ def test_an_epoch_takes_no_image_twice_and_the_next_is_in_another_order():
     assert len({int(np.flatnonzero(epoch == 7)[0]) for epoch in epochs if 7 in epoch}) > 8
 
 
-def test_augmentations_are_new_in_every_epoch():
+def test_augmentations_are_new_in_every_epoch_and_for_every_image_of_a_batch():
     batches = train(COUNT // 5 * 30)
-    looks = {
-        batch["image"][row].tobytes()
-        for batch in batches
-        for row in np.flatnonzero(batch["index"] == 7)
-    }
-    assert len(looks) > 10
-
-
-def test_images_of_one_batch_are_augmented_differently():
-    same = ArraySource(
-        np.repeat(array_source(1).images, COUNT, axis=0), np.zeros(COUNT, np.int32), ("a",)
-    )
-    batch = train(1, same, batch_size=20)[0]
+    images = [(b["index"][row], b["image"][row].tobytes()) for b in batches for row in range(5)]
+    assert len({image for index, image in images if index == 7}) > 10
+    one = np.repeat(array_source(1).images, COUNT, axis=0)
+    same = ArraySource(one, np.zeros(COUNT, np.int32), ("a",))
+    (batch,) = train(1, same, batch_size=20)
     assert len({image.tobytes() for image in batch["image"]}) > 8
 
 
@@ -139,10 +131,11 @@ def test_seeds_decide():
     assert not np.array_equal(indices(train(8)[4:]), indices(train(4, seed=4)))
 
 
-@pytest.mark.parametrize("start_step", [1, 4, 7, 101])
-def test_start_step_goes_on_as_if_never_interrupted(start_step):
-    whole = train(start_step + 9)
-    assert_same(train(9, start_step=start_step), whole[start_step:])
+def test_start_step_goes_on_as_if_never_interrupted():
+    """From within the first epoch, its end, the second, and 25 epochs of 4 steps on."""
+    whole = train(101 + 9)
+    for start_step in (1, 4, 7, 101):
+        assert_same(train(9, start_step=start_step), whole[start_step : start_step + 9])
 
 
 def test_workers_change_nothing():
@@ -165,24 +158,18 @@ def joined(shares: list[list[Batch]]) -> list[Batch]:
 def test_the_shares_of_all_processes_are_the_whole_batch(processes, transform):
     options = {"transform": transform, "batch_size": 8}
     whole = train(7, **options)
-    shares = [train(7, process_shard=(number, processes), **options) for number in range(processes)]
-    assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
-    assert_same(joined(shares), whole)
-    resumed = [
-        train(4, process_shard=(number, processes), start_step=3, **options)
-        for number in range(processes)
-    ]
-    assert_same(joined(resumed), whole[3:])
+    for start, count in ((0, 7), (3, 4)):
+        shards = ((number, processes) for number in range(processes))
+        shares = [train(count, process_shard=one, start_step=start, **options) for one in shards]
+        assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
+        assert_same(joined(shares), whole[start:])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_shares_of_an_evaluation_are_the_whole(processes):
-    """In the last batch 7 of 8 are images, or in the one of three all are padding for a process."""
-    for count in (COUNT, 17):
-        source = array_source(count)
-        shares = [
-            evaluate(source, 8, process_shard=(number, processes)) for number in range(processes)
-        ]
+    """In the last batch 7 of 8 are images, or only one, so that all but one process have none."""
+    for source in (array_source(COUNT), array_source(17)):
+        shares = [evaluate(source, 8, process_shard=(n, processes)) for n in range(processes)]
         assert_same(joined(shares), evaluate(source, 8))
 
 
@@ -263,10 +250,7 @@ def test_evaluation_gives_every_image_once_in_order(batch_size):
     labels = np.concatenate([batch["label"] for batch in batches])
     np.testing.assert_array_equal(labels[:COUNT], source.labels)
     assert not any(map(bad_indices, batches))
-
-
-def test_evaluation_of_nothing():
-    assert evaluate(array_source(0), 4) == []
+    assert evaluate(array_source(0), batch_size) == []
 
 
 def test_bad_images_are_marked_and_the_rest_is_read(tmp_path):
@@ -281,17 +265,12 @@ def test_bad_images_are_marked_and_the_rest_is_read(tmp_path):
         bad = ~good & (batch["index"] >= 0)
         assert all(image.tobytes() in shown for image in batch["image"][bad])
         assert not batch["image"][batch["index"] < 0].any()
-    assert indices(batches)[3] == 3
-    assert batches[0]["label"][3] == 3
-    with pytest.raises(DataError, match=r"03\.png"):
-        source.read(bad_indices(batches[0])[0])
+    assert (batches[0]["index"][3], batches[0]["label"][3]) == (3, 3)
 
 
 def test_bad_images_in_training_and_in_workers(tmp_path):
     source = folder_source(tmp_path, bad=(3,))
-    batches = evaluate(source, 10, num_workers=1)
-    assert [bad_indices(batch) for batch in batches] == [[3], [], []]
-    assert_same(batches, evaluate(source, 10))
+    assert_same(evaluate(source, 10, num_workers=1), evaluate(source, 10))
     assert 3 in [index for batch in train(8, source) for index in bad_indices(batch)]
 
 

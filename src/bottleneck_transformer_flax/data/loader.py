@@ -36,7 +36,7 @@ def training_batches(
 
     The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts at
     ``start_step`` continues exactly as one that was never interrupted, with any number of workers.
-    The shares of several processes, one after the other, are the batch of one process. An epoch is
+    The shards of all processes together are the batch of a single process. An epoch is
     ``len(source) // batch_size`` batches; the images left over differ from epoch to epoch.
 
     Args:
@@ -48,18 +48,16 @@ def training_batches(
         num_workers: worker processes; with 0, threads of this process read ahead, as they do by
             default for images in memory and for few images. A program that starts workers must
             guard its ``__main__``.
-        process_shard: (this process's index, the number of processes): the process reads that part
-            of every batch.
-        bad_images: collects the images that cannot be read, or stops at the first, as it does by
-            default.
+        process_shard: (process index, number of processes): the part of every batch to read.
+        bad_images: collects unreadable images; by default the first one is an error.
 
     Returns:
-        A generator; ``close()``, or dropping it, ends threads and workers.
+        A generator; ``close()``, or dropping it, ends threads and workers. It raises DataError when
+        an image cannot be read and is not to be left out.
 
     Raises:
         ConfigError: when an argument is out of range, ``batch_size`` exceeds the source, or the
             processes cannot share it equally.
-        DataError: from the generator, when an image cannot be read and is not to be left out.
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, start_step=start_step, num_workers=num_workers or 0, seed=seed)
@@ -91,7 +89,6 @@ def evaluation_batches(
     Raises:
         ConfigError: when an argument is out of range, or the processes cannot share
             ``batch_size`` equally.
-        DataError: from the generator, when an image cannot be read and is not to be left out.
     """
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, num_workers=num_workers or 0)

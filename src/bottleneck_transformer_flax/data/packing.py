@@ -73,8 +73,8 @@ def pack(
 
     Raises:
         ConfigError: when an argument is out of range, or ``out`` holds anything else.
-        DataError: when an image cannot be decoded, or a file cannot be written.
-        OSError: when a file cannot be written.
+        DataError: when an image cannot be decoded, or an image file cannot be written.
+        OSError: when another file cannot be written.
     """
     for module in ("array_record", "msgpack"):
         require(module, "packing")
@@ -103,13 +103,7 @@ def pack(
         # Last, because it makes the folder a data set.
         progress.write(DESCRIPTION_FILE)
         (out / PROGRESS_FILE).unlink()
-    written = progress.shards.values()
-    return Packed(
-        images=images,
-        files=len(written),
-        bytes=sum(shard.bytes for shard in written),
-        left_out=tuple(reason for shard in written for reason in shard.left_out.values()),
-    )
+    return progress.packed(images)
 
 
 @dataclass(frozen=True)
@@ -138,6 +132,13 @@ class _Progress:
             },
         )
         write_bytes(self.out / name, json.dumps(description.to_json(), indent=1).encode())
+
+    def packed(self, images: dict[str, int]) -> Packed:
+        """Sum up what is finished."""
+        shards = self.shards.values()
+        left_out = tuple(reason for shard in shards for reason in shard.left_out.values())
+        size = sum(shard.bytes for shard in shards)
+        return Packed(images=images, files=len(shards), bytes=size, left_out=left_out)
 
     def write_index(self, part: str, jobs: Sequence[ShardJob]) -> int:
         """Write the labels and names of the images packed of a part, and return their number.

@@ -1,4 +1,4 @@
-"""Parquet files in the hub's layout: what is written with pyarrow is read, whatever the order."""
+"""Parquet files in the hub's layout: what is written with pyarrow is read, and damage is named."""
 
 import json
 import pickle
@@ -19,17 +19,12 @@ CLASSES = ("ant", "bee", "cat")
 BYTES_AND_PATH = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
 
 
-def write(file, numbers, *, image="image", label="label", labels=None, names=CLASSES, **options):
+def write(file, numbers, *, image="image", label="label", labels=None, names=CLASSES):
     """One file with the images of these numbers, in row groups of four."""
     labels = [number % 3 for number in numbers] if labels is None else labels
     images = [{"bytes": image_bytes(number), "path": f"{number}.png"} for number in numbers]
-    table = pyarrow.table(
-        {
-            "more": list(map(str, numbers)),
-            image: pyarrow.array(images, BYTES_AND_PATH),
-            label: pyarrow.array(labels, options.get("label_type", pyarrow.int64())),
-        }
-    )
+    columns = {"more": [""] * len(images), image: pyarrow.array(images, BYTES_AND_PATH)}
+    table = pyarrow.table(columns | {label: labels})
     if names is not None:
         features = {label: {"names": names, "_type": "ClassLabel"}}
         record = json.dumps({"info": {"features": features}})
@@ -44,7 +39,7 @@ def parts_of(folder):
 
 @pytest.fixture
 def hub(tmp_path):
-    """As the hub has it: 17 training images in two files, 5 to test on."""
+    """As the hub has it: 17 training images in two files, 5 to validate on."""
     write(tmp_path / "data/train-00000-of-00002.parquet", range(10))
     write(tmp_path / "data/train-00001-of-00002.parquet", range(10, 17))
     write(tmp_path / "data/validation-00000-of-00001.parquet", range(100, 105))
@@ -52,45 +47,16 @@ def hub(tmp_path):
     return tmp_path
 
 
-def test_every_image_is_read_with_its_label(hub):
+def test_every_image_is_read_with_its_label_in_any_order(hub):
     parts = parts_of(hub)
-    for source, first in ((parts["train"], 0), (parts["val"], 100)):
+    for part, first, count in (("train", 0, 17), ("val", 100, 5)):
+        source = parts[part]
         assert isinstance(source, ImageSource)
-        assert source.class_names == CLASSES
-        assert source.native_size is None
-        for index in np.random.default_rng(0).permutation(len(source)).tolist():
+        assert (len(source), source.class_names, source.native_size) == (count, CLASSES, None)
+        for index in np.random.default_rng(0).permutation(count).tolist():
             assert source.content(index) == image_bytes(first + index)
             assert source.labels[index] == (first + index) % 3
-            assert source.read(index).size == (5, 4 + (first + index) % 3)
     assert parts["train"].describe(12) == f"{hub}/data/train-00001-of-00002.parquet/2"
-
-
-def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(hub):
-    source = parts_of(hub)["train"]
-    source.content(0)
-    copy = pickle.loads(pickle.dumps(source))
-    indices = np.random.default_rng(0).integers(17, size=200).tolist()
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(copy.content, indices)) == list(map(image_bytes, indices))
-
-
-def test_names_that_older_files_have(tmp_path):
-    write(tmp_path / "train-00000-of-00002-5e9ad7b7b2a6ec8b.parquet", range(10))
-    write(tmp_path / "train-00001-of-00002-3c61bb1d5a0c2f47.parquet", range(10, 17))
-    write(tmp_path / "test-00000-of-00001-0123456789abcdef.parquet", range(100, 105))
-    parts = parts_of(tmp_path)
-    assert {part: len(source) for part, source in parts.items()} == {"train": 17, "test": 5}
-    assert parts["train"].content(12) == image_bytes(12)
-
-
-def test_parts_in_folders_of_their_own(tmp_path):
-    write(tmp_path / "train/0000.parquet", range(10))
-    write(tmp_path / "train/0001.parquet", range(10, 17))
-    write(tmp_path / "test/0000.parquet", range(100, 105))
-    parts = parts_of(tmp_path)
-    assert {part: len(source) for part, source in parts.items()} == {"train": 17, "test": 5}
-    assert parts["train"].content(12) == image_bytes(12)
-    assert parts["test"].content(4) == image_bytes(104)
 
 
 def test_in_order_every_row_group_is_read_once(hub, monkeypatch):
@@ -114,32 +80,58 @@ def test_in_random_order_they_are_refused(hub):
             load(str(hub))
 
 
-@pytest.mark.parametrize("label", ["label", "labels", "fine_label"])
-@pytest.mark.parametrize("image", ["image", "img"])
+def test_a_source_that_was_read_from_is_pickled_and_read_by_threads(hub):
+    source = parts_of(hub)["train"]
+    source.content(0)
+    copy = pickle.loads(pickle.dumps(source))
+    indices = np.random.default_rng(0).integers(17, size=200).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(copy.content, indices)) == list(map(image_bytes, indices))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        # Of older files, of files in a folder for each part, and plain ones.
+        ["train-00000-of-00002-5e9ad7b7b2a6ec8b", "train-00001-of-00002-3c61bb1d5a0c2f47"],
+        ["train/0000", "train/0001"],
+    ],
+)
+def test_other_names_of_files(tmp_path, names):
+    test = "test/0000" if "/" in names[0] else "test-00000-of-00001-0123456789abcdef"
+    files = dict(zip([*names, test], [range(10), range(10, 17), range(100, 105)], strict=True))
+    for name, numbers in files.items():
+        write(tmp_path / f"{name}.parquet", numbers)
+    parts = parts_of(tmp_path)
+    assert {part: len(source) for part, source in parts.items()} == {"train": 17, "test": 5}
+    assert parts["train"].content(12) == image_bytes(12)
+    assert parts["test"].content(4) == image_bytes(104)
+
+
+@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
 def test_columns_by_their_usual_names(tmp_path, image, label):
     write(tmp_path / "train.parquet", range(7), image=image, label=label)
-    write(tmp_path / "test.parquet", range(7, 9), image=image, label=label)
-    parts = parts_of(tmp_path)
-    assert parts["train"].class_names == CLASSES
-    assert parts["test"].labels.tolist() == [1, 2]
-    assert parts["test"].content(1) == image_bytes(8)
+    source = parts_of(tmp_path)["all"]
+    assert source.class_names == CLASSES
+    assert source.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert source.content(1) == image_bytes(1)
 
 
 def test_bytes_alone_as_a_column_and_small_labels(tmp_path):
     images = pyarrow.array(list(map(image_bytes, range(6))), pyarrow.large_binary())
-    labels = pyarrow.array([0, 1] * 3, pyarrow.uint8())
-    for part in ("train", "val"):
-        table = pyarrow.table({"image": images, "label": labels})
-        pyarrow.parquet.write_table(table, tmp_path / f"{part}-00000-of-00001.parquet")
-    source = parts_of(tmp_path)["train"]
+    table = pyarrow.table({"image": images, "labels": pyarrow.array([0, 1] * 3, pyarrow.uint8())})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    source = parts_of(tmp_path)["all"]
     assert source.content(3) == image_bytes(3)
     assert source.labels.tolist() == [0, 1] * 3
 
 
-def test_classes_without_names_are_numbers(tmp_path):
+def test_classes_without_names_are_numbers_and_repeated_names_get_theirs(tmp_path):
     write(tmp_path / "train.parquet", range(6), names=None)
     write(tmp_path / "test.parquet", range(3), names=None, labels=[4, 0, 0])
     assert parts_of(tmp_path)["train"].class_names == ("0", "1", "2", "3", "4")
+    names = parquet.distinct(["crane", "crane 2", "crane", "crane"])
+    assert names == ("crane", "crane 2", "crane 2 2", "crane 3")
 
 
 def test_a_part_without_labels_is_left_out(hub):
@@ -149,12 +141,6 @@ def test_a_part_without_labels_is_left_out(hub):
     assert list(parts_of(hub)) == ["train", "val", "test"]
 
 
-def test_class_names_that_are_there_twice_get_their_number():
-    assert parquet.distinct(["crane", "kite", "crane"]) == ("crane", "kite", "crane 2")
-    names = parquet.distinct(["crane", "crane 2", "crane", "crane"])
-    assert names == ("crane", "crane 2", "crane 2 2", "crane 3")
-
-
 def error_of(root):
     with pytest.raises(DataError) as caught:
         parts_of(root)
@@ -162,20 +148,14 @@ def error_of(root):
     return str(caught.value)
 
 
-def test_a_file_is_missing(hub):
-    (hub / "data/train-00000-of-00002.parquet").unlink()
-    assert "has 1 files of train, the last of them train-00001-of-00002.parquet" in error_of(hub)
-
-
-def test_a_part_is_missing(hub):
-    (hub / "data/train-00000-of-00002.parquet").unlink()
-    (hub / "data/train-00001-of-00002.parquet").rename(hub / "data/extra.parquet")
-    assert "has the parts 'extra', 'validation'; expected train, and one of" in error_of(hub)
-
-
-def test_several_folders_of_files(hub):
+def test_what_is_missing_or_too_much(hub):
     write(hub / "more/train.parquet", range(3))
     assert "has Parquet files in 'data', 'more'; name one of these folders" in error_of(hub)
+    (hub / "more/train.parquet").unlink()
+    (hub / "data/train-00000-of-00002.parquet").unlink()
+    assert "has 1 files of train, the last of them train-00001-of-00002.parquet" in error_of(hub)
+    (hub / "data/train-00001-of-00002.parquet").rename(hub / "data/extra.parquet")
+    assert "has the parts 'extra', 'validation'; expected train, and one of" in error_of(hub)
 
 
 @pytest.mark.parametrize("damage", ["short", "zeros"])
@@ -196,12 +176,8 @@ def test_a_file_that_is_damaged_where_the_images_are(hub):
 
 
 def test_a_row_without_image_is_named(tmp_path):
-    table = pyarrow.table(
-        {
-            "image": pyarrow.array([{"bytes": None, "path": "here.png"}] * 6, BYTES_AND_PATH),
-            "label": [0, 1] * 3,
-        }
-    )
+    images = pyarrow.array([{"bytes": None, "path": "here.png"}] * 6, BYTES_AND_PATH)
+    table = pyarrow.table({"image": images, "label": [0, 1] * 3})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet", row_group_size=4)
     with pytest.raises(DataError, match=r"train.parquet/5: this row has no image"):
         parts_of(tmp_path)["all"].content(5)
@@ -216,8 +192,7 @@ def test_a_row_without_image_is_named(tmp_path):
         ({"image": [{"path": "a"}], "label": [0]}, "image.bytes is None; expected bytes"),
         ({"image": [b""], "label": ["cat"]}, "column label is string; expected whole numbers"),
         ({"image": [b""], "label": [-1]}, "no image has a label"),
-        ({"image": [b"", b""], "label": [1, None]}, "train has labels from -1 to 1; expected"),
-        ({"image": [b"", b""], "label": [-1, 1]}, "train has labels from -1 to 1; expected 0 to"),
+        ({"image": [b"", b""], "label": [1, None]}, "train has labels from -1 to 1; expected 0 to"),
     ],
 )
 def test_columns_that_cannot_be_used(tmp_path, columns, message):
@@ -225,10 +200,9 @@ def test_columns_that_cannot_be_used(tmp_path, columns, message):
     assert message in error_of(tmp_path)
 
 
-def test_files_that_name_the_classes_otherwise(hub):
-    write(hub / "data/validation-00000-of-00001.parquet", range(5), names=("a", "b", "c"))
-    assert "the files have different class names" in error_of(hub)
-    write(hub / "data/validation-00000-of-00001.parquet", range(5), names=("ant", "bee"))
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("ant", "bee")])
+def test_files_that_name_the_classes_otherwise(hub, names):
+    write(hub / "data/validation-00000-of-00001.parquet", range(5), names=names)
     assert "the files have different class names" in error_of(hub)
 
 

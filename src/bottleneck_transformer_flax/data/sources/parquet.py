@@ -91,7 +91,7 @@ class _Table(NamedTuple):
 
 
 def find_files(folder: Path) -> Path | None:
-    """The folder of the Parquet files or of those of each part: this one, or one in it, or none.
+    """The folder that holds Parquet files, or one folder of them a part: this one or one below it.
 
     Raises:
         DataError: when there are several.
@@ -99,15 +99,15 @@ def find_files(folder: Path) -> Path | None:
     if any(folder.glob("*.parquet")):
         return folder
     found = sorted({file.parent for file in folder.glob("*/*.parquet")})
-    found = [folder for folder in found if not folder.name.startswith(".")]
-    if len(found) > 1:
-        if all(file.stem.isdecimal() for part in found for file in part.glob("*.parquet")):
-            return folder
-        raise DataError(
-            f"{folder}: has Parquet files in {', '.join(repr(path.name) for path in found)}; name "
-            "one of these folders"
-        )
-    return found[0] if found else None
+    found = [below for below in found if not below.name.startswith(".")]
+    if len(found) < 2:
+        return found[0] if found else None
+    if all(file.stem.isdecimal() for below in found for file in below.glob("*.parquet")):
+        return folder
+    raise DataError(
+        f"{folder}: has Parquet files in {', '.join(repr(below.name) for below in found)}; name "
+        "one of these folders"
+    )
 
 
 def open_parquet(folder: Path) -> dict[str, ParquetSource]:
@@ -119,28 +119,28 @@ def open_parquet(folder: Path) -> dict[str, ParquetSource]:
         DataError: when files are missing or damaged, or columns are not as expected.
     """
     require("pyarrow", f"{folder}: a Parquet data set")
-    files = _files_of(folder)
-    tables = {part: [_describe(file) for file in files[part]] for part in files}
-    # 0 where there are no labels, and so no class either.
-    num_labels = {
-        part: 1 + max(int(table.labels.max(initial=-1)) for table in tables[part]) for part in files
+    tables = {
+        part: [(file, _describe(file)) for file in files]
+        for part, files in _files_of(folder).items()
     }
-    labelled = [part for part in files if num_labels[part]]
+    labelled = {
+        part: found
+        for part, found in tables.items()
+        if max(int(table.labels.max(initial=-1)) for _, table in found) >= 0
+    }
     if not labelled:
         raise DataError(f"{folder}: no image has a label; expected numbers from 0 on")
-    class_names = _class_names(
-        folder,
-        {table.class_names for part in labelled for table in tables[part]},
-        max(num_labels.values()),
-    )
-    return {
-        part: _source(folder, part, list(zip(files[part], tables[part], strict=True)), class_names)
-        for part in labelled
-    }
+    described = [table for found in labelled.values() for _, table in found]
+    class_names = {table.class_names for table in described}
+    if len(class_names) > 1:
+        raise DataError(f"{folder}: the files have different class names; expected the same in all")
+    num_labels = 1 + max(int(table.labels.max(initial=-1)) for table in described)
+    names = class_names.pop() or tuple(map(str, range(num_labels)))
+    return {part: _source(folder, part, found, names) for part, found in labelled.items()}
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names, each once: one that is there already gets its number, as "crane 517"."""
+    """Class names made unique: a repeated one gets its number, as in "crane 517"."""
     made: dict[str, None] = {}
     for number, name in enumerate(names):
         while name in made:
@@ -197,7 +197,7 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
 
 
 def _describe(file: Path) -> _Table:
-    """Read the labels and everything about a file.
+    """Read the labels of a file, and what its metadata say.
 
     Raises:
         DataError: when it is damaged, or its columns are not as expected.
@@ -236,21 +236,12 @@ def _column(file: Path, schema: "pyarrow.Schema", names: tuple[str, ...]) -> str
 
 
 def _names_in(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """The names of the classes, where the hub has written them down."""
+    """Class names, if the hub has written them into the metadata."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return distinct(features[label]["names"])
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _class_names(
-    folder: Path, found: set[tuple[str, ...] | None], num_labels: int
-) -> tuple[str, ...]:
-    """What all files say the classes are called; numbers where they say nothing."""
-    if len(found) > 1:
-        raise DataError(f"{folder}: the files have different class names; expected the same in all")
-    return found.pop() or tuple(map(str, range(num_labels)))
 
 
 @functools.lru_cache(maxsize=1)
