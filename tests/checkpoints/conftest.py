@@ -12,9 +12,9 @@ from checkpoints.shared import NAMES, PREPROCESSING
 from reference.hub_client import hub
 from reference.hub_server import WRITER
 from reference.variables import random_variables
-from training.tiny import SIZE, SMALL, small_variant
+from training.tiny import SIZE, SMALL
 
-__all__ = ["hub", "small_variant"]
+__all__ = ["hub"]
 
 
 @pytest.fixture(scope="session")

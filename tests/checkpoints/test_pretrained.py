@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax import load_pretrained, save_pretrained
+from bottleneck_transformer_flax import Execution, load_pretrained, save_pretrained
 from bottleneck_transformer_flax.checkpoints import pretrained as module
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -35,8 +35,9 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path, small_variables, dtype):
     model = BoTNet(config=SMALL.replace(dtype=dtype, activation="gelu", bn_epsilon=1e-3))
     path = tmp_path / "deep" / "saved"
     assert save_pretrained(path, model, small_variables, PREPROCESSING, NAMES) == path
-    loaded = load_pretrained(str(path))
-    assert loaded.model.config == model.config
+    execution = Execution(remat=True, frozen_through="c3")
+    loaded = load_pretrained(str(path), execution=execution)
+    assert (loaded.model.config, loaded.model.execution) == (model.config, execution)
     assert_same_bits(loaded.variables, small_variables)
     assert (loaded.preprocessing, loaded.classes) == (PREPROCESSING, NAMES)
     assert entries(path) == FILES

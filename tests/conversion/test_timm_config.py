@@ -11,6 +11,8 @@ from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from reference.timm_models import timm, timm_model
 
+# JSON has lists where the records' types say tuples.
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 TIMM_WEIGHTS = [weights for weights in PUBLIC_WEIGHTS if weights.project == "timm"]
 
 

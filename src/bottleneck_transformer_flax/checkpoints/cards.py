@@ -45,22 +45,26 @@ def card_metadata(
     ]
     if base_model is not None and is_repository(base_model):
         lines += [f"base_model: {_quoted(base_model.partition('@')[0])}"]
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    if finite:
-        # An identifier has the hub's form: that of "Fashion-MNIST" is "fashion-mnist".
-        identifier = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-") or "unknown"
-        lines += [
-            "model-index:",
-            f"- name: {_quoted(model_name)}",
-            "  results:",
-            "  - task:",
-            "      type: image-classification",
-            "    dataset:",
-            f"      type: {_quoted(identifier)}",
-            f"      name: {_quoted(dataset_name)}",
-            "    metrics:",
-        ]
-    for key, value in finite.items():
+    if finite := {name: value for name, value in metrics.items() if math.isfinite(value)}:
+        lines += _results(model_name, dataset_name, finite)
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _results(model_name: str, dataset_name: str, metrics: Mapping[str, float]) -> list[str]:
+    # An identifier has the hub's form: that of "Fashion-MNIST" is "fashion-mnist".
+    identifier = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-") or "unknown"
+    lines = [
+        "model-index:",
+        f"- name: {_quoted(model_name)}",
+        "  results:",
+        "  - task:",
+        "      type: image-classification",
+        "    dataset:",
+        f"      type: {_quoted(identifier)}",
+        f"      name: {_quoted(dataset_name)}",
+        "    metrics:",
+    ]
+    for key, value in metrics.items():
         kind, name = _METRICS.get(key, (key, key))
         lines += [
             f"    - type: {_quoted(kind)}",
@@ -68,7 +72,7 @@ def card_metadata(
             # Decimal, because YAML would read 1e-05 as a text.
             f"      value: {Decimal(repr(float(value))):f}",
         ]
-    return "\n".join(["---", *lines, "---", ""])
+    return lines
 
 
 def _quoted(text: str) -> str:

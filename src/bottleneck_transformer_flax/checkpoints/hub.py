@@ -114,13 +114,7 @@ def upload_pretrained(
         raise CheckpointError(
             f"{repository} names a revision, but an upload goes to the main branch; name {name}"
         )
-    folder = find_pretrained(directory)
-    files = [file for file in FILES if (folder / file).is_file()]
-    if missing := [file for file in REQUIRED if file not in files]:
-        raise CheckpointError(
-            f"{folder} lacks {', '.join(missing)}; expected the folder that save_pretrained or a "
-            "finished run wrote"
-        )
+    files = _files_to_share(directory)
     with _hub_errors(name, "uploaded"):
         from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -137,7 +131,7 @@ def upload_pretrained(
         try:
             hub.create_commit(
                 name,
-                operations=[CommitOperationAdd(file, folder / file) for file in files],
+                operations=[CommitOperationAdd(file.name, file) for file in files],
                 commit_message=message or "Upload a Bottleneck Transformer",
             )
         except Exception:
@@ -145,6 +139,16 @@ def upload_pretrained(
                 _log.warning("%s has been created on the hub, but is still empty", name)
             raise
     return str(url)
+
+
+def _files_to_share(directory: Path) -> list[Path]:
+    folder = find_pretrained(directory)
+    if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
+        raise CheckpointError(
+            f"{folder} lacks {', '.join(missing)}; expected the folder that save_pretrained or a "
+            "finished run wrote"
+        )
+    return [folder / name for name in FILES if (folder / name).is_file()]
 
 
 def card_licence(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
 @dataclass(frozen=True)
 class VariantsOptions:
-    """List the models by name, and the weights that are published of them.
+    """List the models by name, and their published weights.
 
     Parameters are all trainable ones; multiply-adds are those of every convolution and matrix
     product for one image at the given input size. The paper's own figures stand beside them; the

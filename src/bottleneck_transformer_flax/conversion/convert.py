@@ -1,7 +1,7 @@
-"""``botnet import``: a file or a repository of another project as a pretrained model with a card.
+"""``botnet import``: another project's file or repository as a pretrained model with its card.
 
-A source is opened (its arrays, and what is known of them), its arrays become a model's variables,
-and a model card says where they are from.
+Opening a source gives its arrays and everything known about them; the arrays become a model's
+variables, and a model card says where they are from.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Imported(NamedTuple):
         card: model card in Markdown; None if this package's own repository has none.
         variant: name of its architecture; None for one of this package's without a name.
         licence: licence of the weights; None if not stated.
-        published: accuracy that is reported of exactly these weights; None if unknown.
+        published: accuracy reported for exactly these weights; None if unknown.
     """
 
     pretrained: Pretrained
@@ -57,7 +57,7 @@ class Imported(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The arrays of a checkpoint, and what is known of them."""
+    """A checkpoint's arrays, and everything known about them."""
 
     arrays: Arrays
     variant: str
@@ -141,7 +141,7 @@ def _open_file(source: str | Path, variant: str | None) -> _Source:
 
 
 def _open_repository(repository: str, folder: Path) -> _Source:
-    """A repository in timm's format, whose configuration is in a folder of the cache."""
+    """Open a repository in timm's format, whose configuration is in a folder of the cache."""
     config = read_timm_config(folder / CONFIG, repository)
     if config.architecture not in TIMM.variants:
         raise CheckpointError(
@@ -187,7 +187,7 @@ def _download_weights(repository: str, commit: str) -> Path:
 def _import_own(
     repository: str, image_size: tuple[int, int] | None, classes: tuple[str, ...] | None
 ) -> Imported:
-    """A repository that this package wrote, its card included."""
+    """Load a repository in this package's own format, with its card."""
     pretrained = load_pretrained(repository, image_size=image_size)
     if classes is not None:
         check_classes(classes, len(pretrained.classes), repository)
