@@ -1,78 +1,98 @@
-"""What a study with a table and a picture writes and prints, and how its command ends."""
+"""What the studies share: their options, and what each writes and prints."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.conditions import conditions
-from benchmarks.report import csv_text
-from bottleneck_transformer_flax.errors import BoTNetError
-from bottleneck_transformer_flax.figures.style import save_png
-
-REPOSITORY = Path(__file__).parent.parent
-
-Rows = Sequence[Any]
-
-
-def study_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The options that every study has."""
-    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help=f"where {name}.csv and {name}.png go; by default benchmarks/results and docs/images "
-        "of this repository",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
-    return parser
+from benchmarks import ROOT
+from benchmarks.results import (
+    conditions,
+    print_conditions,
+    print_json,
+    write_csv,
+)
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.figures.style import INK_COLOR, save_png, style_axes
 
 
-def run_study(
-    name: str,
-    options: argparse.Namespace,
-    *,
-    measure: Callable[[], Rows],
-    draw: Callable[[Rows], Figure],
-    table: Callable[[Rows], str],
-) -> int:
-    """Measure, write and print; 0 when it is done, 1 when it failed, with one line that says why.
+class Study:
+    """Where the numbers and the picture of a study go."""
 
-    Args:
-        name: of the study and its files; its script's has underscores.
-        options: of ``study_parser``.
-        measure: the rows, dataclasses, before anything is written.
-        draw: their picture.
-        table: them in words.
-    """
-    results = (options.out or REPOSITORY / "benchmarks" / "results") / f"{name}.csv"
-    picture = (options.out or REPOSITORY / "docs" / "images") / f"{name}.png"
-    try:
-        # Before the work, so that a folder that cannot be made is told at once.
+    def __init__(self, name: str, description: str | None) -> None:
+        """Start a parser with the options that every study has.
+
+        Args:
+            name: name of the command and of the files.
+            description: the first line is shown in the help.
+        """
+        self._name = name
+        self.parser = argparse.ArgumentParser(
+            prog=f"python -m benchmarks {name}",
+            description=(description or "").partition("\n")[0],
+            allow_abbrev=False,
+        )
+        self.parser.add_argument(
+            "--out",
+            type=Path,
+            metavar="FOLDER",
+            help=f"where {name}.csv and {name}.png go (default: benchmarks/results, docs/images)",
+        )
+        self.parser.add_argument(
+            "--json", action="store_true", help="print every row as a JSON object, not a table"
+        )
+
+    def paths(self, options: argparse.Namespace) -> tuple[Path, Path]:
+        """Paths of the CSV and of the picture, in folders that are there, before any work.
+
+        Raises:
+            ConfigError: when a folder cannot be made.
+        """
+        results = (options.out or ROOT / "benchmarks" / "results") / f"{self._name}.csv"
+        picture = (options.out or ROOT / "docs" / "images") / f"{self._name}.png"
         for path in (results, picture):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        rows, measured = measure(), conditions()
-        results.write_text(csv_text(rows, measured), encoding="utf-8")
-        save_png(draw(rows), picture)
-    except BoTNetError as error:
-        return _failed(name, str(error))
-    except OSError as error:
-        return _failed(name, f"{error.filename}: {error.strerror}")
-    print(f"written: {results}, {picture}", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"conditions": measured, "rows": [asdict(row) for row in rows]}))
-    else:
-        print(table(rows))
-        print("\n" + "   ".join(f"{name} {value}" for name, value in measured.items()))
-    return 0
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--out {options.out}: {error.strerror}") from error
+        return results, picture
+
+    def finish(
+        self,
+        options: argparse.Namespace,
+        rows: Sequence[Any],
+        figure: Figure,
+        lines: Sequence[str],
+    ) -> int:
+        """Write and print what was measured.
+
+        Args:
+            options: the command's.
+            rows: dataclasses.
+            figure: the picture of the rows.
+            lines: the rows in words.
+        """
+        results, picture = self.paths(options)
+        measured_on = conditions()
+        write_csv(results, rows, measured_on)
+        save_png(figure, picture)
+        print(f"written: {results}, {picture}", file=sys.stderr)
+        if options.json:
+            print_json(rows, measured_on)
+        else:
+            print("\n".join([*lines, ""]))
+            print_conditions(measured_on)
+        return 0
 
 
-def _failed(name: str, why: str) -> int:
-    print(f"{name.replace('-', '_')}.py: error: {why}", file=sys.stderr)
-    return 1
+def finish_panel(axes: Axes, title: str) -> None:
+    """A quiet frame, horizontal lines, and a title at the left."""
+    style_axes(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(title, fontsize=10, loc="left", color=INK_COLOR)
