@@ -4,8 +4,9 @@ docs/convolution-or-attention.md says what is compared and what came of it.
 """
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -30,10 +31,9 @@ from bottleneck_transformer_flax.figures.style import (
 )
 from bottleneck_transformer_flax.models.flops import count_multiply_adds
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
-from bottleneck_transformer_flax.training.callbacks import read_rows
 from bottleneck_transformer_flax.training.config import OptimizerOptions, RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.setup import Plan, make_plan
+from bottleneck_transformer_flax.training.setup import Setup, make_setup
 from bottleneck_transformer_flax.training.trainer import train
 
 NETWORKS: dict[str, BoTNetConfig] = {
@@ -68,8 +68,10 @@ class Row:
         parameters: parameters of the network.
         multiply_adds: multiply-adds for one image.
         train_loss: mean loss over the epoch.
-        test_loss: loss of the averaged variables after it.
-        top1: fraction of the test images that are right, likewise.
+        validation_loss: loss of the averaged variables after it.
+        validation_top1: fraction of the validation images that are right, likewise.
+        top1: of the last epoch, fraction of the test images, or of the validation images where
+            the data set has no test part.
     """
 
     network: str
@@ -78,18 +80,21 @@ class Row:
     parameters: int
     multiply_adds: int
     train_loss: float
-    test_loss: float
-    top1: float
+    validation_loss: float
+    validation_top1: float
+    top1: float | None = None
 
 
 _COUNT: Format = lambda count: f"{count:,}"  # noqa: E731
 _LOSS: Format = lambda loss: f"{loss:.4f}"  # noqa: E731
+_PERCENT: Format = lambda fraction: f"{100 * fraction:.2f} %"  # noqa: E731
 COLUMNS: Mapping[str, tuple[str, Format]] = {
     "parameters": ("parameters", _COUNT),
     "multiply_adds": ("multiply-adds", _COUNT),
     "train_loss": ("train loss", _LOSS),
-    "test_loss": ("test loss", _LOSS),
-    "top1": ("top-1", lambda top1: f"{100 * top1:.2f} %"),
+    "validation_loss": ("validation loss", _LOSS),
+    "validation_top1": ("validation top-1", _PERCENT),
+    "top1": ("top-1", _PERCENT),
 }
 
 
@@ -101,33 +106,35 @@ def register(networks: Mapping[str, BoTNetConfig]) -> None:
         )
 
 
-def train_or_resume(plan: Plan, run: RunDirectory, console: Console) -> list[Row]:
+def train_or_resume(setup: Setup, run: RunDirectory, console: Console) -> list[Row]:
     """Train to the end, from where a former call was stopped; a run that has ended is read.
 
     Raises:
         BoTNetError: when the run in the folder is another, or training fails.
     """
     if not run.path.exists():
-        run.create(plan.config)
-    elif run.read_config() != plan.config:
+        run.create(setup.config)
+    elif run.read_config() != setup.config:
         raise BoTNetError(f"{run.path} holds another run; remove it, or name other --runs")
     if not run.evaluation.is_file():
-        with run.locked(), TrainingDisplay(console) as display:
-            train(plan, run, display)
-    cost = count_multiply_adds(plan.model, plan.preprocessing.size)
-    return [
+        with run.locked():
+            train(setup, run, [TrainingDisplay(console)])
+    cost = count_multiply_adds(setup.model, setup.preprocessing.size)
+    epochs = [
         Row(
-            network=plan.model_name,
-            seed=plan.config.seed,
+            network=setup.model_name,
+            seed=setup.config.seed,
             epoch=row["epoch"],
-            parameters=plan.parameters,
+            parameters=setup.num_parameters,
             multiply_adds=cost,
             train_loss=round(row["train_loss"], 6),
-            test_loss=round(row["test_loss"], 6),
-            top1=row["test_accuracy"],
+            validation_loss=round(row["validation_loss"], 6),
+            validation_top1=row["validation_accuracy"],
         )
-        for row in read_rows(run)
+        for row in run.read_metrics()
     ]
+    top1 = json.loads(run.evaluation.read_text(encoding="utf-8"))["top1"]
+    return [*epochs[:-1], replace(epochs[-1], top1=top1)]
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -138,8 +145,9 @@ def measure(options: argparse.Namespace) -> list[Row]:
         for network in NETWORKS:
             console.print(f"{network}, seed {seed}")
             changes = {"data": options.data, "variant": network, "epochs": options.epochs}
-            plan = make_plan(TRAINING.replace(seed=seed, **changes))
-            rows += train_or_resume(plan, RunDirectory(options.runs / f"{network}-{seed}"), console)
+            setup = make_setup(TRAINING.replace(seed=seed, **changes))
+            run = RunDirectory(options.runs / f"{network}-{seed}")
+            rows += train_or_resume(setup, run, console)
     return rows
 
 
@@ -160,7 +168,7 @@ def difference_line(rows: Sequence[Row]) -> str:
     """Attention's accuracy minus convolution's, seed by seed, in words."""
     last = last_epochs(rows)
     pairs = zip(last["attention"], last["convolution"], strict=True)
-    differences = [attention.top1 - convolution.top1 for attention, convolution in pairs]
+    differences = [(ours.top1 or 0.0) - (theirs.top1 or 0.0) for ours, theirs in pairs]
     middle, half = mean_and_interval(differences)
     return (
         f"attention − convolution: {100 * middle:+.2f} ± {100 * half:.2f} points of accuracy "
@@ -177,19 +185,22 @@ def draw(rows: Sequence[Row], data: str) -> Figure:
     for name, of_network in last.items():
         for seed in (row.seed for row in of_network):
             run = [row for row in rows if (row.network, row.seed) == (name, seed)]
-            epochs, accuracies = [row.epoch for row in run], [100 * row.top1 for row in run]
+            epochs, accuracies = (
+                [row.epoch for row in run],
+                [100 * row.validation_top1 for row in run],
+            )
             label = name if seed == of_network[0].seed else None
             curves.plot(epochs, accuracies, "o-", ms=3.5, lw=1.4, color=COLORS[name], label=label)
     for pair in zip(*last.values(), strict=True):
-        accuracies = [100 * row.top1 for row in pair]
+        accuracies = [100 * (row.top1 or 0.0) for row in pair]
         ends.plot(range(len(pair)), accuracies, color="0.8", linewidth=1, zorder=1)
         colors = [COLORS[row.network] for row in pair]
         ends.scatter(range(len(pair)), accuracies, c=colors, s=28, zorder=2)
-    finish_panel(curves, "Top-1 accuracy on the test images (%), a line for each seed")
+    finish_panel(curves, "Top-1 accuracy on the validation images (%), a line for each seed")
     curves.set_xlabel("epoch", color=INK_COLOR)
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, labelcolor=INK_COLOR, loc="lower right")
-    finish_panel(ends, "After the last epoch, equal seeds joined")
+    finish_panel(ends, "At the end, on the test images (%), equal seeds joined")
     ends.set_xticks(range(len(last)), list(last))
     ends.set_xlim(-0.5, len(last) - 0.5)
     figure.suptitle(

@@ -137,8 +137,8 @@ def test_the_interval_is_students():
 
 
 def test_the_difference_is_of_the_last_epochs_seed_by_seed():
-    numbers = {"parameters": 1, "multiply_adds": 1, "train_loss": 0.5, "test_loss": 0.3}
-    row = last_stage.Row(network="", seed=0, epoch=1, top1=0.1, **numbers)
+    numbers = {"parameters": 1, "multiply_adds": 1, "train_loss": 0.5, "validation_loss": 0.3}
+    row = last_stage.Row(network="", seed=0, epoch=1, validation_top1=0.1, **numbers)
     rows = [
         replace(row, network=network, seed=seed, epoch=epoch, top1=top1 - 0.1 * (2 - epoch))
         for network, seed, top1 in (
