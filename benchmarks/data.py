@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.figure import draw
 from benchmarks.implementations import READERS
 from benchmarks.options import (
     Results,
     add_implementations,
+    add_rounds,
     at_least_one,
     installed,
     make_parser,
@@ -48,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
             for policy in dict.fromkeys(options.policies)
         ]
         readers, skipped = installed(options.implementations, READERS, "data", cases[0].row())
-        results = Results(options.out, "data", as_json=options.json)
+        results = Results(options, "data", draw=draw)
         pace = Pace(rounds=options.rounds, turn_seconds=_TURN_SECONDS, fewest_calls=_BATCHES_AHEAD)
         for case in cases:
             with started(READERS) as worker, progress() as say:
@@ -64,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "Measure how fast training images are read: random crops, resized, flipped and normalised. "
         "'ours' is what `botnet train` does, 'timm' its loader on PyTorch, 'plain-loop' Pillow "
         "alone, which makes no batches and flips nothing.",
-        rounds=5,
     )
+    add_rounds(parser, 5)
     parser.add_argument(
         "data",
         nargs="?",

@@ -1,7 +1,6 @@
 """Implementations beside each other: bars for a few cases, lines over many."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +12,6 @@ from bottleneck_transformer_flax.figures.style import (
     TITLE_FONT_SIZE,
     TRAIN_COLOR,
     new_figure,
-    save_png,
     style_axes,
 )
 
@@ -25,15 +23,9 @@ OTHER_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.4", "0
 MARKERS = "os^Dv<>p"
 
 
-def plot(rows: Rows, path: Path) -> None:
-    """Write a picture of the rows that were timed as a PNG; none where nothing was."""
-    timed = [row for row in rows if row.seconds is not None]
-    if timed:
-        save_png(draw(timed), path)
-
-
 def draw(rows: Rows) -> Figure:
     """Draw the rates of a few cases as bars; of many, times or rates and memory as lines."""
+    rows = [row for row in rows if row.seconds is not None]
     names = list(dict.fromkeys(row.implementation for row in rows))
     colors = dict(zip(names, (TRAIN_COLOR, *OTHER_COLORS), strict=False))
     cases = list(dict.fromkeys(map(_case, rows)))
@@ -75,7 +67,7 @@ def _draw_bars(axes: Axes, rows: Rows, colors: Mapping[str, str]) -> None:
     axes.set_xlim(0, 1.15 * max(row.per_second or 0.0 for row in rows))
     case, height, width, batch_size = _case(rows[0])
     unit = "grids" if rows[0].benchmark.startswith("attention") else "images"
-    _finish(axes, f"{case}\n{unit} of {height} × {width} a second, batch {batch_size}")
+    finish_panel(axes, f"{case}\n{unit} of {height} × {width} a second, batch {batch_size}")
 
 
 def _draw_lines(
@@ -113,7 +105,7 @@ def _draw_lines(
     axes.grid(color="0.92", linewidth=0.8)
     unit = "positions" if rows[0].benchmark.startswith("attention") else "pixels"
     axes.set_xlabel(unit if by_size else "batch size", color=INK_COLOR)
-    _finish(axes, title)
+    finish_panel(axes, title)
 
 
 def _by_size(rows: Rows) -> bool:
@@ -129,7 +121,8 @@ def _megabytes(row: Row) -> float | None:
     return None if row.memory_bytes is None else row.memory_bytes / 1e6
 
 
-def _finish(axes: Axes, title: str) -> None:
+def finish_panel(axes: Axes, title: str) -> None:
+    """A quiet frame, and a title at the left."""
     style_axes(axes)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)

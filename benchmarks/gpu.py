@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -29,18 +28,8 @@ from benchmarks.gpu_sections import (
     Settings,
 )
 from benchmarks.implementations import OURS
-from benchmarks.results import (
-    FAILED,
-    MEASURED,
-    NOT_MEASURED,
-    SKIPPED,
-    Row,
-    conditions,
-    fail,
-    print_conditions,
-    table_text,
-    write_csv,
-)
+from benchmarks.options import Results, make_parser
+from benchmarks.results import FAILED, MEASURED, NOT_MEASURED, SKIPPED, Row
 from bottleneck_transformer_flax.errors import ConfigError
 
 BUDGET_SECONDS = 470.0
@@ -97,19 +86,21 @@ def correctness_line(rows: Sequence[Row]) -> str:
 
 
 def measure_sections(
-    names: Sequence[str], settings: Settings, started_at: float, budget_seconds: float, out: Path
-) -> list[Row]:
+    names: Sequence[str],
+    settings: Settings,
+    results: Results[Row],
+    started_at: float,
+    budget_seconds: float,
+) -> None:
     """Run the sections that the budget has time for; the CSV is whole after each.
 
     Args:
         names: names of sections, in order.
         settings: what is measured at which sizes.
+        results: where the rows go.
         started_at: when the budget began, by ``time.monotonic``.
         budget_seconds: a section that would probably end later than this is skipped.
-        out: the folder of the CSV.
     """
-    measured_on = conditions()
-    rows: list[Row] = []
     for name in names:
         began = time.monotonic()
         passed, row = began - started_at, Row(benchmark=name, case="all")
@@ -127,12 +118,8 @@ def measure_sections(
                 traceback.print_exc()
                 line = next(iter(str(error).splitlines()), "")
                 section = [replace(row, status=f"{FAILED}: {type(error).__name__}: {line[:200]}")]
-        rows += section
-        write_csv(out / "gpu.csv", rows, measured_on)
         print(f"{name}: {time.monotonic() - began:.0f} s")
-        print(table_text(section) + "\n", flush=True)
-    print_conditions(measured_on)
-    return rows
+        results.add(section)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -144,28 +131,16 @@ def run(arguments: Sequence[str]) -> int:
             "jax finds no GPU, which the full sizes need; install jax for this GPU, or pass "
             "--small to see that the script works"
         )
-    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results[Row](options, "gpu")
     settings = SMALL if options.small else FULL
     names = [name for name in SECTIONS if name in (options.only or SECTIONS)]
-    rows = measure_sections(names, settings, started_at, options.budget_seconds, options.out)
-    print(f"written: {options.out / 'gpu.csv'}")
-    for line in (correctness_line(rows), *(goal_line(goal, rows) for goal in GOALS)):
-        print(line)
-    for row in rows:
-        if row.failed:
-            fail(f"{row.benchmark}: {row.implementation}: {row.status}")
-    return int(any(row.failed for row in rows))
+    measure_sections(names, settings, results, started_at, options.budget_seconds)
+    goals = [goal_line(goal, results.rows) for goal in GOALS]
+    return results.finish(correctness_line(results.rows), *goals)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks gpu",
-        description=(__doc__ or "").partition("\n")[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", required=True, help="where gpu.csv goes"
-    )
+    parser = make_parser("gpu", __doc__)
     parser.add_argument(
         "--small",
         action="store_true",

@@ -11,7 +11,6 @@ from benchmarks.cases import Case, Workload
 from benchmarks.implementations import COMPILED, NETWORKS, OURS, Implementation
 from benchmarks.results import MEASURED, NOT_MEASURED, Row
 from benchmarks.timing import Pace, measure, started
-from benchmarks.workers import OUT_OF_MEMORY
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import AttentionBackend, Execution
 from bottleneck_transformer_flax.models.variants import get_config
@@ -33,10 +32,10 @@ class Settings:
         timed_grids: height and width of those that it is timed over, each with its batch size.
         heads: heads of attention where it is checked, of ``head_dim`` each.
         t3: the network compared with timm's, for images of ``t3_size``.
-        t3_batch: images a batch at first; half as many wherever they do not fit into memory.
+        t3_batch: images a batch.
         compared_batch: images of the batch at which T3 is compared with timm's in float32.
         t7: the network compared with an EfficientNet, for images of ``t7_size``.
-        t7_batch: images a batch of both, likewise.
+        t7_batch: images a batch of both.
         efficientnet: timm's name of it, for images of ``efficientnet_size``.
         torch_backend: the backend that torch.compile is given.
         pace: how often and how long each is timed.
@@ -172,7 +171,7 @@ def _time_t3(section: str, workload: Workload, settings: Settings) -> list[Row]:
         exact=True,
     )
     names = {name: NETWORKS[name] for name in (OURS, COMPILED)}
-    return _with_memory(case, names, settings.pace, compared)
+    return _measure(case, names, settings.pace, compared)
 
 
 def time_headline(settings: Settings) -> list[Row]:
@@ -184,26 +183,14 @@ def time_headline(settings: Settings) -> list[Row]:
         OURS: NETWORKS[OURS],
         f"{settings.efficientnet} {height} × {width}": Implementation("torch_peers", peer),
     }
-    return _with_memory(case, names, settings.pace, None)
+    return _measure(case, names, settings.pace)
 
 
-def _with_memory(
-    case: Case, names: Mapping[str, Implementation], pace: Pace, compared: Case | None
+def _measure(
+    case: Case, names: Mapping[str, Implementation], pace: Pace, compared: Case | None = None
 ) -> list[Row]:
-    """Measure with half the batch for as long as anyone runs out of memory."""
-    while True:
-        try:
-            with started(names) as worker:
-                rows = measure(case, list(names), worker, pace, compared=compared)
-            said = " ".join(row.status for row in rows)
-        except Exception as error:
-            if OUT_OF_MEMORY not in str(error) or case.batch_size == 1:
-                raise
-            said = str(error)
-        if OUT_OF_MEMORY not in said or case.batch_size == 1:
-            return rows
-        print(f"a batch of {case.batch_size} does not fit into memory; trying half of it")
-        case = replace(case, batch_size=case.batch_size // 2)
+    with started(names) as worker:
+        return measure(case, list(names), worker, pace, compared=compared)
 
 
 class Section(NamedTuple):

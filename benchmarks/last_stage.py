@@ -7,16 +7,18 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.stats import t as students_t
 
-from benchmarks.options import use_cpu
-from benchmarks.results import Format, table_text
-from benchmarks.study import Study, finish_panel
+from benchmarks.figure import finish_panel
+from benchmarks.options import Results, make_parser, use_cpu
+from benchmarks.results import Format
 from bottleneck_transformer_flax import BoTNetConfig, get_config
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
@@ -196,11 +198,11 @@ def draw(rows: Sequence[Row], data: str) -> Figure:
         ends.plot(range(len(pair)), accuracies, color="0.8", linewidth=1, zorder=1)
         colors = [COLORS[row.network] for row in pair]
         ends.scatter(range(len(pair)), accuracies, c=colors, s=28, zorder=2)
-    finish_panel(curves, "Top-1 accuracy on the validation images (%), a line for each seed")
+    _panel(curves, "Top-1 accuracy on the validation images (%), a line for each seed")
     curves.set_xlabel("epoch", color=INK_COLOR)
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, labelcolor=INK_COLOR, loc="lower right")
-    finish_panel(ends, "At the end, on the test images (%), equal seeds joined")
+    _panel(ends, "At the end, on the test images (%), equal seeds joined")
     ends.set_xticks(range(len(last)), list(last))
     ends.set_xlim(-0.5, len(last) - 0.5)
     figure.suptitle(
@@ -211,10 +213,14 @@ def draw(rows: Sequence[Row], data: str) -> Figure:
     return figure
 
 
+def _panel(axes: Axes, title: str) -> None:
+    finish_panel(axes, title)
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Train all networks with all seeds; a stopped study resumes after the last epoch saved."""
-    study = Study("last-stage", __doc__)
-    parser = study.parser
+    parser = make_parser("last-stage", __doc__)
     parser.add_argument("--data", default="fashion-mnist", help="as for `botnet train`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of every run")
@@ -228,11 +234,10 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if len(set(options.seeds)) < max(2, len(options.seeds)):
         parser.error("--seeds needs at least two numbers, each once")
-    study.paths(options)
     use_cpu()
+    picture = partial(draw, data=options.data)
+    results = Results(options, "last-stage", draw=picture, columns=COLUMNS)
     keep_freed_memory()
     register(NETWORKS)
-    rows = measure(options)
-    last = [row for of_network in last_epochs(rows).values() for row in of_network]
-    lines = [table_text(last, COLUMNS), "", difference_line(rows)]
-    return study.finish(options, rows, draw(rows, options.data), lines)
+    results.add(measure(options))
+    return results.finish(difference_line(results.rows))

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import cast, get_args
 
 from benchmarks.cases import Case, Workload
+from benchmarks.figure import draw
 from benchmarks.implementations import NETWORKS, FreedMemory
 from benchmarks.options import (
     Results,
     add_implementations,
+    add_rounds,
     at_least_one,
     installed,
     make_parser,
@@ -34,18 +36,20 @@ def run(workload: str, arguments: Sequence[str]) -> int:
     use_cpu()
     cases = list(_cases(workload, options))
     names, skipped = installed(options.implementations, NETWORKS, workload, cases[0].row())
-    results = Results(options.out, workload, as_json=options.json)
+    results = Results(options, workload, draw=draw)
     for case in cases:
         # New processes for every case, so that the peak of their memory is the case's own.
         with started(NETWORKS, options.freed_memory) as worker, progress() as say:
             rows = measure(case, names, worker, Pace(rounds=options.rounds), say=say)
-        results.add(rows if skipped == [] else [*rows, *skipped])
-        skipped = []
+        results.add(rows)
+    if skipped:
+        results.add(skipped)
     return results.finish()
 
 
 def _parser(workload: str) -> argparse.ArgumentParser:
-    parser = make_parser(workload, DESCRIPTIONS[workload], rounds=7)
+    parser = make_parser(workload, DESCRIPTIONS[workload])
+    add_rounds(parser, 7)
     parser.add_argument("--variant", default="botnet_t3", help="the network (default: %(default)s)")
     if workload.startswith("attention"):
         parser.add_argument(

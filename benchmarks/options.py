@@ -1,42 +1,34 @@
 """What the commands share: options, who is measured, and where results go."""
 
 import argparse
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jax
 
-from benchmarks.figure import plot
 from benchmarks.implementations import Implementation
-from benchmarks.results import (
-    SKIPPED,
-    Row,
-    conditions,
-    fail,
-    print_conditions,
-    print_json,
-    table_text,
-    write_csv,
-)
+from benchmarks.results import COLUMNS, SKIPPED, Format, Row, conditions, csv_text, table_text
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AnyRow = TypeVar("AnyRow", bound=Any)
 
 
-def make_parser(command: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options that every measurement has."""
+def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every command has."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {command}", description=description, allow_abbrev=False
+        prog=f"python -m benchmarks {command}",
+        description=(description or "").partition("\n")[0],
+        allow_abbrev=False,
     )
-    parser.add_argument(
-        "--rounds", type=at_least_one, default=rounds, help="turns of each (default: %(default)s)"
-    )
-    add_output(parser)
-    return parser
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add ``--out`` and ``--json``."""
     parser.add_argument(
         "--out",
         type=Path,
@@ -46,6 +38,14 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--json", action="store_true", help="print every row as a JSON object, not tables"
+    )
+    return parser
+
+
+def add_rounds(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Add ``--rounds`` with its default."""
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=rounds, help="turns of each (default: %(default)s)"
     )
 
 
@@ -92,43 +92,62 @@ def installed(
     return able, skipped
 
 
-class Results:
+class Results(Generic[AnyRow]):
     """The rows of a command: shown and written as they come, so that an interruption loses none."""
 
-    def __init__(self, out: Path, name: str, *, as_json: bool, picture: bool = True) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        name: str,
+        *,
+        draw: "Callable[[Sequence[AnyRow]], Figure] | None" = None,
+        columns: Mapping[str, tuple[str, Format]] = COLUMNS,
+    ) -> None:
         """Make the folder, before anything is measured.
 
+        Args:
+            options: of ``make_parser``.
+            name: name of the files.
+            draw: a function to the picture, if there is one.
+            columns: headings and formats of the table.
+
         Raises:
-            ConfigError: when it cannot be made.
+            ConfigError: when the folder cannot be made.
         """
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"--out {out} cannot be made: {error.strerror}") from error
-        self._out, self._name, self._as_json, self._picture = out, name, as_json, picture
+            raise ConfigError(f"--out {options.out} cannot be made: {error.strerror}") from error
+        self._path = options.out / name
+        self._as_json, self._draw, self._columns = options.json, draw, columns
         self._conditions = conditions()
-        self.rows: list[Row] = []
+        self.rows: list[AnyRow] = []
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[AnyRow]) -> None:
         """Show rows, and write all that there are."""
         self.rows += rows
         if self._as_json:
-            print_json(rows, self._conditions)
+            for row in rows:
+                print(json.dumps(asdict(row) | self._conditions), flush=True)
         else:
-            print(table_text(rows) + "\n", flush=True)
-        write_csv(self._out / f"{self._name}.csv", self.rows, self._conditions)
-        if self._picture:
-            plot(self.rows, self._out / f"{self._name}.png")
+            print(table_text(rows, self._columns) + "\n", flush=True)
+        write_text(self._path.with_suffix(".csv"), csv_text(self.rows, self._conditions))
+        if self._draw is not None:
+            from bottleneck_transformer_flax.figures.style import save_png
 
-    def finish(self) -> int:
-        """Say where the rows are and what they were measured on; 1 where something failed."""
+            save_png(self._draw(self.rows), self._path.with_suffix(".png"))
+
+    def finish(self, *lines: str) -> int:
+        """Print lines, and what was measured on what; 1 where something failed."""
         if not self._as_json:
-            files = f"{self._name}.csv" + (" and .png" if self._picture else "")
-            print(f"written: {self._out / files}")
-            print_conditions(self._conditions)
-        failed = [row for row in self.rows if row.failed]
+            print(
+                "\n".join([*lines, f"written: {self._path}.csv" + " and .png" * bool(self._draw)])
+            )
+            measured_on = ", ".join(f"{name} {value}" for name, value in self._conditions.items())
+            print(f"measured on {measured_on}")
+        failed = [row for row in self.rows if isinstance(row, Row) and row.failed]
         for row in failed:
-            fail(f"{row.case}: {row.status}")
+            print(f"benchmarks: error: {row.benchmark}: {row.status}", file=sys.stderr)
         return int(bool(failed))
 
 

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.options import use_cpu
-from benchmarks.results import Format, progress, table_text
-from benchmarks.study import Study, finish_panel
+from benchmarks.figure import finish_panel
+from benchmarks.options import Results, make_parser, use_cpu
+from benchmarks.results import Format, progress
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.data.datasets import load_parts
@@ -255,20 +255,21 @@ def _side_by_side(rows: Sequence[Row], place: int) -> Iterable[tuple[Row, float]
 
 def _finish(axes: Axes, sizes: Sequence[tuple[int, int]], title: str) -> None:
     finish_panel(axes, title)
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
     axes.set_xticks(range(len(sizes)), [f"{height} × {width}" for height, width in sizes])
     axes.set_xlabel("input size in pixels (height × width)", color=INK_COLOR)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Measure every way at every size."""
-    study = Study("resolution", __doc__)
-    options = study.parser.parse_args(arguments)
-    study.paths(options)
     use_cpu()
+    options = make_parser("resolution", __doc__).parse_args(arguments)
+    results = Results(options, "resolution", draw=draw, columns=COLUMNS)
     trained, source = load_pretrained(MODEL), load_parts("embedded")[VALIDATION]
     rows: list[Row] = []
     with progress() as say:
         for size in IMAGE_SIZES:
             say(f"{size[0]} × {size[1]} pixels")
             rows += measure(trained, source, size)
-    return study.finish(options, rows, draw(rows), [table_text(rows, COLUMNS)])
+    results.add(rows)
+    return results.finish()

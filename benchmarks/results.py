@@ -3,10 +3,8 @@
 import csv
 import dataclasses
 import io
-import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +15,6 @@ from typing import Any
 
 import jax
 from rich.console import Console
-
-from bottleneck_transformer_flax.files import write_text
 
 MEASURED = "measured"
 NOT_MEASURED = "not yet measured"
@@ -160,22 +156,6 @@ def table_text(rows: Sequence[Any], columns: Mapping[str, tuple[str, Format]] = 
     return "\n".join("  ".join(line).rstrip() for line in zip(*shown, strict=True))
 
 
-def print_json(rows: Sequence[Any], measured_on: Mapping[str, str]) -> None:
-    """Print each row as a JSON object in a line, with the conditions."""
-    for row in rows:
-        print(json.dumps(dataclasses.asdict(row) | dict(measured_on)), flush=True)
-
-
-def print_conditions(measured_on: Mapping[str, str]) -> None:
-    """Print what was measured on what."""
-    print("measured on " + ", ".join(f"{name} {value}" for name, value in measured_on.items()))
-
-
-def write_csv(path: Path, rows: Sequence[Any], measured_on: Mapping[str, str]) -> None:
-    """Write ``csv_text`` to a file, whole."""
-    write_text(path, csv_text(rows, measured_on))
-
-
 @contextmanager
 def progress() -> Iterator[Say]:
     """A function that shows what is being done, on a terminal."""
@@ -185,8 +165,3 @@ def progress() -> Iterator[Say]:
         return
     with console.status("") as status:
         yield status.update
-
-
-def fail(message: str) -> None:
-    """Print what went wrong as one line on standard error."""
-    print(f"benchmarks: error: {message}", file=sys.stderr)

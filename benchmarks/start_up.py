@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.options import Results, make_parser, use_cpu
+from benchmarks.options import Results, add_rounds, make_parser, use_cpu
 from benchmarks.results import Row, progress
 from benchmarks.timing import Pace, Turns, take_turns, timed_row
 from bottleneck_transformer_flax import BoTNet, Preprocessing, save_pretrained
@@ -106,13 +106,14 @@ def write_model(variant_name: str, directory: Path) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Measure the time to start, each command in a process of its own."""
-    parser = make_parser("start-up", __doc__, rounds=7)
+    parser = make_parser("start-up", __doc__)
+    add_rounds(parser, 7)
     parser.add_argument(
         "--variant", default="botnet_t3", help="the model that predicts (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     use_cpu()
-    results = Results(options.out, "start-up", as_json=options.json, picture=False)
+    results = Results[Row](options, "start-up")
     with tempfile.TemporaryDirectory() as folder, progress() as say:
         timed = commands(options.variant, Path(folder))
         pace = Pace(rounds=options.rounds, turn_seconds=0.0)

@@ -18,7 +18,6 @@ from benchmarks.implementations import Built, Implementation
 from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError
 
-OUT_OF_MEMORY = "out of memory"
 _SECONDS_TO_END = 10.0
 
 
@@ -184,9 +183,4 @@ def _told(error: BaseException) -> WorkerError:
     traceback.print_exc()
     if isinstance(error, BoTNetError):
         return UnableError(str(error))
-    text = str(error)
-    line = f"{type(error).__name__}: {text}".splitlines()[0][:300]
-    # XLA's and PyTorch's words, the latter also where a compiler has wrapped them.
-    if "RESOURCE_EXHAUSTED" in text or "CUDA out of memory" in text:
-        line = f"{OUT_OF_MEMORY}: {line}"
-    return WorkerError(line)
+    return WorkerError(f"{type(error).__name__}: {error}".splitlines()[0][:300])

@@ -44,7 +44,7 @@ def read(path):
         (("attention", "--variant", "resnet50"), "resnet50 has no attention in its last stage"),
         (("data", "--policies", "mixup"), "invalid choice: 'mixup'"),
         (("inference", "--out", "file/folder"), "--out file/folder cannot be made"),
-        (("resolution", "--out", "file"), "--out file: File exists"),
+        (("resolution", "--out", "file"), "--out file cannot be made: File exists"),
         (("last-stage", "--seeds", "1"), "at least two"),
         (("gpu", "--out", "x", "--only", "t8"), "invalid choice: 't8'"),
         (("gpu", "--out", "x"), "jax finds no GPU"),
@@ -91,7 +91,7 @@ def test_who_is_not_installed_is_skipped_and_who_fails_is_an_error(call, tmp_pat
     write_data(tmp_path / "images")
     called = call("data", tmp_path / "images", *chosen, "--batch-size", "2", "--out", tmp_path)
     assert called.code == 1
-    assert called.err == "benchmarks: error: small: failed: no such thing\n"
+    assert called.err == "benchmarks: error: inference: failed: no such thing\n"
     lines = [json.loads(line) for line in called.out.splitlines()]
     assert [line["status"] for line in lines] == [
         "measured",

@@ -14,7 +14,7 @@ from benchmarks.implementations import NETWORKS, READERS
 from benchmarks.photographs import write_photographs
 from benchmarks.readers import ReaderCase
 from benchmarks.timing import relative_difference
-from benchmarks.workers import UnableError, Worker, WorkerError
+from benchmarks.workers import Worker, WorkerError
 from bottleneck_transformer_flax.models.variants import get_config
 
 SMALL = get_config("botnet_t3", stage_sizes=(1, 1, 1, 1), initial_filters=8, head_dim=16)
@@ -43,18 +43,6 @@ def test_implementations_give_the_same(tmp_path, peer, workload):
     for built in (ours, theirs):
         assert min(np.abs(output).max() for output in built.outputs) > 0.01
         built.run(2)
-
-
-@pytest.mark.parametrize(
-    ("freed_memory", "keepers"),
-    [
-        ("kept", set(NETWORKS)),
-        ("kept-by-ours", {"ours", "ours-remat", "reference"}),
-        ("given-back", set()),
-    ],
-)
-def test_who_keeps_freed_memory(freed_memory, keepers):
-    assert {name for name, each in NETWORKS.items() if each.keeps(freed_memory)} == keepers
 
 
 @pytest.fixture
@@ -91,21 +79,6 @@ def test_a_worker_stands_still_with_all_its_processes_until_it_is_asked(reader):
         worker.time(1)
     worker.close()
     wait_for_states(group, set())
-
-
-@pytest.mark.slow
-def test_a_worker_that_cannot_build_says_why(tmp_path):
-    worker = Worker("timm", NETWORKS["timm"], keep_memory=False)
-    try:
-        unknown = small_case("inference", config=get_config("botnet_tiny"), size=(28, 28))
-        unknown.write(tmp_path)
-        with pytest.raises(UnableError, match="timm: timm has no parts"):
-            worker.build(unknown, tmp_path)
-        case = small_case("attention")
-        case.write(tmp_path)
-        assert len(worker.build(case, tmp_path).outputs) == 1
-    finally:
-        worker.close()
 
 
 def wait_for_states(group, expected, seconds=5.0):
