@@ -6,7 +6,6 @@ tests' references.
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +24,9 @@ class _Unchecked:
         return annotated[0]
 
 
-if find_spec("jaxtyping") is None:
+try:
+    import jaxtyping  # noqa: F401
+except ImportError:
     # Machines that lend a GPU have jax, flax, optax, orbax, torch and timm, and the networks need
     # nothing else but jaxtyping's names, for annotations.
     _stand_in = ModuleType("jaxtyping")

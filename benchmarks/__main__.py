@@ -7,10 +7,7 @@ from importlib import import_module
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
 COMMANDS = {
-    "inference": "networks",
-    "training": "networks",
-    "attention": "networks",
-    "attention-training": "networks",
+    **dict.fromkeys(("inference", "training", "attention", "attention-training"), "networks"),
     "data": "data",
     "start-up": "start_up",
     "gpu": "gpu",
@@ -26,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} …", file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     module = import_module(f"benchmarks.{COMMANDS[arguments[0]]}")
-    words = arguments if module.__name__ == "benchmarks.networks" else arguments[1:]
     try:
-        code: int = module.run(words)
+        workload = arguments[:1] if COMMANDS[arguments[0]] == "networks" else []
+        code: int = module.run(*workload, arguments[1:])
     except ConfigError as error:
         return _fail(str(error), 2)
     except BoTNetError as error:

@@ -1,8 +1,8 @@
-"""What is measured: a piece of work, with the same weights and inputs for every implementation."""
+"""The work of a network or of an attention layer, with the same weights and inputs for everyone."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.results import MEASURED, Row
+from benchmarks.timing import Outputs, relative_difference
 from bottleneck_transformer_flax.conversion import timm
 from bottleneck_transformer_flax.conversion.mapping import projections, to_torch
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
@@ -19,25 +21,36 @@ from bottleneck_transformer_flax.models.flops import abstract_variables, count_m
 from reference.variables import random_variables
 
 PyTree = Any
-Workload = Literal["inference", "training", "attention", "attention-training"]
-WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+Workload = Literal["inference", "training", "attention", "attention-training", "gradients"]
 
-_OF_BRANCHES = np.float32(0.2)
+UPDATES_COMPARED = 3
+"""The training steps whose losses are compared."""
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+_BRANCH_SCALE = np.float32(0.2)
 _OURS, _THEIRS, _INPUTS, _LABELS = "ours.safetensors", "theirs.safetensors", "inputs", "labels"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One piece of work, in float32.
+    """One piece of work.
 
     Attributes:
         workload: "inference", the logits of a batch of normalised images; "training", an update of
-            every parameter by SGD; "attention", the last stage's attention layer over a grid;
-            "attention-training", that and the gradients of its input and parameters.
-        variant: the name of the network, for those who read the results.
-        config: the network.
+            every parameter by SGD with momentum; "attention", the last stage's attention layer over
+            a grid; "attention-training", the same with the gradients of its input and parameters;
+            "gradients", a network's gradients without an update, of which nothing is compared.
+        variant: name of the network.
+        config: the network, and the dtype of the computation.
         size: height and width of the images in pixels, or of the grid in positions.
         batch_size: images or grids.
+        device: where PyTorch computes; JAX computes on its default device.
+        exact: whether this is for comparison only: products of float32 are not rounded on a GPU,
+            and PyTorch compiles nothing.
+        torch_backend: the backend that torch.compile is given.
+        section: name of the benchmark, if it is not the workload.
+        status: status of the rows that do not fail.
+        tolerance: largest difference of the outputs, as a fraction of the largest value.
+        counted: whether FLOPs are counted and compared with the machine's peak.
     """
 
     workload: Workload
@@ -45,16 +58,50 @@ class Case:
     config: BoTNetConfig
     size: tuple[int, int]
     batch_size: int
+    device: Literal["cpu", "cuda"] = "cpu"
+    exact: bool = False
+    torch_backend: str = "inductor"
+    section: str = ""
+    status: str = MEASURED
+    tolerance: float = 1e-4
+    counted: bool = True
+
+    @property
+    def half(self) -> bool:
+        """Whether the computation is in bfloat16."""
+        return jnp.dtype(self.config.dtype) == jnp.bfloat16
 
     @property
     def of_layer(self) -> bool:
-        """Whether the work is that of one attention layer."""
+        """Whether this is the work of one attention layer."""
         return self.workload.startswith("attention")
 
     @property
     def channels(self) -> int:
         """Channels of the attention layer's input."""
         return self.config.inner_channels(3)
+
+    @property
+    def largest_difference(self) -> float:
+        """Largest difference of the outputs."""
+        return self.tolerance
+
+    def difference(self, outputs: Outputs, expected: Outputs) -> float | None:
+        """Distance of outputs from the first implementation's."""
+        return relative_difference(outputs, expected)
+
+    def row(self) -> Row:
+        """What the rows of all implementations have in common."""
+        return Row(
+            benchmark=self.section or self.workload,
+            case=self.variant,
+            quantity="" if not self.section else self.workload,
+            dtype=jnp.dtype(self.config.dtype).name,
+            height=self.size[0],
+            width=self.size[1],
+            batch_size=self.batch_size,
+            status=self.status,
+        )
 
     def attention_layer(self, backend: str) -> RelativeSelfAttention:
         """The layer of an attention workload."""
@@ -64,18 +111,15 @@ class Case:
             value,
             query_key_dim=query_key,
             scaled_positions=self.config.scaled_positions,
+            dtype=self.config.dtype,
             backend=backend,
         )
 
     @property
-    def attention_weights_bytes(self) -> int:
-        """Of all attention weights of one layer together, float32; 0 where many layers compute."""
-        height, width = self.size
-        heads = self.config.num_heads if self.of_layer else 0
-        return 4 * self.batch_size * heads * (height * width) ** 2
-
-    def floating_point_operations(self) -> int:
-        """Of the convolutions and matrix products; gradients are two more of each."""
+    def flops(self) -> int | None:
+        """FLOPs of the convolutions and matrix products; gradients take twice as many more."""
+        if not self.counted:
+            return None
         height, width = self.size
         if self.of_layer:
             (query_key, value), heads = self.config.head_sizes(self.channels), self.config.num_heads
@@ -86,43 +130,26 @@ class Case:
             multiply_adds = of_projections + of_positions + of_weights
         else:
             multiply_adds = count_multiply_adds(BoTNet(config=self.config), self.size)
-        passes = 3 if self.workload.endswith("training") else 1
+        passes = 1 if self.workload in ("inference", "attention") else 3
         return 2 * passes * multiply_adds * self.batch_size
 
-
-def write_case(case: Case, folder: Path) -> None:
-    """Draw the weights and inputs of a case and leave them where implementations read them."""
-    random = np.random.default_rng(1)
-    inputs_shape = (case.batch_size, *case.size, case.channels if case.of_layer else 3)
-    if case.of_layer:
-        layer = case.attention_layer("reference")
-        abstract_inputs = jax.ShapeDtypeStruct(inputs_shape, jnp.float32)
-        shapes = jax.eval_shape(layer.init, jax.random.key(0), abstract_inputs)
-    else:
-        shapes = abstract_variables(BoTNet(config=case.config), case.size)
-    ours = {
-        ".".join(path): np.asarray(leaf)
-        for path, leaf in flatten_dict(random_variables(shapes)).items()
-    }
-    if case.workload == "training":
-        # Small residual branches, as when training begins: the gradients of deep networks whose
-        # branches are as large as their inputs magnify rounding errors until losses differ.
-        for name in ours:
-            if name.endswith("expand.norm.scale"):
-                ours[name] = _OF_BRANCHES * ours[name]
-    theirs = _timm_layer(case, ours) if case.of_layer else _timm_network(case, ours)
-    save_file(ours, folder / _OURS)
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in theirs.items()}, folder / _THEIRS
-    )
-    if case.workload == "training":
-        inputs = random.integers(256, size=inputs_shape, dtype=np.uint8)
-    else:
-        inputs = random.normal(size=inputs_shape).astype(np.float32)
-    np.save(folder / f"{_INPUTS}.npy", inputs)
-    np.save(
-        folder / f"{_LABELS}.npy", random.integers(case.config.num_classes, size=case.batch_size)
-    )
+    def write(self, folder: Path) -> None:
+        """Draw the weights and inputs, and write them where implementations read them."""
+        ours = _random_weights(self)
+        save_file(ours, folder / _OURS)
+        if self.workload != "gradients":
+            theirs = _timm_layer(self, ours) if self.of_layer else _timm_network(self, ours)
+            arrays = {name: np.ascontiguousarray(array) for name, array in theirs.items()}
+            save_file(arrays, folder / _THEIRS)
+        random = np.random.default_rng(1)
+        shape = (self.batch_size, *self.size, self.channels if self.of_layer else 3)
+        if self.workload == "training":
+            inputs: np.ndarray = random.integers(256, size=shape, dtype=np.uint8)
+        else:
+            inputs = random.standard_normal(shape, np.float32)
+        labels = random.integers(self.config.num_classes, size=self.batch_size)
+        np.save(folder / f"{_INPUTS}.npy", inputs)
+        np.save(folder / f"{_LABELS}.npy", labels)
 
 
 def our_variables(folder: Path) -> PyTree:
@@ -137,8 +164,26 @@ def timm_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def inputs_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(NHWC, in training uint8 and else float32; the class of each)."""
+    """The inputs, NHWC, uint8 in training and else float32, and the class of each."""
     return np.load(folder / f"{_INPUTS}.npy"), np.load(folder / f"{_LABELS}.npy")
+
+
+def _random_weights(case: Case) -> dict[str, np.ndarray]:
+    if case.of_layer:
+        inputs = jax.ShapeDtypeStruct((1, *case.size, case.channels), jnp.float32)
+        layer = case.attention_layer("reference")
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), inputs)
+    else:
+        shapes = abstract_variables(BoTNet(config=case.config), case.size)
+    variables = flatten_dict(random_variables(shapes), sep=".")
+    weights = {name: np.asarray(leaf) for name, leaf in variables.items()}
+    if case.workload == "training":
+        # Small residual branches, as when training begins: the gradients of deep networks whose
+        # branches are as large as their inputs magnify rounding errors until losses differ.
+        for name in weights:
+            if name.endswith("expand.norm.scale"):
+                weights[name] = _BRANCH_SCALE * weights[name]
+    return weights
 
 
 def _timm_network(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,57 +1,34 @@
 """Implementations beside each other: bars for a few cases, lines over many."""
 
-import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from bottleneck_transformer_flax.errors import DataError
+from benchmarks.results import Row
 from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
     TITLE_FONT_SIZE,
     TRAIN_COLOR,
     new_figure,
-    save_png,
     style_axes,
 )
 
-Rows = Sequence[Mapping[str, Any]]
-
+Case = tuple[str, int | None, int | None, int | None]
+Rows = Sequence[Row]
 MOST_CASES_AS_BARS = 3
 # Okabe and Ito's other colours, in the order in which implementations come after the first.
 OTHER_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.4", "0.7")
 MARKERS = "os^Dv<>p"
-LINE_STYLES = ("-", "--", ":", "-.")
 
 
-def plot_benchmark(rows: Rows, path: str | os.PathLike[str]) -> None:
-    """Write ``draw_benchmark(rows)`` to ``path`` as a PNG.
-
-    Raises:
-        DataError: as ``draw_benchmark``.
-        ConfigError: when ``path`` is not a PNG in an existing folder that can be written.
-    """
-    save_png(draw_benchmark(rows), path)
-
-
-def draw_benchmark(rows: Rows) -> Figure:
-    """Draw the throughput of a few cases as bars; of many, as lines, memory and time or throughput.
-
-    Args:
-        rows: of one workload: mappings with the fields of ``rounds.Row``.
-
-    Raises:
-        DataError: when there are no rows.
-    """
-    if not rows:
-        raise DataError("the benchmark has no rows; expected at least one to draw")
-    names = list(dict.fromkeys(row["implementation"] for row in rows))
+def draw(rows: Rows) -> Figure:
+    """Draw the rates of a few cases as bars; of many, times or rates and memory as lines."""
+    rows = [row for row in rows if row.seconds is not None]
+    names = list(dict.fromkeys(row.implementation for row in rows))
     colors = dict(zip(names, (TRAIN_COLOR, *OTHER_COLORS), strict=False))
-    cases = list(dict.fromkeys(_case(row) for row in rows))
+    cases = list(dict.fromkeys(map(_case, rows)))
     if len(cases) <= MOST_CASES_AS_BARS:
         figure = new_figure(4.6 * len(cases) + 1.0, 1.4 + 0.4 * len(names))
         panels = figure.subplots(1, len(cases), squeeze=False)[0]
@@ -60,38 +37,37 @@ def draw_benchmark(rows: Rows) -> Figure:
     else:
         figure = new_figure(12.0, 4.4)
         left, right = figure.subplots(1, 2)
-        if _of_positions(rows):
+        if _by_size(rows):
             _draw_lines(left, rows, colors, "time of a call (ms)", _milliseconds)
         else:
-            _draw_lines(left, rows, colors, "images a second", lambda row: row["images_per_second"])
-        _draw_lines(right, rows, colors, "memory of the process (MB)", _peak_megabytes)
+            _draw_lines(left, rows, colors, "images a second", lambda row: row.per_second)
+        _draw_lines(right, rows, colors, "memory of the process (MB)", _megabytes)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside right upper", frameon=False, labelcolor=INK_COLOR
         )
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
-    figure.suptitle(
-        f"{rows[0]['workload']} of {rows[0]['variant']}", fontsize=TITLE_FONT_SIZE, color=INK_COLOR
-    )
+    title = f"{rows[0].benchmark}: {', '.join(dict.fromkeys(row.case for row in rows))}"
+    figure.suptitle(title, fontsize=TITLE_FONT_SIZE, color=INK_COLOR)
     return figure
 
 
-def _case(row: Mapping[str, Any]) -> tuple[int, int, int]:
-    return row["height"], row["width"], row["batch_size"]
+def _case(row: Row) -> Case:
+    return row.case, row.height, row.width, row.batch_size
 
 
 def _draw_bars(axes: Axes, rows: Rows, colors: Mapping[str, str]) -> None:
-    height, width, batch_size = _case(rows[0])
     for place, row in enumerate(rows):
-        rate = row["images_per_second"]
-        axes.barh(place, rate, 0.7, color=colors[row["implementation"]])
+        rate = row.per_second or 0.0
+        axes.barh(place, rate, 0.7, color=colors[row.implementation])
         number = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         axes.text(rate, place, f" {number}", va="center", fontsize=8, color=INK_COLOR)
-    axes.set_yticks(range(len(rows)), [row["implementation"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row.implementation for row in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.15 * max(row["images_per_second"] for row in rows))
-    unit = "grids" if rows[0]["workload"].startswith("attention") else "images"
-    _finish(axes, f"{unit} of {height} × {width} a second, batch {batch_size}")
+    axes.set_xlim(0, 1.15 * max(row.per_second or 0.0 for row in rows))
+    case, height, width, batch_size = _case(rows[0])
+    unit = "grids" if rows[0].benchmark.startswith("attention") else "images"
+    finish_panel(axes, f"{case}\n{unit} of {height} × {width} a second, batch {batch_size}")
 
 
 def _draw_lines(
@@ -99,65 +75,54 @@ def _draw_lines(
     rows: Rows,
     colors: Mapping[str, str],
     title: str,
-    value_of: Callable[[Mapping[str, Any]], float | None],
+    value_of: Callable[[Row], float | None],
 ) -> None:
-    of_positions = _of_positions(rows)
+    by_size = _by_size(rows)
 
-    def place(row: Mapping[str, Any]) -> int:
-        position: int = row["height"] * row["width"] if of_positions else row["batch_size"]
-        return position
+    def place(row: Row) -> int:
+        return (row.height or 0) * (row.width or 0) if by_size else (row.batch_size or 0)
 
-    batches = sorted({row["batch_size"] for row in rows}) if of_positions else [None]
     for marker, (name, color) in zip(MARKERS, colors.items(), strict=False):
-        for batch_size, style in zip(batches, itertools.cycle(LINE_STYLES)):
-            points = sorted(
-                (place(row), value)
-                for row in rows
-                if row["implementation"] == name
-                and batch_size in (None, row["batch_size"])
-                and (value := value_of(row)) is not None
-            )
-            label = name if len(batches) == 1 else f"{name}, batch {batch_size}"
-            if points:
-                xs, ys = zip(*points, strict=True)
-                axes.plot(xs, ys, marker, ls=style, ms=4.5, color=color, label=label)
+        points = sorted(
+            (place(row), value)
+            for row in rows
+            if row.implementation == name and (value := value_of(row)) is not None
+        )
+        if points:
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, marker, ls="-", ms=4.5, color=color, label=name)
     axes.set_xscale("log", base=2)
-    if of_positions:
+    if by_size:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
-    ticks = {place(row): _size_name(row) if of_positions else place(row) for row in rows}
+    ticks = {place(row): f"{row.height} × {row.width}" if by_size else place(row) for row in rows}
     axes.set_xticks(list(ticks), list(map(str, ticks.values())), fontsize=8)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.grid(color="0.92", linewidth=0.8)
-    unit = "positions" if rows[0]["workload"].startswith("attention") else "pixels"
-    axes.set_xlabel(unit if of_positions else "batch size", color=INK_COLOR)
-    _finish(axes, title)
+    unit = "positions" if rows[0].benchmark.startswith("attention") else "pixels"
+    axes.set_xlabel(unit if by_size else "batch size", color=INK_COLOR)
+    finish_panel(axes, title)
 
 
-def _of_positions(rows: Rows) -> bool:
+def _by_size(rows: Rows) -> bool:
     """Whether the cases differ in their size, else in their batch."""
-    return len({row["height"] * row["width"] for row in rows}) > 1
+    return len({(row.height, row.width) for row in rows}) > 1
 
 
-def _size_name(row: Mapping[str, Any]) -> str:
-    height, width = row["height"], row["width"]
-    return f"{height}²" if height == width else f"{height} × {width}"
+def _milliseconds(row: Row) -> float | None:
+    return None if row.seconds is None else 1e3 * row.seconds
 
 
-def _milliseconds(row: Mapping[str, Any]) -> float:
-    return 1e3 * float(row["p50_seconds"])
+def _megabytes(row: Row) -> float | None:
+    return None if row.memory_bytes is None else row.memory_bytes / 1e6
 
 
-def _peak_megabytes(row: Mapping[str, Any]) -> float | None:
-    count = row["peak_memory_bytes"]
-    return None if count is None else count / 1e6
-
-
-def _finish(axes: Axes, title: str) -> None:
+def finish_panel(axes: Axes, title: str) -> None:
+    """A quiet frame, and a title at the left."""
     style_axes(axes)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)

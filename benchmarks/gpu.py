@@ -2,84 +2,46 @@
 
     python -m benchmarks gpu --out FOLDER
 
-One call, of less than 8 minutes, from a checkout; it needs jax, flax, optax, torch and timm. The
-sections come in order of importance, each is printed as soon as it is measured, and FOLDER/gpu.csv
-holds all that is known so far. What there is no time left for is skipped, and --only measures it in
-a call of its own. Without a GPU, --small shows at tiny sizes that the script works.
+One call of less than 8 minutes; it needs jax, flax, optax, torch and timm. The sections come in
+order of importance, each is printed as soon as it is measured, and FOLDER/gpu.csv holds all that is
+known so far. What there is no time left for is skipped, and --only measures it in a call of its
+own. Without a GPU, --small shows at tiny sizes that the script works.
 """
 
 import argparse
-import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from benchmarks import conditions as circumstances
-from benchmarks.gpu_attention import CORRECTNESS, SPEED, check, measure_speed
-from benchmarks.gpu_measure import Row, one_line
-from benchmarks.gpu_memory import free_memory
-from benchmarks.gpu_networks import (
+from benchmarks.gpu_sections import (
+    CORRECTNESS,
+    FULL,
     HEADLINE,
-    OURS,
+    SECTIONS,
+    SMALL,
     T3_INFERENCE,
     T3_TRAINING,
-    measure_headline,
-    measure_t3_inference,
-    measure_t3_training,
+    Settings,
 )
-from benchmarks.gpu_peers import TIMM
-from benchmarks.gpu_settings import FULL, MEASURED, SMALL, Settings
-from benchmarks.gpu_table import table_text
-from benchmarks.report import csv_text
-from bottleneck_transformer_flax.files import write_text
+from benchmarks.implementations import OURS
+from benchmarks.options import Results, make_parser
+from benchmarks.results import FAILED, MEASURED, NOT_MEASURED, SKIPPED, Row
+from bottleneck_transformer_flax.errors import ConfigError
 
-
-class Section(NamedTuple):
-    """A part of the script.
-
-    Attributes:
-        measure: its rows at given sizes.
-        expected_seconds: about how long it takes at full sizes, compiling included; an estimate
-            that is rather too long.
-    """
-
-    measure: Callable[[Settings], list[Row]]
-    expected_seconds: float
-
-
-SECTIONS: Mapping[str, Section] = {
-    CORRECTNESS: Section(check, 60),
-    SPEED: Section(measure_speed, 50),
-    T3_INFERENCE: Section(measure_t3_inference, 90),
-    HEADLINE: Section(measure_headline, 220),
-    T3_TRAINING: Section(measure_t3_training, 150),
-}
-PACKAGES = (
-    *circumstances.OURS,
-    "jaxlib",
-    "optax",
-    "torch",
-    "timm",
-    "triton",
-    "nvidia-cudnn-cu12",
-    "nvidia-cudnn-cu13",
-)
 BUDGET_SECONDS = 470.0
-SKIPPED, FAILED = "skipped", "failed"
 
 
 class Goal(NamedTuple):
     """How much faster than its peer this library is to be.
 
     Attributes:
-        name: in words.
-        section: in which both are timed.
-        ratio: of the peer's time to ours, at least.
+        name: what is asked, in words.
+        section: the section that times both.
+        ratio: least ratio of the peer's time to ours.
     """
 
     name: str
@@ -94,37 +56,28 @@ GOALS = (
 )
 
 
-def goal_line(goal: Goal, rows: Sequence[Row], batch_size: int) -> str:
-    """Whether a goal was met, and by which ratio.
-
-    Args:
-        goal: what is asked.
-        rows: all that is known.
-        batch_size: that it is asked at; the line says where it was measured at another.
-    """
+def goal_line(goal: Goal, rows: Sequence[Row]) -> str:
+    """Whether a goal was met, and by which ratio."""
     asked = f"{goal.name}, goal ≥ {goal.ratio:g}×"
-    of_peer = [
-        row for row in rows if row.section == goal.section and row.implementation not in ("", OURS)
+    peers = [
+        row
+        for row in rows
+        if row.benchmark == goal.section and row.implementation not in ("", OURS)
     ]
-    peer = of_peer[0] if of_peer else None
-    if peer is None or peer.relative_time is None:
+    if not peers or peers[0].status == NOT_MEASURED:
         return f"{asked}: not measured"
-    ratio = f"{peer.relative_time:.2f}×"
-    if peer.status.startswith(FAILED):
-        return f"{asked}: not met, {ratio} ({peer.status})"
-    if peer.status != MEASURED:
-        return f"{asked}: not measured (a trial at small sizes)"
-    at = "" if peer.batch_size == batch_size else f" at batch {peer.batch_size}"
+    (peer, *_) = peers
+    if peer.relative_time is None:
+        return f"{asked}: not measured ({peer.status})"
     met = "met" if peer.relative_time >= goal.ratio else "not met"
-    beside = "" if peer.implementation == TIMM else f" ({peer.implementation})"
-    return f"{asked}: {met}, {ratio}{at}{beside}"
+    return f"{asked}: {met}, {peer.relative_time:.2f}× at batch {peer.batch_size} ({peer.status})"
 
 
 def correctness_line(rows: Sequence[Row]) -> str:
-    """Whether the fused attention is right, on all grids, forward and backward."""
+    """Whether the fused attention is right on all grids, forward and backward."""
     asked = "fused attention as the reference, forward and gradients"
-    checked = [row for row in rows if row.section == CORRECTNESS]
-    wrong = [row for row in checked if row.status.startswith(FAILED)]
+    checked = [row for row in rows if row.benchmark == CORRECTNESS]
+    wrong = [row for row in checked if row.failed]
     if wrong:
         return f"{asked}: not met, {len(wrong)} of {len(checked)} comparisons failed"
     if not checked or any(row.status != MEASURED for row in checked):
@@ -132,92 +85,62 @@ def correctness_line(rows: Sequence[Row]) -> str:
     return f"{asked}: met"
 
 
-def measure(
-    names: Sequence[str], settings: Settings, started: float, budget_seconds: float, out: Path
-) -> list[Row]:
+def measure_sections(
+    names: Sequence[str],
+    settings: Settings,
+    results: Results[Row],
+    started_at: float,
+    budget_seconds: float,
+) -> None:
     """Run the sections that the budget has time for; the CSV is whole after each.
 
     Args:
-        names: of sections, in order.
-        settings: at what sizes.
-        started: when the budget began, by ``time.monotonic``.
-        budget_seconds: from then on; what would probably end later is skipped.
-        out: the folder of the CSV.
+        names: names of sections, in order.
+        settings: what is measured at which sizes.
+        results: where the rows go.
+        started_at: when the budget began, by ``time.monotonic``.
+        budget_seconds: a section that would probably end later than this is skipped.
     """
-    conditions = circumstances.conditions(PACKAGES)
-    by_section = {
-        name: [Row(section=name, case="all", quantity="all", status="not run")] for name in names
-    }
-
-    def rows() -> list[Row]:
-        return [row for of_section in by_section.values() for row in of_section]
-
-    write_text(out / "gpu.csv", csv_text(rows(), conditions))
     for name in names:
         began = time.monotonic()
-        row = by_section[name][0]
-        expected = SECTIONS[name].expected_seconds if settings.full_size else 0.0
-        if began - started + expected > budget_seconds:
-            status = skipped(name, began - started, expected, budget_seconds)
-            by_section[name] = [replace(row, status=status)]
+        passed, row = began - started_at, Row(benchmark=name, case="all")
+        expected = SECTIONS[name].expected_seconds if settings.status == MEASURED else 0.0
+        if passed + expected > budget_seconds:
+            why = (
+                f"{SKIPPED}: {passed:.0f} of {budget_seconds:g} seconds had passed, and it may "
+                f"take {expected:.0f}; --only {name} measures it in a call of its own"
+            )
+            section = [replace(row, status=why)]
         else:
             try:
-                by_section[name] = SECTIONS[name].measure(settings)
+                section = SECTIONS[name].measure(settings)
             except Exception as error:
                 traceback.print_exc()
-                by_section[name] = [replace(row, status=one_line(error))]
-            free_memory()
-        write_text(out / "gpu.csv", csv_text(rows(), conditions))
-        seconds, passed = time.monotonic() - began, time.monotonic() - started
-        print(f"{name}: {seconds:.0f} s, {passed:.0f} s since the start")
-        print(table_text(by_section[name]) + "\n", flush=True)
-    return rows()
+                line = next(iter(str(error).splitlines()), "")
+                section = [replace(row, status=f"{FAILED}: {type(error).__name__}: {line[:200]}")]
+        print(f"{name}: {time.monotonic() - began:.0f} s")
+        results.add(section)
 
 
-def skipped(name: str, passed: float, expected: float, budget_seconds: float) -> str:
-    """The status of a section that would not end in time."""
-    return (
-        f"{SKIPPED}: {passed:.0f} seconds had passed, of {budget_seconds:g}, and it may take "
-        f"{expected:.0f}; --only {name} measures it in a call of its own"
-    )
-
-
-def run(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
-    """The command; 0 when it is done, 1 when something failed, which its row says.
-
-    Args:
-        arguments: of the command line; by default this process's.
-        started: when its budget began, by ``time.monotonic``; by default now.
-    """
-    started = time.monotonic() if started is None else started
+def run(arguments: Sequence[str]) -> int:
+    """Measure the sections; 1 where something failed, which its row says."""
+    started_at = time.monotonic()
     options = _options(arguments)
     if not options.small and jax.default_backend() != "gpu":
-        print(
-            "gpu.py: error: jax finds no GPU, which the full sizes need; install jax for this GPU, "
-            "or pass --small to see that the script works",
-            file=sys.stderr,
+        raise ConfigError(
+            "jax finds no GPU, which the full sizes need; install jax for this GPU, or pass "
+            "--small to see that the script works"
         )
-        return 1
+    results = Results[Row](options, "gpu")
     settings = SMALL if options.small else FULL
     names = [name for name in SECTIONS if name in (options.only or SECTIONS)]
-    try:
-        rows = measure(names, settings, started, options.budget_seconds, options.out)
-    except OSError as error:
-        print(f"gpu.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    print(f"written: {options.out / 'gpu.csv'}")
-    print(correctness_line(rows))
-    for goal in GOALS:
-        batch_size = settings.t7_batch if goal.section == HEADLINE else settings.t3_batch
-        print(goal_line(goal, rows, batch_size))
-    return int(any(row.status.startswith(FAILED) for row in rows))
+    measure_sections(names, settings, results, started_at, options.budget_seconds)
+    goals = [goal_line(goal, results.rows) for goal in GOALS]
+    return results.finish(correctness_line(results.rows), *goals)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", required=True, help="where gpu.csv goes"
-    )
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("gpu", __doc__)
     parser.add_argument(
         "--small",
         action="store_true",
@@ -225,7 +148,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--budget-seconds",
-        type=_seconds,
+        type=float,
         default=BUDGET_SECONDS,
         metavar="SECONDS",
         help="a section that would probably end later than this after the start is skipped "
@@ -235,13 +158,3 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", nargs="+", choices=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS)
     )
     return parser.parse_args(arguments)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on")
-    return seconds

@@ -1,112 +1,116 @@
-"""Who is measured: this library and its peers, by name."""
+"""Who can be measured: by name, where each is built, and what it gives once it is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.cases import WORKLOADS, Case, Workload
-from bottleneck_transformer_flax.layers.attention_backends.choice import MANY_POSITIONS
+from benchmarks.results import package_version
+from bottleneck_transformer_flax.models.execution import Execution
 
-UPDATES_COMPARED = 3
-"""Of training, the losses that implementations must agree in."""
-LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 FreedMemory = Literal["kept", "kept-by-ours", "given-back"]
-"""Whether processes keep it by ``keep_freed_memory``: all, those of this library alone, or none."""
+"""Which processes ask glibc to keep freed memory: all, this library's alone, or none."""
+NETWORK_WORKLOADS = ("inference", "training", "attention", "attention-training")
+
+
+def process_peak_bytes() -> int | None:
+    """The most memory this process had since the peak was last reset; None elsewhere than Linux."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 class Built(NamedTuple):
     """An implementation, ready to be timed.
 
     Attributes:
-        call: does the work once and returns when it is done.
-        outputs: what it gives, to be compared: logits; or the losses of the first updates; or the
-            layer's output and, in training, its input's gradient.
-        compile_seconds: what it took to get ready, without reading the weights.
-        temporaries_bytes: of one call, by the compiler's own analysis; None where it has none.
+        run: makes so many calls, and returns when they are done.
+        outputs: what is compared before anything is timed.
+        compile_seconds: seconds until the first result, without reading the weights.
+        temporaries_bytes: temporary buffers of one call, where the compiler says.
+        memory_bytes: memory in use, to be asked after the calls.
+        close: ends what was started.
+        note: what a reader of the results has to know about how it was built.
     """
 
-    call: Callable[[], Any]
+    run: Callable[[int], None]
     outputs: tuple[np.ndarray, ...]
     compile_seconds: float
     temporaries_bytes: int | None = None
+    memory_bytes: Callable[[], int | None] = process_peak_bytes
+    close: Callable[[], object] = lambda: None
+    note: str = ""
 
 
-class Implementation(NamedTuple):
+@dataclass(frozen=True)
+class Implementation:
     """One way to do the work.
 
     Attributes:
-        module: in this package, where it is built; imported only there where it is measured.
-        builder: the name of its ``(case, folder) → Built`` there.
-        workloads: what it does.
-        packages: what must be installed.
-        keeps_weights: whether it always has all attention weights of a layer in memory; otherwise
-            only for the gradients of few positions.
+        module: the module of this folder that builds it, imported only in its own process.
+        options: keyword arguments of that module's ``build(case, folder)``.
+        workloads: the work that it can do.
+        packages: packages that must be installed.
     """
 
     module: str
-    builder: str
-    workloads: tuple[Workload, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    workloads: tuple[str, ...] = NETWORK_WORKLOADS
     packages: tuple[str, ...] = ()
-    keeps_weights: bool = True
 
-    def build(self, case: Case, folder: Path) -> Built:
-        """Make it ready for a case whose weights and inputs are in a folder."""
-        module = import_module(f"{__package__}.{self.module}")
-        built: Built = getattr(module, self.builder)(case, folder)
+    def build(self, case: Any, folder: Path) -> Built:
+        """Make it ready for a case, whose weights and inputs are in a folder."""
+        built: Built = import_module(f"benchmarks.{self.module}").build(
+            case, folder, **self.options
+        )
         return built
 
     def keeps(self, freed_memory: FreedMemory) -> bool:
         """Whether its process keeps freed memory."""
-        of_ours = freed_memory == "kept-by-ours" and self.module == "ours"
-        return of_ours or freed_memory == "kept"
+        return freed_memory == "kept" or (freed_memory == "kept-by-ours" and self.module == "ours")
 
     def missing(self) -> list[str]:
         """The packages it needs that are not installed."""
         return [name for name in self.packages if package_version(name) is None]
 
-    def least_memory_bytes(self, case: Case) -> int:
-        """For attention weights, of which a call and its gradients hold several copies."""
-        height, width = case.size
-        differentiated = case.workload == "attention-training"
-        if not self.keeps_weights and not (differentiated and height * width < MANY_POSITIONS):
-            return 0
-        return (8 if differentiated else 4) * case.attention_weights_bytes
 
-
-OURS = "ours"
-REFERENCE = "reference"
 _TIMM = ("torch", "timm")
 _ONNX = (*_TIMM, "onnx", "onnxscript")
-IMPLEMENTATIONS = {
-    OURS: Implementation("ours", "build", WORKLOADS, keeps_weights=False),
-    REFERENCE: Implementation("ours", "build_reference", WORKLOADS),
-    "timm": Implementation("torch_peers", "build_eager", WORKLOADS, _TIMM),
-    "timm-compiled": Implementation("torch_peers", "build_compiled", WORKLOADS, _TIMM),
+OURS, REFERENCE, COMPILED = "ours", "reference", "timm-compiled"
+NETWORKS = {
+    OURS: Implementation("ours"),
+    REFERENCE: Implementation(
+        "ours",
+        {
+            "execution": Execution(attention_backend="reference", convolution_algorithm="plain"),
+            "folded": False,
+        },
+    ),
+    "timm": Implementation("torch_peers", packages=_TIMM),
+    COMPILED: Implementation("torch_peers", {"compiled": True}, packages=_TIMM),
     "onnxruntime": Implementation(
-        "onnx_peers", "build_onnxruntime", ("inference",), (*_ONNX, "onnxruntime")
+        "onnx_peers", {"runtime": "onnxruntime"}, ("inference",), (*_ONNX, "onnxruntime")
     ),
     "openvino": Implementation(
-        "onnx_peers", "build_openvino", ("inference",), (*_ONNX, "openvino")
+        "onnx_peers", {"runtime": "openvino"}, ("inference",), (*_ONNX, "openvino")
     ),
-    "ours-remat": Implementation("ours", "build_remat", ("training",), keeps_weights=False),
+    "ours-remat": Implementation("ours", {"execution": Execution(remat=True)}, ("training",)),
 }
-
-
-PRODUCTS = {
-    "product": Implementation("ours", "build_product", WORKLOADS),
-    "torch-product": Implementation("torch_peers", "build_product", WORKLOADS, _TIMM),
+READERS = {
+    OURS: Implementation("readers", {"reader": "workers"}, ("data",)),
+    "ours-threads": Implementation("readers", {"reader": "threads"}, ("data",)),
+    "timm": Implementation("torch_reader", {}, ("data",), _TIMM),
+    "plain-loop": Implementation("readers", {"reader": "plain-loop"}, ("data",)),
 }
-"""What the machine's peak is measured by: the fastest of these, in the same rounds."""
 PRODUCT_SIDE = 2048
-
-
-def package_version(name: str) -> str | None:
-    """Of an installed package; None where it is not."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+PRODUCTS = {
+    "product": Implementation("ours", {"product": True}),
+    "torch-product": Implementation("torch_peers", {"product": True}, packages=_TIMM),
+}
+"""Large matrix products, timed in the same rounds: what the MFU is a fraction of."""

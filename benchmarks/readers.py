@@ -1,14 +1,15 @@
 """Ways to read training images, from files to a network's float32 input: ours, and a plain loop."""
 
 import itertools
+import math
 import multiprocessing
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from benchmarks.implementations import package_version
-from benchmarks.photographs import USUAL_SIZE
+from benchmarks.implementations import Built
+from benchmarks.photographs import USUAL_SIZE, write_photographs
+from benchmarks.results import Row
+from benchmarks.timing import Outputs
 from bottleneck_transformer_flax.augmentation.auto_augment import apply_policy
-from bottleneck_transformer_flax.augmentation.batch import (
-    augment_batch,
-)
+from bottleneck_transformer_flax.augmentation.batch import augment_batch
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.augmentation.image import (
     Box,
@@ -34,25 +35,23 @@ from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.decoding import open_image
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
-InputPolicy = Literal["none", "rand"]
-ReaderName = Literal["ours", "ours-threads", "timm", "plain-loop"]
-
+Policy = Literal["none", "rand"]
+TITLES: dict[Policy, str] = {"none": "random crops", "rand": "random crops, RandAugment"}
 CROPS_ALONE = Augmentation(crop="resized")
+_EXAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputCase:
-    """What is read: random parts of JPEG files or others, resized by a bicubic filter and flipped.
+class ReaderCase:
+    """Random parts of image files, resized by a bicubic filter, flipped and normalised.
 
     Attributes:
-        root: the folder of the images.
+        root: folder of the images.
         names: their paths below it.
-        size: (height, width) of the network's input.
-        batch_size: images a batch.
+        size: height and width of the network's input.
+        batch_size: images a batch; a call reads one.
         num_workers: processes of every reader that has some.
         policy: "rand" is RandAugment, two operations of magnitude 10, after the resize.
-        examples: a folder of ``write_photographs`` in the usual size, of which every reader shows
-            the same parts.
     """
 
     root: Path
@@ -60,151 +59,143 @@ class InputCase:
     size: tuple[int, int]
     batch_size: int
     num_workers: int
-    policy: InputPolicy
-    examples: Path
+    policy: Policy
+
+    flops = None
+    largest_difference = 3.0
+    """In the mean, of values in [0, 255]: readers that crop before they resize know nothing of a
+    crop's surroundings."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of the network."""
+        """Preprocessing of the network."""
         return Preprocessing(size=self.size)
 
     @property
     def augmentation(self) -> Augmentation:
-        """What changes the images."""
+        """Augmentation of every image."""
         return Augmentation(crop="resized", policy=self.policy)
 
+    def row(self) -> Row:
+        """What the rows of all readers have in common."""
+        return Row(
+            benchmark="data",
+            case=TITLES[self.policy],
+            quantity=f"{self.num_workers} workers",
+            height=self.size[0],
+            width=self.size[1],
+            batch_size=self.batch_size,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write a few photographs, of which every reader shows the same parts."""
+        (folder / "examples").mkdir()
+        write_photographs(folder / "examples", _EXAMPLES, USUAL_SIZE, seed=1)
+
+    def difference(self, outputs: Outputs, expected: Outputs) -> float:
+        """The mean difference of values in [0, 255]."""
+        (ours,), (theirs,) = outputs, expected
+        if ours.shape != theirs.shape:
+            return math.inf
+        return float(np.abs(ours.astype(float) - theirs).mean())
+
     def path(self, index: int) -> str:
-        """Of the image with this number, counted on and on over the files."""
+        """Path of an image, counted on and on over the files."""
         return str(self.root / self.names[index % len(self.names)])
 
-    def example_parts(self) -> list[tuple[str, Box]]:
-        """Paths of the examples, each with the box that ``random_box`` gives by its place."""
+    def example_parts(self, folder: Path) -> list[tuple[str, Box]]:
+        """Paths of the photographs, each with the box that ``random_box`` gives by its place."""
         height, width = self.size
         return [
             (
                 str(path),
                 random_box(USUAL_SIZE, width / height, CROPS_ALONE, np.random.default_rng(place)),
             )
-            for place, path in enumerate(sorted(self.examples.iterdir()))
+            for place, path in enumerate(sorted((folder / "examples").iterdir()))
         ]
 
 
-class BuiltReader(NamedTuple):
-    """A reader that has begun.
-
-    Attributes:
-        take: waits for so many batches as the network's input.
-        close: ends what was started.
-        examples: the parts of the examples, resized.
-    """
-
-    take: Callable[[int], None]
-    close: Callable[[], None]
-    examples: UInt8[np.ndarray, "n h w 3"]
+def build(
+    case: ReaderCase, folder: Path, *, reader: Literal["workers", "threads", "plain-loop"]
+) -> Built:
+    """Start to read: by ``training_batches`` with processes or threads, or by Pillow alone."""
+    if reader == "plain-loop":
+        return _plain_loop(case, folder)
+    return _ours(case, folder, num_workers=case.num_workers if reader == "workers" else 0)
 
 
-class Reader(NamedTuple):
-    """One way to read.
-
-    Attributes:
-        module: in this package, where it is built; imported only there where it is measured.
-        builder: the name of its ``(case) → BuiltReader`` there.
-        packages: what must be installed.
-    """
-
-    module: str
-    builder: str
-    packages: tuple[str, ...] = ()
-
-    def build(self, case: InputCase) -> BuiltReader:
-        """Begin to read."""
-        built: BuiltReader = getattr(import_module(f"{__package__}.{self.module}"), self.builder)(
-            case
-        )
-        return built
-
-    def missing(self) -> list[str]:
-        """The packages it needs that are not installed."""
-        return [name for name in self.packages if package_version(name) is None]
+def started(
+    began: float,
+    run: Callable[[int], None],
+    examples: Iterable[np.ndarray],
+    close: Callable[[], object],
+) -> Built:
+    """A reader that was begun at a time of ``time.perf_counter``, once its first batch is there."""
+    run(1)
+    seconds = time.perf_counter() - began
+    shown = np.stack(list(examples))
+    return Built(run, (shown,), seconds, memory_bytes=lambda: None, close=close)
 
 
-READERS: dict[ReaderName, Reader] = {
-    "ours": Reader("readers", "build_workers"),
-    "ours-threads": Reader("readers", "build_threads"),
-    "timm": Reader("torch_reader", "build", ("torch", "timm")),
-    "plain-loop": Reader("readers", "build_plain_loop"),
-}
-
-
-def build_workers(case: InputCase) -> BuiltReader:
-    """``training_batches`` with processes, and then what the training step does to a batch."""
-    return _build_ours(case, num_workers=case.num_workers)
-
-
-def build_threads(case: InputCase) -> BuiltReader:
-    """The same with threads, one a core."""
-    return _build_ours(case, num_workers=0)
-
-
-def _build_ours(case: InputCase, num_workers: int) -> BuiltReader:
-    count = len(case.names)
-    source = FolderSource(case.root, case.names, np.zeros(count, np.int32), ("all",))
-    transform = TrainingTransform(case.preprocessing, case.augmentation)
+def _ours(case: ReaderCase, folder: Path, num_workers: int) -> Built:
+    began = time.perf_counter()
+    source = FolderSource(case.root, case.names, np.zeros(len(case.names), np.int32), ("all",))
     batches = training_batches(
-        source, transform, batch_size=case.batch_size, seed=0, num_workers=num_workers
+        source,
+        TrainingTransform(case.preprocessing, case.augmentation),
+        batch_size=case.batch_size,
+        seed=0,
+        num_workers=num_workers,
     )
     targets, valid = jnp.zeros((case.batch_size, 1)), jnp.ones(case.batch_size, bool)
 
     @jax.jit
-    def network_input(images: UInt8[Array, "b h w 3"], key: Array) -> Float[Array, "b h w 3"]:
+    def network_input(images: UInt8[Array, "b h w 3"], step: int) -> Float[Array, "b h w 3"]:
+        key = jax.random.fold_in(jax.random.key(0), step)
         normalized = case.preprocessing.normalize(images)
         return augment_batch(normalized, targets, valid, key, Augmentation(flip=True))[0]
 
-    keys = _keys()
+    steps = itertools.count()
 
-    def take(count: int) -> None:
-        for _ in range(count):
-            network_input(next(batches)["image"], next(keys)).block_until_ready()
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            network_input(next(batches)["image"], next(steps)).block_until_ready()
 
     plain = TrainingTransform(case.preprocessing, CROPS_ALONE)
-    examples = [
+    examples = (
         plain(open_image(path), np.random.default_rng(place))
-        for place, (path, _) in enumerate(case.example_parts())
-    ]
-    return BuiltReader(take, batches.close, np.stack(examples))
+        for place, (path, _) in enumerate(case.example_parts(folder))
+    )
+    return started(began, run, examples, batches.close)
 
 
-def _keys() -> Iterator[Array]:
-    for step in itertools.count():
-        yield jax.random.fold_in(jax.random.key(0), step)
-
-
-def build_plain_loop(case: InputCase) -> BuiltReader:
-    """What Pillow takes in as many processes: no batch is made, nothing is sent or flipped."""
+def _plain_loop(case: ReaderCase, folder: Path) -> Built:
+    """Pillow in as many processes: no batch is made, nothing is sent or flipped."""
+    began = time.perf_counter()
     executor = ProcessPoolExecutor(case.num_workers, multiprocessing.get_context("spawn"))
     seeds = itertools.count()
 
-    def take(count: int) -> None:
-        images = -(-count * case.batch_size // case.num_workers)
-        shares = [
+    def run(calls: int) -> None:
+        images = -(-calls * case.batch_size // case.num_workers)
+        tasks = [
             executor.submit(read_plainly, case, next(seeds), images)
             for _ in range(case.num_workers)
         ]
-        for share in shares:
-            share.result()
+        for task in tasks:
+            task.result()
 
-    examples = [
+    examples = (
         np.asarray(_plain(path, case.size, partial(_the_same, box)))
-        for path, box in case.example_parts()
-    ]
-    return BuiltReader(take, executor.shutdown, np.stack(examples))
+        for path, box in case.example_parts(folder)
+    )
+    return started(began, run, examples, executor.shutdown)
 
 
 def _the_same(box: Box, size: tuple[int, int]) -> Box:
     return box
 
 
-def read_plainly(case: InputCase, seed: int, count: int) -> None:
+def read_plainly(case: ReaderCase, seed: int, count: int) -> None:
     """Read so many images, one after the other."""
     rng = np.random.default_rng(seed)
     height, width = case.size

@@ -1,26 +1,22 @@
-"""Time until the package is imported, a command explains itself, and gives its first result.
+"""Time until the package is imported, a command explains itself, and gives its first result."""
 
-    python -m benchmarks start-up
-
-Each is a process of its own, in turns; the medians are printed.
-"""
-
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.conditions import conditions
+from benchmarks.options import Results, add_rounds, make_parser, use_cpu
+from benchmarks.results import Row, progress
+from benchmarks.timing import Pace, Turns, take_turns, timed_row
 from bottleneck_transformer_flax import BoTNet, Preprocessing, save_pretrained
-from bottleneck_transformer_flax.errors import BoTNetError
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import get_variant
 from reference.variables import random_variables
@@ -28,60 +24,79 @@ from reference.variables import random_variables
 FRAMEWORKS = "import jax, flax"
 PACKAGE = f"{FRAMEWORKS}, bottleneck_transformer_flax"
 NAMES = f"{PACKAGE}; from bottleneck_transformer_flax import BoTNet, get_config, load_pretrained"
-IMPORTS = (FRAMEWORKS, PACKAGE, NAMES)
 BOTNET = (sys.executable, "-m", "bottleneck_transformer_flax")
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command whose first line is waited for.
+
+    Attributes:
+        name: what is typed.
+        command: the program and its arguments.
+        environment: its environment, anew for every call.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Callable[[], Mapping[str, str]]
+
+    def time(self, calls: int) -> float:
+        """Seconds until the first line, in the mean of so many calls.
+
+        Raises:
+            subprocess.CalledProcessError: when the command fails.
+        """
+        environments = [self.environment() for _ in range(calls)]
+        return sum(seconds_to_first_line(self.command, each) for each in environments) / calls
+
+
 def seconds_to_first_line(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """How long a process takes to print its first line, or else to end.
+    """Seconds until a process prints its first line, or else ends.
 
     Raises:
         subprocess.CalledProcessError: when it fails.
     """
     start = time.perf_counter()
-    reading, writing = os.pipe()
-    process = subprocess.Popen(command, stdout=writing, env=dict(environment))
-    os.close(writing)
-    with os.fdopen(reading) as output:
-        output.readline()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(environment)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         seconds = time.perf_counter() - start
-        output.read()
-    if process.wait():
+        process.stdout.read()
+    if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return seconds
 
 
-def import_and_help_seconds(rounds: int) -> dict[str, float]:
-    """The median for each import and each help text, by what is typed."""
-    commands = {f'python -c "{code}"': (sys.executable, "-c", code) for code in IMPORTS}
-    commands |= {
-        " ".join(("botnet", *words)): (*BOTNET, *words)
-        for words in (("--help",), ("predict", "--help"))
-    }
-    seconds: dict[str, list[float]] = {typed: [] for typed in commands}
-    for _ in range(rounds):
-        for typed, command in commands.items():
-            seconds[typed].append(seconds_to_first_line(command, os.environ))
-    return {typed: median(times) for typed, times in seconds.items()}
-
-
-def predict_seconds(variant: str, rounds: int, folder: Path) -> tuple[float, float]:
-    """The medians of ``botnet predict``'s first result: with an empty cache, and once more."""
+def commands(variant: str, folder: Path) -> list[Command]:
+    """All that is measured; predictions with an empty and with a filled cache of programs."""
     write_model(variant, folder / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "image.png")
     words = ("predict", str(folder / "image.png"), "--checkpoint", str(folder / "model"), "--json")
     inherited = {name: value for name, value in os.environ.items() if "COMPILATION" not in name}
-    first, second = [], []
-    for number in range(rounds):
-        environment = inherited | {"XDG_CACHE_HOME": str(folder / f"cache-{number}")}
-        first.append(seconds_to_first_line((*BOTNET, *words), environment))
-        second.append(seconds_to_first_line((*BOTNET, *words), environment))
-    return median(first), median(second)
+    numbers = count()
+
+    def empty_cache() -> Mapping[str, str]:
+        return inherited | {"XDG_CACHE_HOME": str(folder / f"cache-{next(numbers)}")}
+
+    def filled_cache() -> Mapping[str, str]:
+        return inherited | {"XDG_CACHE_HOME": str(folder / "cache")}
+
+    return [
+        *(
+            Command(f'python -c "{code}"', (sys.executable, "-c", code), lambda: os.environ)
+            for code in (FRAMEWORKS, PACKAGE, NAMES)
+        ),
+        Command("botnet --help", (*BOTNET, "--help"), lambda: os.environ),
+        Command("botnet predict --help", (*BOTNET, "predict", "--help"), lambda: os.environ),
+        Command(f"botnet predict, {variant}, empty cache", (*BOTNET, *words), empty_cache),
+        Command(f"botnet predict, {variant}, once more", (*BOTNET, *words), filled_cache),
+    ]
 
 
 def write_model(variant_name: str, directory: Path) -> None:
-    """A pretrained directory of a variant with random weights."""
+    """Write a pretrained directory of a variant with random weights."""
     variant = get_variant(variant_name)
     model = BoTNet(config=variant.config)
     variables = random_variables(abstract_variables(model, variant.image_size))
@@ -89,27 +104,28 @@ def write_model(variant_name: str, directory: Path) -> None:
     save_pretrained(directory, model, variables, Preprocessing(size=variant.image_size), classes)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Measure the time to start.")
-    parser.add_argument("--variant", default="botnet_t3", help="the model that predicts")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is measured")
-    parsed = parser.parse_args(arguments)
-    if parsed.rounds < 1:
-        parser.error(f"--rounds is {parsed.rounds}; expected at least 1")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            medians = import_and_help_seconds(parsed.rounds)
-            first, second = predict_seconds(parsed.variant, parsed.rounds, Path(folder))
-    except (BoTNetError, subprocess.CalledProcessError) as error:
-        print(f"start_up.py: error: {error}", file=sys.stderr)
-        return 1
-    frameworks, package, names = (medians[f'python -c "{code}"'] for code in IMPORTS)
-    for typed, seconds in medians.items():
-        print(f"{seconds:6.3f} s  {typed}")
-    print(f"{package - frameworks:6.3f} s  added by importing the package")
-    print(f"{names - frameworks:6.3f} s  added by importing its names")
-    print(f"{first:6.3f} s  botnet predict with {parsed.variant}, first result, empty cache")
-    print(f"{second:6.3f} s  the same once more: {first / second:.2f} × faster")
-    print("measured on " + ", ".join(f"{key} {value}" for key, value in conditions().items()))
-    return 0
+def run(arguments: Sequence[str]) -> int:
+    """Measure the time to start, each command in a process of its own."""
+    parser = make_parser("start-up", __doc__)
+    add_rounds(parser, 7)
+    parser.add_argument(
+        "--variant", default="botnet_t3", help="the model that predicts (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    use_cpu()
+    results = Results[Row](options, "start-up")
+    with tempfile.TemporaryDirectory() as folder, progress() as say:
+        timed = commands(options.variant, Path(folder))
+        pace = Pace(rounds=options.rounds, turn_seconds=0.0)
+        turns: dict[str, Turns] = take_turns(timed, pace, say)
+    results.add(
+        [
+            timed_row(
+                Row(benchmark="start-up", case="first line", implementation=each.name),
+                turns[each.name],
+                turns[timed[0].name],
+            )
+            for each in timed
+        ]
+    )
+    return results.finish()

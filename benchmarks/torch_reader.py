@@ -1,13 +1,16 @@
 """timm's loader on PyTorch, as its training script has it on a CPU."""
 
 import multiprocessing
+import time
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.readers import BuiltReader, InputCase
+from benchmarks.implementations import Built
+from benchmarks.readers import ReaderCase, started
 from bottleneck_transformer_flax.augmentation.image import Box
 from reference.timm_networks import timm_data
 
@@ -19,7 +22,7 @@ _IMAGES_AN_EPOCH = 10**7
 class _Files:
     """What timm asks of a reader: files with their classes."""
 
-    def __init__(self, case: InputCase) -> None:
+    def __init__(self, case: ReaderCase) -> None:
         self._case = case
 
     def __len__(self) -> int:
@@ -29,18 +32,17 @@ class _Files:
         return open(self._case.path(index), "rb"), 0  # noqa: PTH123
 
 
-def build(case: InputCase) -> BuiltReader:
+def build(case: ReaderCase, folder: Path) -> Built:
     """Workers that collate uint8 batches, which the loader normalises afterwards ("prefetcher").
 
     timm's training script has it so unless it is told otherwise.
     """
+    began = time.perf_counter()
     if "fork" in multiprocessing.get_all_start_methods():
         # As a program of its own has it on Linux; this process was spawned, and so would others be.
         multiprocessing.set_start_method("fork", force=True)
-    data = timm_data()
-    dataset = data.ImageDataset(str(case.root), reader=_Files(case))
-    loader = data.create_loader(
-        dataset,
+    loader = timm_data().create_loader(
+        timm_data().ImageDataset(str(case.root), reader=_Files(case)),
         (3, *case.size),
         case.batch_size,
         is_training=True,
@@ -57,16 +59,16 @@ def build(case: InputCase) -> BuiltReader:
     )
     batches = iter(loader)
 
-    def take(count: int) -> None:
-        for _ in range(count):
+    def run(calls: int) -> None:
+        for _ in range(calls):
             next(batches)
 
-    examples = [part_of_image(path, box, case.size) for path, box in case.example_parts()]
-    return BuiltReader(take, lambda: None, np.stack(examples))
+    examples = (part_of_image(path, box, case.size) for path, box in case.example_parts(folder))
+    return started(began, run, examples, lambda: None)
 
 
 def part_of_image(path: str, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """By the function that timm's random crop calls."""
+    """A part of an image by the function that timm's random crop calls."""
     from torchvision.transforms.functional import InterpolationMode, resized_crop
 
     left, top, right, bottom = box

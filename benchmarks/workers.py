@@ -1,4 +1,4 @@
-"""A process for each implementation, so that none disturbs another's memory and threads."""
+"""A process for each implementation, which stands still while another is measured."""
 
 import contextlib
 import multiprocessing
@@ -14,16 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.cases import Case
-from benchmarks.implementations import (
-    IMPLEMENTATIONS,
-    PRODUCTS,
-    FreedMemory,
-)
+from benchmarks.implementations import Built, Implementation
 from bottleneck_transformer_flax.cli.startup import keep_freed_memory
 from bottleneck_transformer_flax.errors import BoTNetError
 
-_SECONDS_TO_END = 5.0
+_SECONDS_TO_END = 10.0
 
 
 class WorkerError(BoTNetError):
@@ -40,91 +35,89 @@ class Report(NamedTuple):
     outputs: tuple[np.ndarray, ...]
     compile_seconds: float
     temporaries_bytes: int | None
+    note: str = ""
 
 
 class Worker:
-    """One implementation in a process of its own, which works only while it is asked to."""
+    """One implementation in a process of its own, which works only while it is asked to.
 
-    def __init__(self, name: str, case: Case, folder: Path, freed_memory: FreedMemory) -> None:
-        """Start building it.
+    Between two questions the process is stopped, with all those it has started: what reads ahead
+    gets nothing ready meanwhile, and what waits actively takes no time from the others.
+    """
+
+    def __init__(self, name: str, implementation: Implementation, *, keep_memory: bool) -> None:
+        """Start the process, which waits for ``build``.
 
         Args:
-            name: of the implementation.
-            case: what to do.
-            folder: with the weights and inputs.
-            freed_memory: who keeps it.
+            name: name of the implementation.
+            implementation: what it builds.
+            keep_memory: whether it keeps freed memory.
         """
         self.name = name
-        self._log = _log_of(name, folder)
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
-        arguments = (theirs, name, case, folder, freed_memory)
-        self._process = spawn.Process(target=_serve, args=arguments, daemon=True)
-        with interrupts_ignored():
+        arguments = (theirs, implementation, keep_memory)
+        # A daemon may have no processes of its own, as readers do.
+        self._process = spawn.Process(target=_serve, args=arguments, daemon=False)
+        with _interrupts_ignored():
             self._process.start()
         theirs.close()
 
-    def report(self) -> Report:
-        """Wait until it is built.
+    def build(self, case: Any, folder: Path) -> Report:
+        """Build the implementation for a case, whose weights and inputs are in a folder.
 
         Raises:
-            WorkerError: when it cannot be.
+            UnableError: when it is not made for this case.
+            WorkerError: when it cannot be built.
         """
-        report: Report = self._answer()
+        report: Report = self._ask(("build", (case, folder, folder / f"{self.name}.log")))
         return report
 
-    def time(self, calls: int) -> list[float]:
-        """Seconds that each of so many calls took."""
-        seconds: list[float] = self._answer(calls)
-        return seconds
+    def time(self, calls: int) -> float:
+        """Seconds a call took, in the mean of so many."""
+        seconds: float = self._ask(("time", calls))
+        return seconds / calls
 
-    def peak_memory_bytes(self) -> int | None:
-        """The most that the process has had in memory since it was built; None if unknown."""
-        peak: int | None = self._answer("memory")
-        return peak
+    def memory_bytes(self) -> int | None:
+        """The memory that the implementation says it needed since it was built."""
+        count: int | None = self._ask(("memory", None))
+        return count
 
     def close(self) -> None:
-        """End the process."""
+        """End the process and all that it has started."""
+        self._signal("SIGCONT")
         with contextlib.suppress(OSError):
-            self._connection.send("end")
+            self._connection.send(("end", None))
         self._process.join(_SECONDS_TO_END)
+        self._signal("SIGKILL")
         self._process.kill()
         self._process.join()
         self._connection.close()
 
-    def _answer(self, question: int | str | None = None) -> Any:
+    def _ask(self, question: tuple[str, Any]) -> Any:
+        self._signal("SIGCONT")
         try:
-            if question is not None:
-                self._connection.send(question)
+            self._connection.send(question)
             answer = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise WorkerError(
-                f"{self.name}: its process ended with exit code {self._process.exitcode}"
-                + self._last_words()
-            ) from None
-        if isinstance(answer, UnableError):
-            raise answer
-        if isinstance(answer, str):
-            raise WorkerError(f"{self.name}: {answer}")
+            code = self._process.exitcode
+            raise WorkerError(f"{self.name}: its process ended with exit code {code}") from None
+        self._signal("SIGSTOP")
+        if isinstance(answer, WorkerError):
+            raise type(answer)(f"{self.name}: {answer}")
         return answer
 
-    def _last_words(self) -> str:
-        """The last line that its process printed, for which nobody else listened."""
-        try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError:
-            return ""
-        said = [line.strip() for line in lines if line.strip()]
-        return f"; it last said: {said[-1]}" if said else ""
+    def _signal(self, name: str) -> None:
+        """Send a signal to the process's group, where the system has groups."""
+        if hasattr(os, "killpg") and self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, getattr(signal, name))
 
 
 @contextlib.contextmanager
-def interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C reaches every process of the terminal, of which this one ends the others.
-
-    They inherit it, so that none of them ends on its own with a traceback while it begins.
-    """
+def _interrupts_ignored() -> Iterator[None]:
+    """Children inherit it, so that Ctrl-C reaches this process alone, which ends the others."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -132,59 +125,62 @@ def interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _log_of(name: str, folder: Path) -> Path:
-    return folder / f"{name}.log"
-
-
-def _serve(
-    connection: Connection, name: str, case: Case, folder: Path, freed_memory: FreedMemory
-) -> None:
+def _serve(connection: Connection, implementation: Implementation, keep_memory: bool) -> None:
     """The process: build, then do what is asked."""
-    implementation = (IMPLEMENTATIONS | PRODUCTS)[name]
-    if implementation.keeps(freed_memory):
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    if keep_memory:
         keep_freed_memory()
-    # What it takes to compile is measured, so nothing that an earlier process compiled is used.
+    # Compiling is measured, so nothing that an earlier process compiled is used.
     jax.config.update("jax_enable_compilation_cache", False)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / f"{name}-compiled")
-    log = _log_of(name, folder).open("w")
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    try:
-        built = implementation.build(case, folder)
-        _forget_peak()
-        connection.send(Report(built.outputs, built.compile_seconds, built.temporaries_bytes))
+    built: Built | None = None
+    with contextlib.suppress(EOFError), contextlib.ExitStack() as stack:
         while True:
-            asked = connection.recv()
-            if asked == "end":
+            kind, argument = connection.recv()
+            if kind == "end":
                 return
-            if asked == "memory":
-                connection.send(_peak_memory_bytes())
-                continue
-            seconds = []
-            for _ in range(asked):
-                start = time.perf_counter()
-                built.call()
-                seconds.append(time.perf_counter() - start)
-            connection.send(seconds)
-    except EOFError:
-        return
-    except BoTNetError as error:
-        connection.send(UnableError(f"{name}: {error}"))
-    except BaseException as error:
-        traceback.print_exc()
-        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
+            try:
+                if kind == "build":
+                    stack.close()
+                    # Whatever was built before is let go of first.
+                    built = None
+                    built = _build(implementation, *argument)
+                    stack.callback(built.close)
+                    connection.send(
+                        Report(
+                            built.outputs,
+                            built.compile_seconds,
+                            built.temporaries_bytes,
+                            built.note,
+                        )
+                    )
+                elif built is None:
+                    raise WorkerError("it is not built")
+                elif kind == "memory":
+                    connection.send(built.memory_bytes())
+                else:
+                    start = time.perf_counter()
+                    built.run(argument)
+                    connection.send(time.perf_counter() - start)
+            except BaseException as error:
+                connection.send(_told(error))
 
 
-def _forget_peak() -> None:
-    """From here on the peak counts anew, from what building has left; on Linux."""
+def _build(implementation: Implementation, case: Any, folder: Path, log: Path) -> Built:
+    """Build with everything that is printed going to a file, and the peak of memory reset."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(log.with_suffix(".compiled"))
+    built = implementation.build(case, folder)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    return built
 
 
-def _peak_memory_bytes() -> int | None:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(kilobytes[0]) * 1024 if kilobytes else None
+def _told(error: BaseException) -> WorkerError:
+    """An error in one line, as what another process can be sent."""
+    traceback.print_exc()
+    if isinstance(error, BoTNetError):
+        return UnableError(str(error))
+    return WorkerError(f"{type(error).__name__}: {error}".splitlines()[0][:300])

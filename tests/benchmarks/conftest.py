@@ -1,4 +1,4 @@
-"""What tests of the benchmarks' command line share."""
+"""The benchmarks' command line, called in this process."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ class Called(NamedTuple):
 
 @pytest.fixture
 def call(capfd, monkeypatch):
-    """Call ``python -m benchmarks`` in this process."""
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments):

@@ -78,11 +78,6 @@ def load_network(
     return network
 
 
-def timm_data() -> Any:
-    """timm's module for reading images."""
-    return timm.data
-
-
 def named_network(name: str, num_classes: int) -> torch.nn.Module:
     """A network that timm has a name for, untrained."""
     network: torch.nn.Module = timm.create_model(name, num_classes=num_classes)
@@ -160,3 +155,8 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
             if kind == {"A"} and stage[0].shortcut is not None:
                 stage[0].shortcut = ActivatedShortcut(stage[0].shortcut, activation())
     return network
+
+
+def timm_data() -> Any:
+    """timm's module for reading images."""
+    return timm.data

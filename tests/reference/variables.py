@@ -1,20 +1,21 @@
 """Random variables under which no mistake hides, and random images."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def random_variables(shapes, seed=0):
+def random_variables(shapes: Any, seed: int = 0) -> Any:
     """Float32 variables of these shapes: no zero scale, no trivial statistics.
 
     Their scale keeps activations near one, so that the outputs of different images differ.
     """
     random = np.random.default_rng(seed)
 
-    def draw(path, leaf):
+    def draw(path: Any, leaf: Any) -> jax.Array:
         name = path[-1].key
         if name == "var":
             value = np.exp(random.normal(0, 0.3, leaf.shape))
@@ -34,5 +35,5 @@ def random_variables(shapes, seed=0):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def random_images(*shape, seed=1):
+def random_images(*shape: int, seed: int = 1) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
