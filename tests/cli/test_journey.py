@@ -66,7 +66,7 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
 
     reported = call("report", "--json")
     assert reported.code == 0, reported
-    assert reported.json()["out"] == "runs/mine/report.html"
+    assert reported.json()["report"] == "runs/mine/report.html"
     assert entries(Path("runs/mine")) == [
         ".lock",
         "best",
