@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -38,6 +39,8 @@ def check_snippet(readme: str) -> None:
 
 def check_command_line() -> None:
     assert load_pretrained("botnet_tiny").model.config.num_classes == 10
+    # Only commands keep compiled programs.
+    assert jax.config.jax_compilation_cache_dir is None  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "grey.png"
         Image.new("L", (28, 28), 128).save(image)

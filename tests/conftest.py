@@ -2,12 +2,15 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 # Compiling takes most of the tests' time, and what is compiled runs a few times: XLA's own passes
-# are the users', LLVM's are left out.
+# are the users', LLVM's are left out, and its emitters of fusions that take twice as long.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs that a test compiled are there for the others, the commands that they start, and the next
@@ -26,9 +29,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 
-from bottleneck_transformer_flax.cli.startup import empty_if_large, keep_freed_memory  # noqa: E402
+from bottleneck_transformer_flax import cli  # noqa: E402
+from bottleneck_transformer_flax.cli.startup import empty_if_large  # noqa: E402
 
-keep_freed_memory()
+# A worker that runs many tests must not keep what the largest of them freed.
+cli.keep_freed_memory = lambda: None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         empty_if_large(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), 2**30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module() -> Iterator[None]:
+    """Drop the compiled programs of a module from memory after its last test."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture

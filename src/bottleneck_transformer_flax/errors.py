@@ -69,5 +69,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Write the message for a name that is not among the known ones, suggesting the nearest."""
     known = list(known)
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
-    suggestion = f" did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {name!r};{suggestion} Known are: {', '.join(known)}"
+    suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"unknown {kind} {name!r}; {suggestion}Expected one of {', '.join(known)}"

@@ -3,13 +3,11 @@
 import io
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from bottleneck_transformer_flax.cli import interrupts
 from bottleneck_transformer_flax.cli.progress import TrainingDisplay
 from bottleneck_transformer_flax.data.sources.array_record import FORMAT
 from bottleneck_transformer_flax.data.sources.folder import FolderSource
@@ -157,26 +155,6 @@ def test_what_is_not_known_is_not_shown(tmp_path):
     unknown = {"images/s", "fraction of peak", "waiting for images"}
     assert now.keys() == EXPECTED.keys() - unknown
     assert now["best test"] == "not yet"
-
-
-@pytest.mark.parametrize("width", [80, 40])
-def test_a_line_from_a_signal_handler_stays_above_the_display(tmp_path, monkeypatch, width):
-    shown = Shown(tmp_path, terminal=True, width=width)
-    system = SimpleNamespace(
-        isatty=lambda stream: True, write=lambda stream, data: shown.file.write(data.decode())
-    )
-    monkeypatch.setattr(interrupts, "os", system)
-    with shown.display as display:
-        shown.start()
-        for told in (None, STEP._replace(step=1), STEP):
-            if told is not None:
-                display.stepped(told)
-            before = shown.lines()
-            interrupts.say_in_handler("stopping")
-            height = interrupts.live_lines
-            assert shown.lines() == [*before[:-height], "stopping", *before[-height:]]
-    assert [line for line in shown.lines() if line][-3:] == ["stopping"] * 3
-    assert interrupts.live_lines == 1
 
 
 def best_of(tmp_path, rows, start=0):
