@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference.foreign_arrays import foreign_arrays
 from safetensors.numpy import load_file, save_file
 
 from cli.conftest import QUICK
-from reference.foreign_arrays import foreign_arrays
 from training.tiny import assert_same_bits, entries, write_data
 
 SCORES = {"top1", "top5", "loss", "count", "per_class"}
