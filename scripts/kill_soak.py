@@ -31,7 +31,7 @@ CONFIG = BoTNetConfig(
 VARIANTS["soak"] = Variant(
     name="soak", config=CONFIG, size=28, source="this script", parameters=0, multiply_adds=0
 )
-TIMINGS = ("seconds", "images_per_second", "input_wait", "fraction_of_peak")
+TIMINGS = ("seconds", "images_per_second", "input_wait", "mfu")
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -36,14 +36,14 @@ COMMAND = ("-m", "bottleneck_transformer_flax")
 LATE_COMMAND = """
 import sys, time
 from bottleneck_transformer_flax.cli import main
-from bottleneck_transformer_flax.training import setup as plan
+from bottleneck_transformer_flax.training import setup
 
-make_plan = plan.make_plan
-def make_plan_late(config):
+make_setup = setup.make_setup
+def make_setup_late(config):
     time.sleep(33)
-    return make_plan(config)
+    return make_setup(config)
 
-plan.make_plan = make_plan_late
+setup.make_setup = make_setup_late
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -121,7 +121,7 @@ def test_two_processes_have_the_losses_of_one(data, alone, tmp_path, more):
     run = tmp_path / "run"
     end(start(run, 2, "--data", data, *OPTIONS, *more))
     assert_same_run(run, alone)
-    assert "test accuracy" in said(run, 0)
+    assert "validation accuracy" in said(run, 0)
     assert "epoch" not in said(run, 1)
 
 
@@ -159,7 +159,7 @@ def test_a_killed_process_ends_the_others_within_a_minute(data, tmp_path, killed
         (
             ("--data", "nothing"),
             1,
-            ["process 1 of the run cannot begin; see what it said", "nothing: no such folder"],
+            ["process 1 of the run cannot begin; see its own message", "nothing: no such folder"],
         ),
         (
             ("--learning-rate", "0.03"),
@@ -167,7 +167,7 @@ def test_a_killed_process_ends_the_others_within_a_minute(data, tmp_path, killed
             ["process 1 of the run differs from process 0: it has optimization.learning_rate 0.03;"]
             * 2,
         ),
-        ((), 2, ["process 1 of the run differs from process 0: it has other images;"] * 2),
+        ((), 2, ["process 1 of the run differs from process 0: it has images "] * 2),
     ],
     ids=["no data", "options", "images"],
 )
@@ -190,4 +190,4 @@ def test_a_process_that_takes_its_time_is_waited_for(data, tmp_path):
     last = {"last": ("--data", "nothing"), "last_command": ("-c", LATE_COMMAND)}
     processes = start(run, 2, "--data", data, *OPTIONS, **last)
     end(processes, code=1, seconds=90)
-    assert "process 1 of the run cannot begin; see what it said" in said(run)
+    assert "process 1 of the run cannot begin; see its own message" in said(run)

@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import math
 import os
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import artifacts, trainer
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.trainer import train
+from reference.damage import cut_short, empty, flip_a_bit
 from training.linear_runs import (
     CONFIG,
     Recorder,
     after_epoch,
     go,
     in_step,
+    numbered,
     rows_of,
     saved,
     setup_of,
@@ -238,6 +242,42 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(tmp_path):
         checkpoints.save(3, setup.initial_state(), progress)
     with pytest.raises(CheckpointError, match=r"of an earlier version.*--like$"):
         go(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [empty, cut_short, flip_a_bit])
+def test_from_a_damaged_checkpoint_a_run_goes_back_to_the_one_before_it(
+    whole, tmp_path, damage, caplog
+):
+    go(tmp_path, CONFIG.replace(save_every_epochs=3))
+    assert numbered(tmp_path) == [9, 12]
+    files = (RunDirectory(tmp_path).checkpoints / "12" / "state").rglob("*")
+    damage(max(filter(Path.is_file, files), key=lambda file: file.stat().st_size))
+    outcome, recorder = go(tmp_path)
+    assert (outcome.finished, recorder.of("start")) == (True, [9])
+    assert "12.damaged is damaged" in caplog.text
+    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
+
+
+@pytest.fixture
+def files_up_to():
+    """Limits how large a file may become: a full disk, but for this process alone."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_the_last_checkpoint_stays_good(
+    whole, tmp_path, files_up_to
+):
+    go(tmp_path, at=after_epoch(1))
+    files_up_to(2500)
+    with pytest.raises(CheckpointError) as caught:
+        go(tmp_path, CONFIG.replace(evaluate_every_epochs=4))
+    files_up_to(resource.RLIM_INFINITY)
+    assert "the checkpoint could not be written to" in str(caught.value)
+    assert "checkpoints/3 is whole. See to the disk, then go on with --resume" in str(caught.value)
+    assert go(tmp_path)[0].finished
+    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
 def test_a_full_disk_under_the_best_model_is_one_line(tmp_path, monkeypatch):

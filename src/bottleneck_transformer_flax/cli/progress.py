@@ -79,7 +79,9 @@ class TrainingDisplay(Callback):
             self._speed.add(step)
         self._steps_seen += 1
         self._figures = _figures(step, epoch, self._speed, self._best)
-        self._bar.update(self._task, completed=step.step)
+        number = 1 + (step.step - 1) // self._started.steps_per_epoch
+        description = f"epoch {number}/{self._started.config.epochs}"
+        self._bar.update(self._task, description=description, completed=step.step)
 
     def on_evaluation(self, split: str, done: int, total: int) -> None:
         """Show how far the evaluation is."""
@@ -87,10 +89,8 @@ class TrainingDisplay(Callback):
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         """Leave a line that stays."""
-        if self._setup is None:
-            raise RuntimeError("on_start() comes first")
         self._keep_best(row)
-        epochs = self._setup.config.epochs
+        epochs = self._started.config.epochs
         parts = [
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
             f"loss {row['train_loss']:.3f}",
@@ -108,7 +108,7 @@ class TrainingDisplay(Callback):
         say(self._console, "  ".join(parts))
         if waits and not self._hint_given:
             self._hint_given = True
-            say(self._console, _input_hint(self._setup))
+            say(self._console, _input_hint(self._started))
 
     def on_stop(self) -> None:
         """Say that the run is being saved."""
@@ -117,6 +117,11 @@ class TrainingDisplay(Callback):
     def on_end(self) -> None:
         """Take the live part away; the lines stay."""
         self._live.stop()
+
+    @property
+    def _started(self) -> Setup:
+        assert self._setup is not None, "on_start() comes first"
+        return self._setup
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         if row.get("best"):
@@ -155,7 +160,7 @@ def _figures(
     if epoch.mfu is not None:
         rates.append(("MFU", f"{100 * epoch.mfu:.1f} %"))
     if speed.steps:
-        rates.append(("waiting for images", f"{100 * speed.input_wait:.0f} %"))
+        rates.append(("input wait", f"{100 * speed.input_wait:.0f} %"))
     return [results, optimization, rates]
 
 

@@ -62,6 +62,7 @@ class Setup:
         model: the model as it is scored and saved.
         pretrained: the model to start from, at the run's image size; None for a random start.
         preprocessing: how images become the model's input.
+        num_parameters: number of parameters of the model.
         batch_size: images per step, over all devices.
         steps_per_epoch: steps per epoch.
         devices: the devices, and how state and batches are laid out on them.
@@ -76,6 +77,7 @@ class Setup:
     model: BoTNet
     pretrained: Pretrained | None
     preprocessing: Preprocessing
+    num_parameters: int
     batch_size: int
     steps_per_epoch: int
     devices: DataParallel
@@ -99,11 +101,6 @@ class Setup:
         """Name of the model's variant; "custom" where it is none."""
         variant = find_variant(self.model.config)
         return "custom" if variant is None else variant.name
-
-    @cached_property
-    def num_parameters(self) -> int:
-        """Number of parameters of the model."""
-        return count_parameters(abstract_variables(self.model, self.preprocessing.size))
 
     @property
     def keeps_head(self) -> bool:
@@ -245,6 +242,8 @@ def assemble(
         model=model,
         pretrained=pretrained,
         preprocessing=preprocessing,
+        # Images that are too small for the model are refused here.
+        num_parameters=count_parameters(abstract_variables(model, preprocessing.size)),
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         devices=devices,

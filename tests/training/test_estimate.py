@@ -1,0 +1,47 @@
+"""What a run would take, of a few steps of a run that is known."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from bottleneck_transformer_flax.data.datasets import load_splits
+from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.training.estimate import estimate
+from bottleneck_transformer_flax.training.setup import assemble
+from training.linear_runs import CONFIG, setup_of
+from training.tiny import CROPPED, SMALL, LinearModel, truncated_jpeg, write_data
+
+
+def test_an_estimate_is_of_the_whole_run():
+    setup = setup_of(CONFIG.replace(evaluate_every_epochs=3), test=10)
+    found = estimate(setup)
+    assert (found.steps, found.images, found.evaluations, found.devices) == (12, 24, 2, 2)
+    assert found.step_seconds > found.input_seconds >= 0
+    assert found.test_seconds == pytest.approx(found.evaluation_seconds * 10 / 9)
+    assert found.seconds == pytest.approx(
+        found.compile_seconds
+        + 12 * found.step_seconds
+        + 2 * found.evaluation_seconds
+        + found.test_seconds
+    )
+    state = setup.initial_state()
+    assert found.state_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert found.temporaries_bytes is None or found.temporaries_bytes >= 0
+
+
+def test_without_images_to_score_no_evaluation_is_counted():
+    found = estimate(setup_of(validation=None))
+    assert (found.evaluations, found.evaluation_seconds, found.test_seconds) == (0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_bad_image_stops_an_estimate_as_it_would_the_run(tmp_path, part):
+    data = write_data(tmp_path / "data")
+    bad = truncated_jpeg(data / part / "ant/0.jpg")
+    config = CONFIG.replace(data=str(data), batch_size=12)
+    setup = assemble(config, load_splits(str(data)), LinearModel(SMALL), CROPPED)
+    with pytest.raises(DataError, match=rf"{bad}.*--skip-bad-images"):
+        estimate(setup)
+    skipping = dataclasses.replace(config.input, skip_bad_images=True)
+    assert estimate(dataclasses.replace(setup, config=config.replace(input=skipping))).steps == 4
