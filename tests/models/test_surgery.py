@@ -1,4 +1,6 @@
-"""Another resolution, another head: the same network, and proof that it is."""
+"""Another resolution, another head, folded norms: the same network, and proof that it is."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,22 +8,35 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.surgery import replace_head, resize_relative_positions
+from bottleneck_transformer_flax.models.execution import Execution
+from bottleneck_transformer_flax.models.surgery import (
+    fold_batch_norm,
+    replace_head,
+    resize_relative_positions,
+)
+from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.setup import make_setup
 from reference import network as oracle
 from reference.small_models import (
+    NAMES,
     SMALL_MODELS,
     TIMM,
     all_outputs,
     grid_stride,
     kinds,
     oracle_options,
+    small_images,
+    small_size,
     small_variables,
 )
 from reference.variables import random_images
 
-ATTENTION_KINDS = kinds(*(name for name in SMALL_MODELS if "botne" in name))
+NAME = "botnet_t3"
 TABLES = ("relative_height", "relative_width")
+PLAIN = Execution(attention_backend="reference", convolution_algorithm="plain")
 
 
 def size_of(name, rows, columns):
@@ -33,30 +48,17 @@ def flat(variables):
     return flatten_dict(variables, sep="/")
 
 
-@pytest.mark.parametrize("name", kinds())
-def test_the_same_size_leaves_every_array_as_it_is(name):
-    size = size_of(name, 3, 5)
-    variables = small_variables(name, *size)
-    model, same = resize_relative_positions(SMALL_MODELS[name], variables, size)
-    assert model == SMALL_MODELS[name]
-    before, after = flat(variables), flat(same)
-    assert before.keys() == after.keys()
-    assert all(after[path] is leaf for path, leaf in before.items())
+def assert_untouched(variables, copies):
+    jax.tree.map(np.testing.assert_array_equal, variables, copies)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "seresnet50"])
-def test_a_network_without_attention_is_left_alone(name):
-    variables = small_variables(name, *size_of(name, 3, 5))
-    model, same = resize_relative_positions(SMALL_MODELS[name], variables, size_of(name, 7, 2))
-    assert model == SMALL_MODELS[name]
-    assert all(flat(same)[path] is leaf for path, leaf in flat(variables).items())
-
-
-@pytest.mark.parametrize("name", ATTENTION_KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_resizing_changes_the_tables_alone_and_not_the_original(name):
-    variables = small_variables(name, *size_of(name, 3, 5))
-    copies = {path: np.array(leaf) for path, leaf in flat(variables).items()}
-    _, resized = resize_relative_positions(SMALL_MODELS[name], variables, size_of(name, 6, 4))
+    variables = small_variables(name, size_of(name, 3, 5))
+    copies = jax.tree.map(np.array, variables)
+    model = SMALL_MODELS[name].clone(execution=PLAIN)
+    resized_model, resized = resize_relative_positions(model, variables, size_of(name, 6, 4))
+    assert resized_model == model
     for path, leaf in flat(resized).items():
         if path.endswith(TABLES):
             halves = name == "botnet50" or name in TIMM
@@ -66,8 +68,12 @@ def test_resizing_changes_the_tables_alone_and_not_the_original(name):
             assert leaf.shape == (2 * length - 1, flat(variables)[path].shape[1]), path
         else:
             assert leaf is flat(variables)[path], path
-    for path, leaf in flat(variables).items():
-        np.testing.assert_array_equal(leaf, copies[path], err_msg=path)
+    assert ("resnet" in name) == all(
+        leaf is flat(variables)[p] for p, leaf in flat(resized).items()
+    )
+    assert_untouched(variables, copies)
+    _, same = resize_relative_positions(model, variables, size_of(name, 3, 5))
+    assert all(flat(same)[path] is leaf for path, leaf in flat(variables).items())
 
 
 def with_tables(variables, make):
@@ -79,8 +85,14 @@ def with_tables(variables, make):
     return variables | {"params": unflatten_dict(params, sep="/")}
 
 
-@pytest.mark.parametrize("name", ATTENTION_KINDS)
-@pytest.mark.parametrize("grid", [(6, 3), (2, 7)])
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [
+        ("botnet50", (6, 3)),
+        ("botnet_tiny", (2, 7)),
+        *(pytest.param(name, (2, 7), marks=pytest.mark.slow) for name in ("botnet_t3", *TIMM)),
+    ],
+)
 def test_with_linear_tables_the_resized_network_is_known_exactly(name, grid):
     """Tables linear in the offset: the new ones are the same line from end to end."""
 
@@ -90,119 +102,196 @@ def test_with_linear_tables_the_resized_network_is_known_exactly(name, grid):
         along = np.linspace(-1, 1, rows) if rows > 1 else np.zeros(1)
         return along[:, None] * end + constant
 
-    size, new_size = size_of(name, 3, 5), size_of(name, *grid)
-    trained = with_tables(small_variables(name, *size), line)
+    new_size = size_of(name, *grid)
+    trained = with_tables(small_variables(name), line)
     model, resized = resize_relative_positions(SMALL_MODELS[name], trained, new_size)
     images = random_images(1, *new_size, 3)
-    logits, _, attention = all_outputs(name)(resized, images)
-    known = with_tables(resized, line)
-    expected = oracle.network(images, known, oracle_options(name))
-    assert model == SMALL_MODELS[name]
+    logits, _, attention = all_outputs(model)(resized, images)
+    expected = oracle.network(images, with_tables(resized, line), oracle_options(name))
     assert attention.keys() == expected.attention_maps.keys()
     for block, weights in attention.items():
         np.testing.assert_allclose(weights, expected.attention_maps[block], rtol=0, atol=1e-5)
     np.testing.assert_allclose(logits, expected.logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["botnet_t3", "botnet_tiny"])
-def test_there_and_back_is_exact_where_the_finer_grid_holds_the_coarser(name):
-    size, finer = size_of(name, 3, 5), size_of(name, 5, 9)
-    variables = small_variables(name, *size)
-    there = resize_relative_positions(SMALL_MODELS[name], variables, finer)
-    _, back = resize_relative_positions(*there, size)
-    for path, leaf in flat(variables).items():
-        np.testing.assert_array_equal(flat(back)[path], leaf, err_msg=path)
-
-
-def test_a_size_the_network_cannot_read_is_an_error():
-    name = "botnet_t3"
-    variables = small_variables(name, *size_of(name, 3, 5))
-    with pytest.raises(ConfigError, match=r"8 × 64.*at least 16"):
-        resize_relative_positions(SMALL_MODELS[name], variables, (8, 64))
-
-
-@pytest.mark.parametrize("name", ["botnet_t3", "resnet50"])
-def test_a_new_head_reads_the_same_features(name):
-    size = size_of(name, 3, 5)
-    variables = small_variables(name, *size)
-    copies = {path: np.array(leaf) for path, leaf in flat(variables).items()}
-    original = SMALL_MODELS[name]
-    model, changed = replace_head(original, variables, num_classes=9, rng=jax.random.key(4))
-
+def test_a_new_head_reads_the_same_features():
+    name = "resnet50"
+    variables, images = small_variables(name), small_images(name)
+    copies = jax.tree.map(np.array, variables)
+    original = SMALL_MODELS[name].clone(execution=PLAIN)
+    draw = functools.partial(replace_head, original, variables, num_classes=9)
+    model, changed = draw(rng=jax.random.key(4))
     assert model.config == original.config.replace(num_classes=9)
-    assert original.config.num_classes == 5
-    kernel, bias = changed["params"]["head"]["kernel"], changed["params"]["head"]["bias"]
-    assert (kernel.shape, bias.shape) == ((256, 9), (9,))
-    assert kernel.dtype == bias.dtype == jnp.float32
-    assert kernel.std() == pytest.approx(0.01, rel=0.1)
-    np.testing.assert_array_equal(bias, 0)
+    assert model.execution == PLAIN
+    head = changed["params"]["head"]
+    assert jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), head) == {
+        "kernel": ((256, 9), "float32"),
+        "bias": ((9,), "float32"),
+    }
+    assert head["kernel"].std() == pytest.approx(0.01, rel=0.1)
+    np.testing.assert_array_equal(head["bias"], 0)
+    assert flat(changed).keys() == flat(variables).keys()
     for path, leaf in flat(changed).items():
         assert path.startswith("params/head/") or leaf is flat(variables)[path], path
-    assert flat(changed).keys() == copies.keys()
-    for path, leaf in flat(variables).items():
-        np.testing.assert_array_equal(leaf, copies[path], err_msg=path)
+    assert_untouched(variables, copies)
+    again, other = (draw(rng=jax.random.key(seed))[1]["params"]["head"] for seed in (4, 5))
+    np.testing.assert_array_equal(again["kernel"], head["kernel"])
+    assert np.abs(other["kernel"] - head["kernel"]).max() > 1e-3
 
-    images = random_images(2, *size, 3)
-    changed["params"]["head"]["bias"] = bias = jnp.arange(9, dtype=jnp.float32)
-    logits, features = jax.jit(
-        lambda v, x: (model.apply(v, x), model.apply(v, x, method="feature_maps"))
-    )(changed, images)
-    _, before, _ = all_outputs(name)(variables, images)
-    for stage, feature_map in features.items():
-        np.testing.assert_allclose(feature_map, before[stage], rtol=0, atol=1e-6, err_msg=stage)
+    head["bias"] = jnp.arange(9, dtype=jnp.float32)
+    logits, features, _ = all_outputs(model)(changed, images)
+    _, before, _ = all_outputs(original)(variables, images)
+    jax.tree.map(np.testing.assert_array_equal, features, before)
     pooled = np.asarray(before["c5"], np.float64).mean(axis=(1, 2))
-    expected = pooled @ np.asarray(kernel, np.float64) + np.asarray(bias)
+    expected = pooled @ np.asarray(head["kernel"], np.float64) + np.asarray(head["bias"])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
-def test_features_under_a_new_head_are_bit_for_bit_the_same():
-    name = "botnet_tiny"
-    size = size_of(name, 3, 5)
-    variables = small_variables(name, *size)
-    key = jax.random.key(0)
-    model, changed = replace_head(SMALL_MODELS[name], variables, num_classes=3, rng=key)
-    images = random_images(1, *size, 3)
-    before = SMALL_MODELS[name].apply(variables, images, method="feature_maps")
-    after = model.apply(changed, images, method="feature_maps")
-    for stage, feature_map in before.items():
-        np.testing.assert_array_equal(after[stage], feature_map)
+def folded(name=NAME):
+    return fold_batch_norm(SMALL_MODELS[name], small_variables(name))
 
 
-def test_a_head_depends_on_its_key():
-    name = "botnet_tiny"
-    variables = small_variables(name, *size_of(name, 2, 3))
-    heads = [
-        np.asarray(
-            replace_head(SMALL_MODELS[name], variables, num_classes=4, rng=jax.random.key(seed))[1][
-                "params"
-            ]["head"]["kernel"]
-        )
-        for seed in (0, 0, 1)
-    ]
-    np.testing.assert_array_equal(heads[0], heads[1])
-    assert np.abs(heads[0] - heads[2]).max() > 1e-3
+@pytest.mark.parametrize(
+    "name", [NAME, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != NAME)]
+)
+def test_every_output_of_the_folded_network_is_the_originals(name):
+    model, variables = folded(name)
+    images = small_images(name)
+    expected = all_outputs(SMALL_MODELS[name])(small_variables(name), images)
+    for ours, theirs in zip(
+        jax.tree.leaves(all_outputs(model)(variables, images)),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_classes", [0, -3])
-def test_a_head_without_classes_is_an_error(num_classes):
-    name = "botnet_tiny"
-    variables = small_variables(name, *size_of(name, 2, 3))
-    with pytest.raises(ConfigError, match=rf"num_classes is {num_classes}.*at least 1"):
-        replace_head(SMALL_MODELS[name], variables, num_classes=num_classes, rng=jax.random.key(0))
+@pytest.mark.parametrize("name", kinds())
+def test_folding_leaves_no_norm_and_the_model_says_what_its_variables_are(name):
+    variables = small_variables(name)
+    copies = jax.tree.map(np.array, variables)
+    model, result = fold_batch_norm(SMALL_MODELS[name].clone(execution=PLAIN), variables)
+    assert model.execution == PLAIN
+    images = jnp.zeros((1, *small_size(name), 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), result) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), shapes
+    )
+    assert set(result) == {"params"}
+    assert not [path for path in flat(result) if "norm" in path]
+    for path, leaf in flat(result).items():
+        if path.startswith("params/head/") or path.endswith(TABLES):
+            assert leaf is flat(variables)[path]
+    assert_untouched(variables, copies)
+    again, same = fold_batch_norm(model, result)
+    assert again is model
+    assert same is result
+
+
+def test_a_folded_model_is_for_inference_alone():
+    model, variables = folded()
+    for method in ("__call__", "feature_maps"):
+        apply = functools.partial(model.apply, train=True, mutable=["batch_stats"], method=method)
+        with pytest.raises(ConfigError, match="folded batch norm cannot be trained"):
+            apply(variables, small_images(NAME))
 
 
 @pytest.mark.usefixtures("as_users_have_it")
-def test_arguments_that_are_none_of_it_are_told():
-    model, variables = SMALL_MODELS["botnet_t3"], small_variables("botnet_t3", 48, 80)
-    with pytest.raises(ConfigError, match="image size is 64; expected"):
-        resize_relative_positions(model, variables, 64)
-    with pytest.raises(ConfigError, match=r"no params \(given: \['c2', "):
-        resize_relative_positions(model, variables["params"], (48, 80))
-    with pytest.raises(ConfigError, match=r"no params \(given: NoneType\)"):
-        resize_relative_positions(model, None, (48, 80))
-    with pytest.raises(ConfigError, match=r"hold c5.block_1.*relative_.*, but the model has no"):
-        resize_relative_positions(SMALL_MODELS["resnet50"], variables, (48, 80))
-    with pytest.raises(ConfigError, match="no head to replace; they hold c2"):
-        replace_head(model, {"params": {"c2": {}}}, num_classes=3, rng=jax.random.key(0))
-    with pytest.raises(ConfigError, match=r"no params \(given: \[\]\)"):
-        replace_head(model, {}, num_classes=3, rng=jax.random.key(0))
+def test_a_run_does_not_start_from_a_folded_model(tmp_path):
+    preprocessing = Preprocessing(size=small_size(NAME))
+    save_pretrained(tmp_path / "folded", *folded(), preprocessing, tuple("abcde"))
+    with pytest.raises(ConfigError, match=r"folded are folded .* name the model that it was"):
+        make_setup(RunConfig(variant=None, pretrained=str(tmp_path / "folded")))
+
+
+def test_operations_commute_to_the_bit():
+    steps = {
+        "fold": fold_batch_norm,
+        "resize": lambda model, variables: resize_relative_positions(model, variables, (96, 80)),
+        "head": functools.partial(replace_head, num_classes=3, rng=jax.random.key(3)),
+    }
+
+    def operated(*names):
+        result = SMALL_MODELS[NAME], small_variables(NAME)
+        for name in names:
+            result = steps[name](*result)
+        return result
+
+    model, first = operated("fold", "resize", "head")
+    other, second = operated("head", "resize", "fold")
+    assert model == other
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_in_bfloat16_the_folded_model_is_as_near_to_float32_as_the_unfolded():
+    variables, images = small_variables(NAME), small_images(NAME, batch=4)
+    model = SMALL_MODELS[NAME]
+    half = model.clone(config=model.config.replace(dtype="bfloat16"))
+
+    def features(model, variables):
+        apply = jax.jit(functools.partial(model.apply, method="feature_maps"))
+        return np.asarray(apply(variables, images)["c5"], np.float32)
+
+    exact = features(model, variables)
+    errors = [
+        np.sqrt(np.mean((features(*each) - exact) ** 2))
+        for each in ((half, variables), fold_batch_norm(half, variables))
+    ]
+    assert 0 < errors[1] < 1.5 * errors[0]
+
+
+def without(variables, *prefix):
+    paths = {path: leaf for path, leaf in flatten_dict(variables).items()}
+    return unflatten_dict({p: leaf for p, leaf in paths.items() if p[: len(prefix)] != prefix})
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (["batch_stats"], "the variables have no batch_stats"),
+        (["params"], "the variables have no params"),
+        (["params stem layer_1 norm scale"], r"missing: params\.stem\.layer_1\.norm\.scale$"),
+        (["batch_stats stem layer_1"], r"missing: batch_stats\.stem\.layer_1\.norm\.mean, "),
+        (
+            ["params c5 block_1 attention_norm", "batch_stats c5 block_1 attention_norm"],
+            r"missing: params\.c5\.block_1\.attention_norm\.scale, .*attention_norm\.mean",
+        ),
+    ],
+)
+def test_folding_names_the_variables_it_lacks(missing, message):
+    variables = small_variables(NAME)
+    for path in missing:
+        variables = without(variables, *path.split())
+    with pytest.raises(ConfigError, match=message):
+        fold_batch_norm(SMALL_MODELS[NAME], variables)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (lambda m, v: resize_relative_positions(m, v, (8, 64)), r"8 × 64.*at least 16"),
+        (lambda m, v: resize_relative_positions(m, v, 64), "image size is 64; expected"),
+        (
+            lambda m, v: resize_relative_positions(m, v["params"], (48, 80)),
+            r"no params \(given: \['c2', ",
+        ),
+        (lambda m, v: resize_relative_positions(m, None, (48, 80)), r"no params \(given: NoneType"),
+        (
+            lambda m, v: resize_relative_positions(SMALL_MODELS["resnet50"], v, (48, 80)),
+            r"hold c5.block_1.*relative_.*, but the model has no attention there",
+        ),
+        (
+            lambda m, v: replace_head(m, v, num_classes=0, rng=jax.random.key(0)),
+            r"num_classes is 0.*at least 1",
+        ),
+        (
+            lambda m, v: replace_head(m, {"params": {"c2": {}}}, num_classes=3, rng=None),
+            "no head to replace; they hold c2",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(operation, message):
+    with pytest.raises(ConfigError, match=message):
+        operation(SMALL_MODELS[NAME], small_variables(NAME))

@@ -47,10 +47,10 @@ SMALL_MODELS = _distinct_kinds()
 NAMES = list(SMALL_MODELS)
 
 
-def kinds():
-    """For ``parametrize``: all kinds, timm's and the second of this project's among the slow."""
-    slow = (*TIMM, "botnet_small")
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in NAMES]
+def kinds(*quick):
+    """For ``parametrize``: all kinds, of which these, or else the paper's and tiny, are quick."""
+    quick = quick or [name for name in NAMES if name not in (*TIMM, "botnet_small")]
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def grid_stride(name):
