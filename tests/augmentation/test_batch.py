@@ -53,29 +53,24 @@ quick_cutmix = quickly_compiled(cutmix, static_argnums=1)
 
 
 @cache
-def augmenting(**options):
-    """The compiled function, which tests share."""
+def compiled(**options):
     return quickly_compiled(partial(augment_batch, augmentation=Augmentation(**options)))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_flip(shape):
-    images, _ = batch_of(*shape)
-    flipped = np.arange(shape[0]) % 3 != 1
-    expected = np.stack(
-        [
-            image[:, ::-1] if mirrored else image
-            for image, mirrored in zip(images, flipped, strict=True)
-        ]
-    )
-    np.testing.assert_array_equal(flip(jnp.array(images), jnp.array(flipped)), expected)
+def augmented(images, targets, valid, seed, **options):
+    """Images and targets by a compiled function that tests share."""
+    arrays = map(jnp.asarray, (images, targets, valid))
+    return tuple(map(np.asarray, compiled(**options)(*arrays, jax.random.key(seed))))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_erase(shape):
+def test_flip_and_erase(shape):
     images, _ = batch_of(*shape)
-    noise = images[::-1] + 7
     count, height, width = shape
+    flipped = np.arange(count) % 3 != 1
+    expected = [image[:, ::-1] if flipped[row] else image for row, image in enumerate(images)]
+    np.testing.assert_array_equal(flip(jnp.array(images), jnp.array(flipped)), expected)
+    noise = images[::-1] + 7
     corners = [(0, 0, height, width), (0, 0, 0, width), (height // 2, width // 3, height, width)]
     corners = (corners * 2)[:count]
     found = quick_erase(jnp.array(images), boxes_of(*corners), jnp.array(noise))
@@ -83,29 +78,20 @@ def test_erase(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_mixup(shape, share):
+def test_mixup_and_cutmix(shape):
     images, targets = batch_of(*shape)
-    valid = np.arange(shape[0]) != 1
-    mixture = mixup(jnp.float32(share), shape[1:])
-    found = quick_mix(jnp.array(images), jnp.array(targets), jnp.array(valid), mixture)
-    for ours, expected in zip(found, oracle.mixed(images, targets, valid, share), strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_cutmix(shape):
-    images, targets = batch_of(*shape)
-    valid = np.arange(shape[0]) != 1
-    height, width = shape[1:]
+    valid, (height, width) = np.arange(shape[0]) != 1, shape[1:]
+    arrays = list(map(jnp.array, (images, targets, valid)))
+    for share in (0.0, 0.3, 1.0):
+        found = quick_mix(*arrays, mixup(jnp.float32(share), (height, width)))
+        expected = oracle.mixed(images, targets, valid, np.full((height, width), share))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
     for box in ((0, 0, height, width), (height // 2, 0, height, width // 2), (0, 0, 0, 0)):
-        found = quick_mix(
-            jnp.array(images),
-            jnp.array(targets),
-            jnp.array(valid),
-            quick_cutmix(boxes_of(box), (height, width)),
-        )
-        expected = oracle.cut_and_mixed(images, targets, valid, box)
+        found = quick_mix(*arrays, quick_cutmix(boxes_of(box), (height, width)))
+        own = np.ones((height, width))
+        own[box[0] : box[2], box[1] : box[3]] = 0
+        expected = oracle.mixed(images, targets, valid, own)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
 
@@ -119,13 +105,11 @@ def test_nothing_is_what_came_in():
 
 
 def test_noise_is_standard_normal_and_new_for_every_pixel():
-    images, targets = jnp.full((*SHAPE, 3), 50.0), jnp.array(batch_of(*SHAPE)[1])
+    images, targets = np.full((*SHAPE, 3), 50.0, np.float32), batch_of(*SHAPE)[1]
     values = []
     for seed in range(30):
-        key = jax.random.key(seed)
-        found, same = augmenting(**ERASING)(images, targets, all_valid(8), key)
+        found, same = augmented(images, targets, np.ones(8, bool), seed, **ERASING)
         np.testing.assert_array_equal(same, targets)
-        found = np.asarray(found)
         values.append(found[found != 50])
     values = np.concatenate(values)
     expected = 0.7 * (0.02 + 1 / 3) / 2
@@ -137,11 +121,9 @@ def test_noise_is_standard_normal_and_new_for_every_pixel():
 
 def test_what_is_flipped_says_nothing_of_what_is_erased():
     columns = np.broadcast_to(50.0 + np.arange(12)[:, None], (*SHAPE, 3)).astype(np.float32)
-    targets, flipped, erased = jnp.array(batch_of(*SHAPE)[1]), [], []
-    augment = augmenting(flip=True, erasing_probability=0.5)
+    targets, flipped, erased = batch_of(*SHAPE)[1], [], []
     for seed in range(60):
-        key = jax.random.key(seed)
-        found = np.asarray(augment(jnp.array(columns), targets, all_valid(8), key)[0])
+        found, _ = augmented(columns, targets, np.ones(8, bool), seed, erasing_probability=0.5)
         flipped.append((found == columns[:, :, ::-1]).any(axis=(1, 2, 3)))
         erased.append((found < 25).any(axis=(1, 2, 3)))
     flipped, erased = np.concatenate(flipped), np.concatenate(erased)
@@ -152,44 +134,36 @@ def test_what_is_flipped_says_nothing_of_what_is_erased():
 
 def test_the_parts_have_streams_of_their_own():
     """Each alone does what it does together with the others, in the order flip, erase, mix."""
-    images, targets = map(jnp.array, batch_of(*SHAPE))
+    valid = np.ones(8, bool)
     for seed in range(6):
-        expected = images, targets
+        expected = batch_of(*SHAPE)
         for options in ({"flip": True}, ERASING, MIXING):
-            expected = augmenting(**options)(*expected, all_valid(8), jax.random.key(seed))
-        together = augmenting(**EVERYTHING)(images, targets, all_valid(8), jax.random.key(seed))
+            expected = augmented(*expected, valid, seed, **options)
+        together = augmented(*batch_of(*SHAPE), valid, seed, **EVERYTHING)
         for found, one_by_one in zip(together, expected, strict=True):
             np.testing.assert_allclose(found, one_by_one, atol=1e-6)
 
 
 def test_targets_keep_their_sum_and_one_compilation_is_enough():
-    images, targets = map(jnp.array, batch_of(*SHAPE))
-    augment, results = augmenting(**EVERYTHING), set()
-    compiled = augment._cache_size()
+    batch, results = (*batch_of(*SHAPE), np.ones(8, bool)), set()
+    compilations = compiled(**EVERYTHING)._cache_size()
     for seed in range(20):
-        found, mixed_targets = augment(images, targets, all_valid(8), jax.random.key(seed))
-        assert (found.dtype, mixed_targets.dtype) == (jnp.float32, jnp.float32)
+        found, mixed_targets = augmented(*batch, seed, **EVERYTHING)
+        assert (found.dtype, mixed_targets.dtype) == (np.float32, np.float32)
         np.testing.assert_allclose(mixed_targets.sum(axis=1), 1, atol=1e-6)
-        assert (np.asarray(mixed_targets) >= 0).all()
-        again = augment(images, targets, all_valid(8), jax.random.key(seed))[0]
-        np.testing.assert_array_equal(again, found)
-        results.add(np.asarray(found).tobytes())
+        assert (mixed_targets >= 0).all()
+        np.testing.assert_array_equal(augmented(*batch, seed, **EVERYTHING)[0], found)
+        results.add(found.tobytes())
     assert len(results) == 20
-    assert augment._cache_size() <= compiled + 1
+    assert compiled(**EVERYTHING)._cache_size() <= compilations + 1
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2), (0, 4, 4)])
 def test_one_image_or_none(shape):
     images, targets = (jnp.zeros((*shape, 3)), jnp.zeros((shape[0], 5)))
-    options = Augmentation(**EVERYTHING)
-    outputs = jax.eval_shape(
-        partial(augment_batch, augmentation=options),
-        images,
-        targets,
-        all_valid(shape[0]),
-        jax.random.key(0),
-    )
-    assert [output.shape for output in outputs] == [images.shape, targets.shape]
+    augment = partial(augment_batch, augmentation=Augmentation(**EVERYTHING))
+    found = jax.eval_shape(augment, images, targets, all_valid(shape[0]), jax.random.key(0))
+    assert [output.shape for output in found] == [images.shape, targets.shape]
 
 
 def test_rows_that_are_no_images_reach_no_other():
@@ -198,9 +172,7 @@ def test_rows_that_are_no_images_reach_no_other():
     targets[~valid] = images[~valid] = np.nan
     changed = 0
     for seed in range(20):
-        found, mixed_targets = augmenting(**EVERYTHING)(
-            jnp.array(images), jnp.array(targets), jnp.array(valid), jax.random.key(seed)
-        )
+        found, mixed_targets = augmented(images, targets, valid, seed, **EVERYTHING)
         assert np.isfinite(found[valid]).all()
         # The partners of rows 2 and 5 are each other; those of 3 and 4 too.
         np.testing.assert_array_equal(np.isnan(mixed_targets).any(axis=1), ~valid)
@@ -211,9 +183,7 @@ def test_rows_that_are_no_images_reach_no_other():
     images, targets = batch_of(*SHAPE)
     targets[~valid] = images[~valid] = np.nan
     for seed in range(3):
-        found, mixed_targets = augmenting(**MIXING)(
-            jnp.array(images), jnp.array(targets), jnp.array(valid), jax.random.key(seed)
-        )
+        found, mixed_targets = augmented(images, targets, valid, seed, **MIXING)
         np.testing.assert_array_equal(found, images)
         np.testing.assert_array_equal(mixed_targets, targets)
 
@@ -223,11 +193,11 @@ def test_two_devices_do_as_one():
     valid = np.arange(8) != 2
     mesh = Mesh(np.array(jax.devices()[:2]), ("images",))
     sharding = NamedSharding(mesh, PartitionSpec("images"))
-    augment, changed = augmenting(**EVERYTHING), 0
+    spread_out = [jax.device_put(array, sharding) for array in (images, targets, valid)]
+    changed = 0
     for seed in range(6):
-        key = jax.random.key(seed)
-        alone = augment(jnp.array(images), jnp.array(targets), jnp.array(valid), key)
-        spread = augment(*(jax.device_put(x, sharding) for x in (images, targets, valid)), key)
+        alone = augmented(images, targets, valid, seed, **EVERYTHING)
+        spread = compiled(**EVERYTHING)(*spread_out, jax.random.key(seed))
         for one, two in zip(alone, spread, strict=True):
             assert two.sharding.is_equivalent_to(sharding, two.ndim)
             np.testing.assert_allclose(one, two, atol=1e-6)

@@ -1,8 +1,9 @@
 """A data set by its name or folder: what is trained on, validated on and tested on."""
 
-import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from bottleneck_transformer_flax.data.datasets import (
     load_splits,
     split_by_name,
 )
+from bottleneck_transformer_flax.data.sources import folder
 from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import colour_folder, write_images
@@ -45,19 +47,14 @@ def test_a_validation_split_is_held_out_of_classes(tmp_path):
 @pytest.mark.parametrize("part", ["val", "validation", "valid"])
 def test_train_val_and_test_are_taken_as_they_are(tmp_path, part):
     splits = load_splits(make(tmp_path, "train", part, "test", count=3), validation_fraction=0.5)
-    for source, folder in (
-        (splits.train, "train"),
-        (splits.validation, part),
-        (splits.test, "test"),
-    ):
+    for source, place in zip(splits[:3], ("train", part, "test"), strict=True):
         assert len(source) == 6
-        assert all(name.startswith(f"{tmp_path}/{folder}/") for name in names(source))
+        assert all(name.startswith(f"{tmp_path}/{place}/") for name in names(source))
     assert splits.description.startswith("6 training, 6 validation and 6 test images, 2 classes")
-
-
-def test_with_val_only_nothing_is_called_test(tmp_path):
-    splits = load_splits(make(tmp_path, "train", "val", count=1))
-    assert (len(splits.train), len(splits.validation), splits.test) == (2, 2, None)
+    # With a validation part only, nothing is called test.
+    shutil.rmtree(tmp_path / "test")
+    splits = load_splits(str(tmp_path))
+    assert (len(splits.train), len(splits.validation), splits.test) == (6, 6, None)
 
 
 def test_with_test_only_validation_is_split_from_train(tmp_path):
@@ -165,21 +162,10 @@ def test_a_split_does_not_depend_on_the_order_or_on_other_classes():
 def test_the_same_images_are_held_out_wherever_a_folder_lies(tmp_path, monkeypatch):
     write_images(tmp_path / "a", {"ant": 20, "bee": 15})
     write_images(tmp_path / "b/c", {"bee": 15, "ant": 20})
-    scandir = os.scandir
-
-    class Reversed:
-        def __init__(self, folder):
-            with scandir(folder) as entries:
-                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
-
-        def __enter__(self):
-            return self.entries
-
-        def __exit__(self, *_):
-            pass
-
     expected = load_splits(str(tmp_path / "a"))
-    monkeypatch.setattr(os, "scandir", Reversed)
+    listed = folder._visible
+    reversed_ = partial(sorted, key=lambda entry: entry.name, reverse=True)
+    monkeypatch.setattr(folder, "_visible", lambda path: reversed_(listed(path)))
     assert fingerprint(load_splits(str(tmp_path / "b/c"))) == fingerprint(expected)
 
 

@@ -217,18 +217,6 @@ def test_what_a_worker_read_is_not_written_over():
         assert batch["image"].base is None
 
 
-@pytest.mark.parametrize("leave", ["close", "drop"])
-def test_workers_end_with_the_generator(leave):
-    batches = training_batches(array_source(), TRAINING, batch_size=5, seed=0, num_workers=2)
-    assert not multiprocessing.active_children()
-    next(batches)
-    assert len(multiprocessing.active_children()) == 2
-    if leave == "close":
-        batches.close()
-    del batches
-    assert not multiprocessing.active_children()
-
-
 def evaluate(source, batch_size: int, **options) -> list[Batch]:
     options = {"batch_size": batch_size, "bad_images": BadImages(skip=True), **options}
     return list(evaluation_batches(source, EVALUATION, **options))
@@ -310,22 +298,26 @@ def test_arguments_are_checked_before_the_first_batch(options, message):
         training_batches(array_source(), TRAINING, **{"batch_size": 5, "seed": 0, **options})
 
 
-def readers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "read-ahead" in thread.name]
+def running() -> list[object]:
+    threads = [thread for thread in threading.enumerate() if "read-ahead" in thread.name]
+    return [*threads, *multiprocessing.active_children()]
 
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
-def test_reader_threads_end_with_the_generator(leave, tmp_path):
-    batches = training_batches(folder_source(tmp_path), TRAINING, batch_size=5, seed=0)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_threads_and_workers_end_with_the_generator(leave, num_workers, tmp_path):
+    source, options = folder_source(tmp_path), {"batch_size": 5, "seed": 0}
+    batches = training_batches(source, TRAINING, num_workers=num_workers, **options)
+    assert not running()
     next(batches)
-    assert readers()
+    assert len(running()) >= max(1, num_workers)
     if leave == "close":
         batches.close()
     del batches
     deadline = time.monotonic() + 10
-    while readers() and time.monotonic() < deadline:
+    while running() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not readers()
+    assert not running()
 
 
 PROGRAM = """

@@ -110,31 +110,18 @@ def erased(images, boxes, noise):
     return output
 
 
-def mixed(images, targets, valid, share):
-    """Mixup with the batch in reverse order, of pairs that are both valid."""
+def mixed(images, targets, valid, own):
+    """With the batch in reverse order, of pairs that are both valid.
+
+    ``own`` (h, w) weighs an image itself at each pixel, and its mean the target.
+    """
     images_out, targets_out = images.copy(), targets.copy()
     for image in range(len(images)):
         partner = len(images) - 1 - image
         if valid[image] and valid[partner]:
-            images_out[image] = share * images[image] + (1 - share) * images[partner]
+            for i, j in np.ndindex(own.shape):
+                both = images[image, i, j], images[partner, i, j]
+                images_out[image, i, j] = own[i, j] * both[0] + (1 - own[i, j]) * both[1]
+            share = own.mean()
             targets_out[image] = share * targets[image] + (1 - share) * targets[partner]
-    return images_out, targets_out
-
-
-def cut_and_mixed(images, targets, valid, box):
-    """CutMix with the batch in reverse order; targets by counted pixels."""
-    images_out, targets_out = images.copy(), targets.copy()
-    _, height, width, _ = images.shape
-    top, left, bottom, right = box
-    for image in range(len(images)):
-        partner = len(images) - 1 - image
-        if not (valid[image] and valid[partner]):
-            continue
-        taken = 0
-        for i, j in np.ndindex(height, width):
-            if top <= i < bottom and left <= j < right:
-                images_out[image, i, j] = images[partner, i, j]
-                taken += 1
-        share = 1 - taken / (height * width)
-        targets_out[image] = share * targets[image] + (1 - share) * targets[partner]
     return images_out, targets_out

@@ -22,7 +22,7 @@ from bottleneck_transformer_flax.training.recipes import default_config
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.packing import Packed
-    from bottleneck_transformer_flax.training.setup import Setup
+    from bottleneck_transformer_flax.data.sources.base import ImageSource
 
 ACTIONS = {
     "pack": "pack the images of a data set into a few large files, read fast in any order",
@@ -157,21 +157,19 @@ def _show(arguments: Sequence[str]) -> int:
         raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
 
     # jax takes a second to import: only now, so that help and bad usage are answered at once.
+    from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
-    from bottleneck_transformer_flax.training.setup import make_setup
+    from bottleneck_transformer_flax.training.setup import starting_point
 
+    splits = load_splits(parsed.data)
     config = default_config(parsed.data)
-    setup = make_setup(
-        config.replace(
-            augmentation=parsed.augmentation,
-            input=dataclasses.replace(config.input, image_size=parsed.image_size),
-        )
-    )
-    source = setup.splits.train
+    inputs = dataclasses.replace(config.input, image_size=parsed.image_size)
+    source = splits.train
+    _, preprocessing, _ = starting_point(config.replace(input=inputs), source.native_size)
     rng = np.random.default_rng(parsed.seed)
     indices = rng.choice(len(source), size=min(parsed.count, len(source)), replace=False)
     chosen = sorted(indices.tolist())
-    evaluated, trained = _images(setup, chosen, parsed.versions, parsed.seed)
+    evaluated, trained = _images(parsed, preprocessing, source, chosen)
     names = [source.class_names[source.labels[index]] for index in chosen]
     changes = describe_augmentation(parsed.augmentation)
     plot_contact_sheet(names, evaluated, trained, parsed.out, title=f"{parsed.data}: {changes}")
@@ -179,7 +177,7 @@ def _show(arguments: Sequence[str]) -> int:
         images = [source.describe(index) for index in chosen]
         print(json.dumps({"out": str(parsed.out), "data": parsed.data, "images": images}))
     else:
-        print(f"data     {setup.splits.description}")
+        print(f"data     {splits.description}")
         print(f"changes  {changes}")
         print(f"written  {parsed.out}")
     return 0
@@ -196,30 +194,30 @@ def _parse_show(arguments: Sequence[str]) -> ShowOptions:
 
 
 def _images(
-    setup: "Setup", chosen: list[int], versions: int, seed: int
+    parsed: ShowOptions, preprocessing: Preprocessing, source: "ImageSource", chosen: list[int]
 ) -> tuple[UInt8[np.ndarray, "rows h w 3"], UInt8[np.ndarray, "rows versions h w 3"]]:
     """The images as they are evaluated, and as training sees them, augmented."""
     import jax
     import jax.numpy as jnp
 
     from bottleneck_transformer_flax.augmentation.batch import augment_batch
-    from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
-
-    source, preprocessing = setup.splits.train, setup.preprocessing
-    evaluate, transform = (
-        EvaluationTransform(preprocessing),
-        setup.transform(epoch=setup.config.epochs),
+    from bottleneck_transformer_flax.augmentation.image import (
+        EvaluationTransform,
+        TrainingTransform,
     )
+
+    evaluate = EvaluationTransform(preprocessing)
+    transform = TrainingTransform(preprocessing, parsed.augmentation)
     evaluated = np.stack([evaluate(source.open(index)) for index in chosen])
     targets, valid = jnp.zeros((len(chosen), 1)), jnp.ones(len(chosen), bool)
     augment = jax.jit(augment_batch, static_argnums=4)
     trained = []
-    for version in range(versions):
-        rng = np.random.default_rng([seed, version])
+    for version in range(parsed.versions):
+        rng = np.random.default_rng([parsed.seed, version])
         pixels = np.stack([transform(source.open(index), rng) for index in chosen])
         images = jnp.asarray(preprocessing.normalize(pixels))
-        key = jax.random.fold_in(jax.random.key(seed), version)
-        images, _ = augment(images, targets, valid, key, setup.config.augmentation)
+        key = jax.random.fold_in(jax.random.key(parsed.seed), version)
+        images, _ = augment(images, targets, valid, key, parsed.augmentation)
         trained.append(_pixels(np.asarray(images), preprocessing))
     return evaluated, np.stack(trained, axis=1)
 

@@ -82,16 +82,12 @@ def pack(
         raise ConfigError(f"num_workers is {num_workers}; expected at least 0")
     jobs = make_jobs(parts, shards)
     digest = _digest(parts, jobs)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a new folder to write to")
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     busy = DataError(f"another process is packing into {out}; wait for it")
     with locked(out, busy), _leaving_nothing_unfinished(out):
         progress = _Progress(out, digest, parts, _finished_before(out, digest))
         # First, so that a later call knows the folder as its own.
         progress.write(PROGRESS_FILE)
-        for part in parts:
-            (out / part).mkdir(exist_ok=True)
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=progress.shards.get(job.file)) for job in jobs],
@@ -162,6 +158,12 @@ class _Progress:
         names = [source.names[index] for index in packed]
         write_bytes(folder / NAMES_FILE, json.dumps(names).encode())
         return len(packed)
+
+
+def _make_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a new folder to write to")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:

@@ -200,7 +200,7 @@ def make_setup(config: RunConfig) -> Setup:
         validation_fraction=config.input.validation_fraction,
         split_seed=config.input.split_seed,
     )
-    start, preprocessing, pretrained = _starting_point(config, splits.train.native_size)
+    start, preprocessing, pretrained = starting_point(config, splits.train.native_size)
     model_config = start.replace(num_classes=len(splits.train.class_names), **vars(config.model))
     return assemble(config, splits, BoTNet(config=model_config), preprocessing, pretrained)
 
@@ -273,7 +273,7 @@ def assemble(
     return setup
 
 
-def _starting_point(
+def starting_point(
     config: RunConfig, native_size: tuple[int, int] | None
 ) -> tuple[BoTNetConfig, Preprocessing, Pretrained | None]:
     """Architecture, preprocessing, and weights where there are any, to start from.

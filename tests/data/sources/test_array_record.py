@@ -178,28 +178,25 @@ def test_an_index_that_does_not_fit(packed):
     assert "train: no such file" in error_of(root)
 
 
-def test_a_description_that_is_damaged(tmp_path):
-    (tmp_path / "dataset.json").write_text("{")
-    assert "Expecting" in error_of(tmp_path)
-    (tmp_path / "dataset.json").write_text(json.dumps({"format": FORMAT}))
-    assert "'version' is missing" in error_of(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[]", "description"), ('{"format": "another"}', "its format is not"), ("{}", "is missing")],
+    [
+        ("{", "Expecting"),
+        (json.dumps({"format": FORMAT}), "'version' is missing"),
+        (json.dumps({"format": FORMAT, "version": 2}), "a later version of botnet wrote it"),
+    ],
 )
-def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path, text, message):
+def test_a_description_that_is_damaged_or_later(tmp_path, text, message):
     (tmp_path / "dataset.json").write_text(text)
-    assert "no images found in class folders" in error_of(tmp_path)
-    with pytest.raises(DataError, match=message):
-        read_description(tmp_path / "dataset.json")
+    assert message in error_of(tmp_path)
 
 
-def test_a_later_version(packed):
-    root, _ = packed
-    describe(root, {}, version=2)
-    assert "a later version of botnet wrote it" in error_of(root)
+def test_a_description_of_another_project_makes_it_no_packed_data_set(tmp_path):
+    for text in ("[]", '{"format": "another"}', "{}"):
+        (tmp_path / "dataset.json").write_text(text)
+        assert "no images found in class folders" in error_of(tmp_path)
+        with pytest.raises(DataError, match="cannot be read as the description of a packed data"):
+            read_description(tmp_path / "dataset.json")
 
 
 def test_without_the_library(packed, monkeypatch):
