@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference.foreign_arrays import foreign_arrays
 from safetensors.numpy import load_file, save_file
 
 from cli.conftest import QUICK
+from reference.conversion_arrays import golden_arrays
 from training.tiny import assert_same_bits, entries, write_data
 
 SCORES = {"top1", "top5", "loss", "count", "per_class"}
 TIMM_NAME = "eca_botnext26ts_256"
-GOLDEN = Path(__file__).parents[1] / f"goldens/foreign/{TIMM_NAME}.npz"
+GOLDEN = Path(__file__).parents[1] / f"goldens/conversion/{TIMM_NAME}.npz"
 
 
 def interrupt_when_there(file):
@@ -86,7 +86,7 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
 def test_a_checkpoint_of_timm_is_imported_and_exported_back(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with np.load(GOLDEN) as golden:
-        arrays = foreign_arrays(json.loads(str(golden["shapes"])), float(golden["gain"]))
+        arrays = golden_arrays(json.loads(str(golden["shapes"])), float(golden["gain"]))
     save_file(arrays, "timm.safetensors")
     imported = call("import", "timm.safetensors", "--variant", TIMM_NAME, "--out", "ours", "--json")
     assert imported.code == 0, imported
