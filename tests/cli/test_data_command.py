@@ -68,8 +68,6 @@ def test_bad_images_stop_it_or_are_listed(call, fails, images):
         (1, ("nowhere", "out"), "nowhere: no such folder"),
         (2, ("images", "images"), "images is in images, which is to be packed"),
         (2, ("images", "images/below/it"), "is in images, which is to be packed"),
-        (2, ("images", "full/../images/out"), "which is to be packed"),
-        (2, ("images", "full"), "full is not empty; name a new folder"),
         (1, ("images", "full/file/out"), "full/file/out: Not a directory"),
         (2, ("images", "out", "--shards", "0"), "shards is 0; expected 1 to 12"),
         (2, ("images",), "required"),
@@ -80,12 +78,6 @@ def test_what_cannot_be_packed(fails, images, code, arguments, message):
     (images.parent / "full/file").touch()
     assert message in fails(code, "data", "pack", *arguments)
     assert not (images.parent / "out").exists()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="everything can be written by root")
-def test_a_folder_that_cannot_be_written(fails, images):
-    (images.parent / "locked").mkdir(mode=0o500)
-    assert "Permission denied" in fails(1, "data", "pack", "images", "locked/out")
 
 
 def test_an_interruption_is_one_line_and_the_same_command_continues(call, images, tmp_path):
@@ -161,7 +153,6 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
         (1, ("nowhere",), "nowhere: no such folder"),
         (2, ("images", "--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
         (2, ("images", "--count", "0"), "count is 0; expected 1 to 100"),
-        (2, ("images", "--versions", "21"), "versions is 21; expected 1 to 20"),
         (2, ("images", "--min-scale", "2"), "min_scale is 2"),
         (2, ("images", "--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
         (2, ("images", "--recipe", "x"), "Unrecognized options"),

@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from bottleneck_transformer_flax.data import packing, shards
+from bottleneck_transformer_flax.data import shards
 from bottleneck_transformer_flax.data.datasets import (
     fingerprint,
     load_folder_all,
@@ -17,7 +17,6 @@ from bottleneck_transformer_flax.data.datasets import (
     load_splits,
 )
 from bottleneck_transformer_flax.data.packing import pack
-from bottleneck_transformer_flax.data.sources import base
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_images
@@ -354,10 +353,3 @@ def test_two_programs_do_not_pack_into_one_folder(folder, tmp_path):
             pack(parts, tmp_path / "out", num_workers=0)
 
     pack(parts, tmp_path / "out", num_workers=0, on_image=meanwhile)
-
-
-def test_without_the_library(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "find_spec", lambda _: None)
-    with pytest.raises(DataError, match="packing needs array_record; install it with"):
-        pack_folder(folder[0], tmp_path / "out")
-    assert packing.PROGRESS_FILE not in files_below(tmp_path)
