@@ -7,17 +7,28 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+<<<<<<< HEAD
 from safetensors.numpy import load_file, save_file
 
 from cli.conftest import QUICK
 from reference.conversion_arrays import golden_arrays
+=======
+from safetensors.numpy import load_file
+
+from cli.conftest import QUICK
+from conversion.small_timm import NAME, arrays, file
+>>>>>>> cli
 from training.tiny import assert_same_bits, entries, write_data
 
+__all__ = ["arrays", "file"]
+
 SCORES = {"top1", "top5", "loss", "count", "per_class"}
+<<<<<<< HEAD
 TIMM_NAME = "eca_botnext26ts_256"
 GOLDEN = Path(__file__).parents[1] / f"goldens/conversion/{TIMM_NAME}.npz"
+=======
+>>>>>>> cli
 
 
 def interrupt_when_there(file):
@@ -83,17 +94,23 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
     ]
 
 
+<<<<<<< HEAD
 def test_a_checkpoint_of_timm_is_imported_and_exported_back(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with np.load(GOLDEN) as golden:
         arrays = golden_arrays(json.loads(str(golden["shapes"])), float(golden["gain"]))
     save_file(arrays, "timm.safetensors")
     imported = call("import", "timm.safetensors", "--variant", TIMM_NAME, "--out", "ours", "--json")
+=======
+def test_a_checkpoint_of_timm_is_imported_and_exported_back(call, arrays, file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    imported = call("import", file.name, "--variant", NAME, "--out", "ours", "--json")
+>>>>>>> cli
     assert imported.code == 0, imported
-    assert (imported.json()["variant"], imported.json()["num_classes"]) == (TIMM_NAME, 1000)
+    assert (imported.json()["variant"], imported.json()["num_classes"]) == (NAME, 1000)
     exported = call("export", "--checkpoint", "ours", "--out", "back.safetensors", "--json")
     assert exported.code == 0, exported
-    assert exported.json()["variant"] == TIMM_NAME
+    assert exported.json()["variant"] == NAME
     assert_same_bits(load_file("back.safetensors"), arrays)
 
 

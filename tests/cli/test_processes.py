@@ -1,28 +1,25 @@
 """The command line as a person meets it: a process, its signals and its pipes."""
 
 import contextlib
+import json
 import os
 import pty
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from cli.conftest import QUICK
-from training.tiny import write_classes
+from training.tiny import assert_same_bits, colour_images, write_classes, write_data
 
 BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
-STOPPING = "stopping after this step; press Ctrl-C again to leave without saving"
-# A process of its own doesn't know the tests' small variant.
-TRAIN = ["train", "--data", "data", "--variant", "botnet_tiny", *QUICK[2:]]
 
 
 def start(folder, *arguments, stdin=None, **environment):
@@ -56,67 +53,45 @@ def line_with(stream, text):
     raise AssertionError(f"the process ended without {text!r}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_saved_and_the_command_it_prints_goes_on(trained, number):
-    # The same options as the run that is there, which was not interrupted, but for the name.
-    options = ["--run-directory", "runs/a b", "--save-every-epochs", "100"]
-    many = ["--epochs", "200"]
-    process = start(trained, *TRAIN, *many, *options)
-    line_with(process.stdout, "epoch   1/200")
-    process.send_signal(number)
-    code, out, err = finish(process)
-    assert (code, err) == (1, "")
-    assert STOPPING in out
-    assert len(out.splitlines()) == len(set(out.splitlines()))
-    step = int(re.search(r"stopped and saved after step (\d+) of 400", out).group(1))
-    assert 2 <= step < 400
-    assert (trained / "runs/a b/checkpoints" / str(step)).is_dir()
-    command = re.search(r"resume with: (.*)", out).group(1)
-    program, arguments = shlex.split(command)[:3], shlex.split(command)[3:]
-    assert program == BOTNET
-    assert arguments == ["train", "--resume", "--run-directory", "runs/a b"]
-    process = start(trained, *arguments)
-    assert f"resume  after step {step} of 400" in line_with(process.stdout, "resume")
-    line_with(process.stdout, "epoch ")
-    process.send_signal(number)
-    code, out, err = finish(process)
-    assert code == 1, err
-    assert int(re.search(r"stopped and saved after step (\d+)", out).group(1)) > step
-
-
-@pytest.mark.slow
-def test_a_new_process_computes_the_same_bits(call, trained):
-    assert call(*TRAIN, "--run-directory", "here").code == 0
-    code, out, err = finish(start(trained, *TRAIN, "--run-directory", "again"))
-    assert code == 0, err
-    assert "again/pretrained" in out
-    first, second = (
-        load_file(trained / path / "pretrained" / "model.safetensors") for path in ("here", "again")
-    )
-    assert first.keys() == second.keys()
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name], err_msg=name)
-
-
-@pytest.mark.slow
-def test_worker_processes_are_asked_to_leave_too(trained):
-    options = ["--run-directory", "workers", "--num-workers", "2", "--epochs", "500"]
-    process = start(trained, *TRAIN, *options)
-    line_with(process.stdout, "epoch ")
-    # Ctrl-C on a terminal reaches the whole group.
-    os.killpg(process.pid, signal.SIGINT)
-    code, out, err = finish(process)
-    assert (code, err) == (1, "")
-    assert "resume with:" in out
+def wait_for_the_end(group):
+    """Wait until no process of a group is left."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    raise AssertionError("worker processes are still there")
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_signals_and_resumed_as_it_says_ends_with_the_same_bits(tmp_path):
+    write_data(tmp_path / "data")
+    options = ("--variant", "botnet_tiny", *QUICK[2:], "--epochs", "30", "--num-workers", "2")
+    options += ("--evaluate-every-epochs", "30", "--save-every-epochs", "100")
+    train = ("train", "--data", "data", *options, "--run-directory")
+    code, _, err = finish(start(tmp_path, *train, "whole"))
+    assert code == 0, err
+
+    arguments = [*train, "runs/a b"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = start(tmp_path, *arguments)
+        line_with(process.stdout, "epoch ")
+        # A terminal sends Ctrl-C to the whole group, and SLURM its SIGTERM.
+        os.killpg(process.pid, number)
+        code, out, err = finish(process)
+        assert (code, err) == (1, "")
+        assert "stopping after this step" in out
+        assert re.search(r"stopped and saved after step \d+ of 60", out)
+        wait_for_the_end(process.pid)
+        command = shlex.split(re.search(r"resume with: (.*)", out).group(1))
+        assert command[: len(BOTNET)] == BOTNET
+        arguments = command[len(BOTNET) :]
+        assert arguments == ["train", "--resume", "--run-directory", "runs/a b"]
+    code, _, err = finish(start(tmp_path, *arguments))
+    assert code == 0, err
+    first, second = (
+        load_file(tmp_path / run / "pretrained/model.safetensors") for run in ("whole", "runs/a b")
+    )
+    assert_same_bits(first, second)
 
 
 @pytest.mark.parametrize("moment", ["importing jax", "computing", "waiting", "packing"])
@@ -143,11 +118,7 @@ def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, moment):
     # Python's own account of its imports may be cut off within a line.
     assert err.endswith("botnet: error: interrupted\n")
     assert "Exception ignored" not in err
-    deadline = time.monotonic() + 10
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    wait_for_the_end(process.pid)
     if moment == "packing":
         assert finish(start(tmp_path, "data", "pack", "images", "packed"))[0] == 0
         assert list(tmp_path.glob("packed/**/.*.new")) == []
@@ -179,23 +150,24 @@ def test_ctrl_c_on_a_terminal_shows_the_cursor_again(tmp_path):
     assert said.endswith(b"botnet: error: interrupted\r\n")
 
 
+@pytest.fixture
+def images(tmp_path):
+    """Two images, one with a name that is not valid UTF-8."""
+    names = ["plain.png", os.fsdecode(b"od\xff\xfed.png")]
+    for name, pixels in zip(names, colour_images(2), strict=True):
+        Image.fromarray(pixels).save(tmp_path / name)
+    return names
+
+
 @pytest.mark.parametrize("form", ["table", "json"])
-def test_a_name_that_is_no_text_is_predicted_too(trained, run, form):
-    odd = os.fsdecode(b"od\xff\xfed.png")
-    shutil.copy(trained / "data/val/ant/0.png", trained / odd)
+def test_a_file_name_that_is_not_text_is_printed_as_it_is(images, tmp_path, form):
     options = ["--json"] if form == "json" else []
     # As in every UTF-8 locale but C's own.
-    process = start(
-        trained,
-        "predict",
-        "data/val/bee/1.png",
-        odd,
-        *options,
-        PYTHONIOENCODING="utf-8:strict",
-    )
+    process = start(tmp_path, "predict", *images, *options, PYTHONIOENCODING="utf-8:strict")
     code, out, err = finish(process)
     assert (code, err) == (0, "")
-    assert out.count("ant") == 2
+    assert "plain.png" in out
+    assert (json.dumps(images[1]) if options else images[1]) in out
 
 
 def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
@@ -208,20 +180,18 @@ def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
         assert done.stdout.count("\n") == 1
 
 
-def test_a_terminal_without_our_characters(trained, run):
-    process = start(trained, "predict", "data/val/ant/0.png", PYTHONIOENCODING="ascii")
-    code, out, err = finish(process)
+def test_a_terminal_without_our_characters_gets_question_marks(images, tmp_path):
+    code, out, err = finish(start(tmp_path, "predict", "plain.png", PYTHONIOENCODING="ascii"))
     assert (code, err) == (0, "")
     assert "?" in out
 
 
-def test_without_standard_input_and_output(trained, run):
-    words = [*map(shlex.quote, BOTNET)]
+def test_closed_standard_input_or_output_is_no_traceback(tmp_path):
     for command in ("predict - <&-", "variants >&-"):
         done = subprocess.run(
-            f"{' '.join(words)} {command}",
+            f"{shlex.join(BOTNET)} {command}",
             shell=True,
-            cwd=trained,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=DEADLINE_SECONDS,
