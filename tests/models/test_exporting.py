@@ -6,44 +6,40 @@ import pytest
 from jax.export import export, symbolic_shape
 
 from bottleneck_transformer_flax.models.execution import Execution
-from reference.small_models import SMALL_MODELS, grid_stride
+from reference.forms import FOLDED, in_form
+from reference.small_models import NAMES, SMALL_MODELS, small_size, small_variables
 
 PLAIN = Execution(attention_backend="reference", convolution_algorithm="plain")
 
 
-def abstract_arguments(model, name, batch):
-    """Variables and images as shapes."""
-    images = jax.ShapeDtypeStruct((batch, 2 * grid_stride(name), 3 * grid_stride(name), 3), "f4")
-    one_image = jnp.zeros((1, *images.shape[1:]))
-    return jax.eval_shape(model.init, jax.random.key(0), one_image), images
+def arguments(name, batch):
+    """Variables, and images as shapes."""
+    images = jax.ShapeDtypeStruct((batch, *small_size(name), 3), jnp.float32)
+    return small_variables(name), images
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [*((name, {}) for name in SMALL_MODELS), ("botnet_t3", {"folded_batch_norm": True})],
-)
-def test_every_kind_traces_with_a_symbolic_batch(name, changes):
-    model = SMALL_MODELS[name]
-    model = model.clone(config=model.config.replace(**changes))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_traces_with_a_symbolic_batch(name):
     (batch,) = symbolic_shape("b")
-    exported = export(jax.jit(model.apply))(*abstract_arguments(model, name, batch))
+    exported = export(jax.jit(SMALL_MODELS[name].apply))(*arguments(name, batch))
     assert exported.out_avals[0].shape == (batch, 5)
 
 
-@pytest.mark.parametrize("backend", ["blockwise", "fused"])
-def test_every_attention_backend_traces_with_a_symbolic_batch(backend):
-    model = SMALL_MODELS["botnet_s1_50"].clone(execution=Execution(attention_backend=backend))
+@pytest.mark.parametrize("form", ["blockwise", "fused", FOLDED])
+def test_every_form_traces_with_a_symbolic_batch(form):
     (batch,) = symbolic_shape("b")
-    arguments = abstract_arguments(model, "botnet_s1_50", batch)
-    assert export(jax.jit(model.apply))(*arguments).out_avals[0].shape == (batch, 5)
+    _, images = arguments("botnet_t3", batch)
+    model, variables = in_form(form, SMALL_MODELS["botnet_t3"], small_variables("botnet_t3"))
+    exported = export(jax.jit(model.apply))(variables, images)
+    assert exported.out_avals[0].shape == (batch, 5)
 
 
 def test_the_plain_execution_traces_alike_everywhere_and_exports_for_all_platforms(monkeypatch):
     name = "botnet_t3"
     model = SMALL_MODELS[name].clone(execution=PLAIN)
-    arguments = abstract_arguments(model, name, 64)
-    here = str(jax.make_jaxpr(model.apply)(*arguments))
+    variables, images = arguments(name, 64)
+    here = str(jax.make_jaxpr(model.apply)(variables, images))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert str(jax.make_jaxpr(model.apply)(*arguments)) == here
-    exported = export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    assert str(jax.make_jaxpr(model.apply)(variables, images)) == here
+    exported = export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(variables, images)
     assert exported.platforms == ("cpu", "cuda", "tpu")

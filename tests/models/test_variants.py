@@ -1,6 +1,5 @@
 """The named models against what was published about them."""
 
-import functools
 import math
 import re
 
@@ -11,19 +10,17 @@ from flax.traverse_util import flatten_dict
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.flops import (
-    abstract_variables,
-    count_multiply_adds,
-    count_parameters,
-)
+from bottleneck_transformer_flax.models.execution import Execution
+from bottleneck_transformer_flax.models.flops import count_multiply_adds, count_parameters
 from bottleneck_transformer_flax.models.variants import (
     VARIANTS,
+    find_variant,
     get_config,
     get_variant,
     list_variants,
 )
 from reference import counts
-from reference.small_models import OWN, stem_stride, variant_shapes
+from reference.small_models import NAMES, OWN, SMALL_MODELS, kinds, stem_stride, variant_shapes
 
 # name: stage sizes, image size, c5 has stride 1, SE ratio, activation, attention in c5
 PUBLISHED = {
@@ -85,14 +82,21 @@ BILLION_MULTIPLY_ADDS = {
     "botnet50": 4.02,
     "botnet_s1_50": 5.42,
 }
+# Depth changes the count by whole blocks alone: the deep are traced among the slow tests.
+TRACED = [
+    pytest.param(name, marks=() if name in (*NAMES, "botnet_t5") else pytest.mark.slow)
+    for name in VARIANTS
+]
 
 
 def test_the_names_are_the_papers_timms_and_our_own():
     assert sorted(list_variants()) == sorted([*PUBLISHED, *TIMM, *OWN])
+    list_variants().clear()
+    assert "botnet_t3" in list_variants()
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_timm_s_rows_are_timm_s(name):
+def test_timms_rows_are_timms(name):
     kinds, channels = TIMM[name]
     variant = get_variant(name)
     assert variant.image_size == (256, 256)
@@ -119,146 +123,98 @@ def test_rows_are_as_published(name):
     for stage in range(4):
         kind = "A" if attention and stage == 3 else "C"
         assert config.block_kinds(stage) == kind * stage_sizes[stage]
-    assert get_config(name) == config
 
 
-@pytest.mark.parametrize("name", list_variants())
-def test_parameter_count(name):
-    variant = VARIANTS[name]
-    count = count_parameters(variant_shapes(name))
-    assert count == counts.network(variant.config, *variant.image_size).parameters
-    assert count == PARAMETERS.get(name, count)
-    assert variant.parameters == count, "the row's own figure"
-
-
-@pytest.mark.parametrize("name", list_variants())
-def test_the_rows_multiply_adds(name):
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_rows_figures_are_those_of_arithmetic_and_publications(name):
     variant = VARIANTS[name]
     cost = counts.network(variant.config, *variant.image_size)
+    assert variant.parameters == cost.parameters == PARAMETERS.get(name, cost.parameters)
+    without_norms = cost.parameters - cost.norm_parameters
+    assert without_norms == WITHOUT_NORMS.get(name, without_norms)
     assert variant.multiply_adds == pytest.approx(cost.multiply_adds, rel=1e-3)
+    billions = cost.multiply_adds / 1e9
+    assert billions == pytest.approx(BILLION_MULTIPLY_ADDS.get(name, billions), rel=0.01)
 
 
-@pytest.mark.parametrize("name", WITHOUT_NORMS)
-def test_parameter_count_without_norms(name):
-    params = flatten_dict(variant_shapes(name)["params"])
-    norms = [leaf for path, leaf in params.items() if path[-2].endswith("norm")]
-    count = count_parameters(variant_shapes(name)) - sum(math.prod(leaf.shape) for leaf in norms)
-    assert count == WITHOUT_NORMS[name]
+@pytest.mark.parametrize("name", TRACED)
+def test_the_network_has_the_parameters_of_its_row_in_float32(name):
+    shapes = variant_shapes(name)
+    assert set(shapes) == {"params", "batch_stats"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+    assert count_parameters(shapes) == VARIANTS[name].parameters
+    norms = [
+        math.prod(leaf.shape)
+        for path, leaf in flatten_dict(shapes["params"]).items()
+        if path[-2].endswith("norm")
+    ]
+    count = VARIANTS[name].parameters - sum(norms)
+    assert count == WITHOUT_NORMS.get(name, count)
+
+
+@pytest.mark.parametrize("name", kinds("botnet_t3", "botnet50", "resnet50", "botnet_small"))
+def test_the_networks_multiply_adds_are_those_of_its_row_whatever_its_execution(name):
     variant = VARIANTS[name]
-    cost = counts.network(variant.config, *variant.image_size)
-    assert count == cost.parameters - cost.norm_parameters
+    model = BoTNet(config=variant.config, execution=Execution(attention_backend="blockwise"))
+    assert count_multiply_adds(model, variant.image_size) == variant.multiply_adds
 
 
-@pytest.mark.parametrize("name", [*BILLION_MULTIPLY_ADDS, *OWN])
-def test_multiply_adds(name):
-    variant = VARIANTS[name]
-    count = count_multiply_adds(BoTNet(config=variant.config), variant.image_size)
-    expected = counts.network(variant.config, *variant.image_size).multiply_adds
-    print(f"{name}: {count / 1e9:.3f} B multiply-adds, by arithmetic {expected / 1e9:.3f}")
-    assert count == pytest.approx(expected, rel=1e-3)
-    if name in BILLION_MULTIPLY_ADDS:
-        assert count / 1e9 == pytest.approx(BILLION_MULTIPLY_ADDS[name], rel=0.01)
+SIZE = (96, 160)
 
 
-@pytest.mark.parametrize("name", list_variants())
-def test_all_variables_are_float32(name):
-    for variables in (variant_shapes(name), two_block_shapes(two_blocks(name))[0]):
-        assert set(variables) == {"params", "batch_stats"}
-        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+@pytest.mark.parametrize("name", kinds())
+def test_shapes_and_dtypes_of_all_outputs(name):
+    model = SMALL_MODELS[name]
+    config = model.config.replace(dtype="bfloat16")
+    model = model.clone(config=config)
+    images = jnp.zeros((2, *SIZE, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
+    def outputs(method):
+        return jax.eval_shape(lambda v, x: model.apply(v, x, method=method), variables, images)
 
-IMAGE_SIZE = (96, 160)
-
-
-def two_blocks(name):
-    """The variant in bfloat16 with at most two blocks a stage: depth changes no shape."""
-    config = VARIANTS[name].config
-    sizes = tuple(min(2, size) for size in config.stage_sizes)
-    return config.replace(stage_sizes=sizes, dtype="bfloat16")
-
-
-@functools.cache
-def two_block_shapes(config):
-    """Variables, logits, feature maps and attention maps; once for variants that share them."""
-    model = BoTNet(config=config)
-    variables = abstract_variables(model, IMAGE_SIZE)
-    images = jax.ShapeDtypeStruct((2, *IMAGE_SIZE, 3), jnp.float32)
-    outputs = jax.eval_shape(
-        lambda v, x: (
-            model.apply(v, x),
-            model.apply(v, x, method="feature_maps"),
-            model.apply(v, x, method="attention_maps"),
-        ),
-        variables,
-        images,
-    )
-    return variables, *outputs
-
-
-@pytest.mark.parametrize("name", list_variants())
-def test_shapes_of_all_outputs(name):
-    config = two_blocks(name)
-    _, logits, maps, attention = two_block_shapes(config)
-    assert (logits.shape, logits.dtype) == ((2, config.num_classes), jnp.float32)
-
+    logits = outputs("__call__")
+    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
     strides = [stem_stride(name) * factor for factor in (1, 2, 4, 4)]
     strides[3] *= 1 if "_s1_" in name or "_t" in name or name in OWN else 2
+    maps = outputs("feature_maps")
     assert list(maps) == ["c2", "c3", "c4", "c5"]
-    for index, (stride, feature_map) in enumerate(zip(strides, maps.values(), strict=True)):
-        height, width = (math.ceil(side / stride) for side in IMAGE_SIZE)
-        channels = TIMM[name][1][index] if name in TIMM else config.out_channels(index)
-        assert feature_map.shape == (2, height, width, channels)
-        assert feature_map.dtype == jnp.bfloat16
-
-    if "resnet" in name:
-        assert attention == {}
-        return
-    blocks, grids = [], []
-    for stage in range(4):
-        for index, kind in enumerate(config.block_kinds(stage)):
-            if kind == "A":
-                blocks.append(f"c{stage + 2}/block_{index + 1}")
-                grids.append(strides[stage - 1 if index == 0 else stage])
-    assert list(attention) == blocks
-    for stride, weights in zip(grids, attention.values(), strict=True):
-        grid = tuple(math.ceil(side / stride) for side in IMAGE_SIZE)
-        assert weights.shape == (2, 4, *grid, *grid)
+    for index, (stride, features) in enumerate(zip(strides, maps.values(), strict=True)):
+        height, width = (math.ceil(side / stride) for side in SIZE)
+        assert features.shape == (2, height, width, config.out_channels(index))
+        assert features.dtype == jnp.bfloat16
+    grids = {
+        f"c{stage + 2}/block_{index + 1}": strides[stage - 1 if index == 0 else stage]
+        for stage in range(4)
+        for index, kind in enumerate(config.block_kinds(stage))
+        if kind == "A"
+    }
+    attention = outputs("attention_maps")
+    assert list(attention) == list(grids)
+    for stride, weights in zip(grids.values(), attention.values(), strict=True):
+        grid = tuple(math.ceil(side / stride) for side in SIZE)
+        assert weights.shape == (2, 2, *grid, *grid)
         assert weights.dtype == jnp.float32
 
 
-@pytest.mark.parametrize(
-    ("typed", "nearest"),
-    [("botnet_t33", "botnet_t3"), ("bonet50", "botnet50"), ("Resnet50", "resnet50")],
-)
-@pytest.mark.parametrize("function", [get_config, get_variant])
-def test_an_unknown_variant_suggests_the_nearest(function, typed, nearest):
-    with pytest.raises(ConfigError) as error:
-        function(typed)
-    assert repr(typed) in str(error.value)
-    assert f"did you mean {nearest!r}?" in str(error.value)
-    assert all(name in str(error.value) for name in list_variants())
-
-
 @pytest.mark.usefixtures("as_users_have_it")
-@pytest.mark.parametrize("name", [3, None, ["botnet_t3"]])
-def test_what_is_no_name_is_an_unknown_variant(name):
-    with pytest.raises(ConfigError, match=rf"unknown variant {re.escape(repr(name))}; .*botnet_t3"):
-        get_config(name)
+@pytest.mark.parametrize("function", [get_config, get_variant])
+def test_an_unknown_variant_suggests_the_nearest_and_lists_all(function):
+    for typed, nearest in (("botnet_t33", "botnet_t3"), ("Resnet50", "resnet50")):
+        with pytest.raises(ConfigError, match=f"'{typed}'; did you mean '{nearest}'") as error:
+            function(typed)
+        assert all(name in str(error.value) for name in list_variants())
+    for name in (3, None, ["botnet_t3"]):
+        with pytest.raises(ConfigError, match=rf"unknown variant {re.escape(repr(name))}; "):
+            function(name)
 
 
-def test_an_unknown_field_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'num_classes'") as error:
-        get_config("botnet_t3", num_clases=10)
-    assert "'num_clases'" in str(error.value)
-
-
-def test_get_config_changes_what_is_asked_and_nothing_else():
+def test_get_config_changes_what_is_asked_and_the_variant_is_still_found():
     config = get_config("botnet_t3", num_classes=10, dtype="bfloat16")
-    assert config.num_classes == 10
-    assert config.dtype == jnp.bfloat16
+    assert (config.num_classes, config.dtype) == (10, jnp.bfloat16)
     assert config.replace(num_classes=1000, dtype="float32") == get_config("botnet_t3")
-
-
-def test_the_list_of_variants_is_the_callers_own():
-    list_variants().clear()
-    assert "botnet_t3" in list_variants()
+    assert find_variant(config) == get_variant("botnet_t3")
+    assert find_variant(config.replace(num_heads=2)) is None
+    with pytest.raises(ConfigError, match="'num_clases'; did you mean 'num_classes'"):
+        get_config("botnet_t3", num_clases=10)
