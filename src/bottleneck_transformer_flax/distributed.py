@@ -31,12 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataParallel:
-    """The devices of a run as one mesh.
-
-    Attributes:
-        mesh: the mesh, of one axis.
-        shard_parameters: whether the state is sharded over the devices or replicated on each.
-    """
+    """The devices of a run as one mesh, and whether the state is sharded over them."""
 
     mesh: Mesh
     shard_parameters: bool = False
@@ -55,11 +50,6 @@ class DataParallel:
     def process_shard(self) -> tuple[int, int]:
         """This process's index and the number of processes."""
         return jax.process_index(), jax.process_count()
-
-    @property
-    def is_primary(self) -> bool:
-        """Whether this is the primary process, which writes logs and artifacts."""
-        return is_primary_process()
 
     @property
     def replicated(self) -> NamedSharding:
@@ -158,7 +148,7 @@ def make_data_parallel(images: int, *, shard_parameters: bool = False) -> DataPa
 
 
 def is_primary_process() -> bool:
-    """Whether this is the process that writes for all."""
+    """Whether this is the primary process, which alone writes logs and artifacts."""
     return jax.process_index() == 0
 
 

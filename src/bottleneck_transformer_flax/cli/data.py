@@ -159,7 +159,7 @@ def _show(arguments: Sequence[str]) -> int:
     # jax takes a second to import: only now, so that help and bad usage are answered at once.
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
-    from bottleneck_transformer_flax.training.setup import starting_point
+    from bottleneck_transformer_flax.training.starting_point import starting_point
 
     splits = load_splits(parsed.data)
     config = default_config(parsed.data)

@@ -156,11 +156,7 @@ class InputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Every option of a training run.
-
-    Raises:
-        ConfigError: naming each value that is not allowed.
-    """
+    """Every option of a training run; a value that is not allowed is a ConfigError."""
 
     data: str = "embedded"
     """Images to train on: "embedded", "fashion-mnist", or a folder: of images (one folder per
@@ -254,11 +250,7 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunConfig":
-        """The run that ``to_json``, at this or an earlier commit, wrote.
-
-        Raises:
-            ConfigError: for unknown keys or values that are not allowed.
-        """
+        """The run that ``to_json`` wrote, at this or an earlier commit; else a ConfigError."""
         parts = {
             "model": ModelOptions,
             "optimization": OptimizerOptions,

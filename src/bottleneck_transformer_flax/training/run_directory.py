@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +20,33 @@ _FORMER_KEYS = {
 }
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """The files of one run.
 
     Attributes:
-        path: the folder that holds them.
+        path: folder that holds them.
+        checkpoints: train state by step.
+        pretrained: model for inference, after the last step.
+        best: model for inference, after the epoch with the best validation accuracy.
+        metrics: one JSON line per epoch.
+        evaluation: final evaluation as JSON.
+        predictions: predictions that the final evaluation was computed from.
+        curves: picture of the metrics by epoch.
+        confusion: picture of the confusion matrix.
+        example: one image that the model was scored on, to try a prediction with.
+        tensorboard: events for TensorBoard.
     """
 
-    path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """The train state by step."""
-        return self.path / "checkpoints"
-
-    @property
-    def pretrained(self) -> Path:
-        """The model for inference, after the last step."""
-        return self.path / "pretrained"
-
-    @property
-    def best(self) -> Path:
-        """The model for inference, after the epoch with the best validation accuracy."""
-        return self.path / "best"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Events for TensorBoard."""
-        return self.path / "tensorboard"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line per epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def evaluation(self) -> Path:
-        """The final evaluation as JSON."""
-        return self.path / "evaluation.json"
-
-    @property
-    def predictions(self) -> Path:
-        """The predictions that the final evaluation was computed from."""
-        return self.path / "predictions.npz"
-
-    @property
-    def curves(self) -> Path:
-        """A picture of the metrics by epoch."""
-        return self.path / "curves.png"
-
-    @property
-    def confusion(self) -> Path:
-        """A picture of the confusion matrix."""
-        return self.path / "confusion.png"
-
-    @property
-    def example(self) -> Path:
-        """One image that the model was scored on, to try a prediction with."""
-        return self.path / "example.png"
+    def __init__(self, path: Path) -> None:
+        """The run in a folder, which need not exist yet."""
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.pretrained, self.best = path / "pretrained", path / "best"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluation, self.predictions = path / "evaluation.json", path / "predictions.npz"
+        self.curves, self.confusion = path / "curves.png", path / "confusion.png"
+        self.example = path / "example.png"
+        self.tensorboard = path / "tensorboard"
 
     def require_new(self) -> None:
         """Check that a run can begin here.

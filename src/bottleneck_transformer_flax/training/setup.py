@@ -15,7 +15,7 @@ import optax
 
 from bottleneck_transformer_flax.augmentation.image import TrainingTransform
 from bottleneck_transformer_flax.axes import Float
-from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
@@ -25,15 +25,13 @@ from bottleneck_transformer_flax.distributed import DataParallel, make_data_para
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import (
     abstract_variables,
     count_multiply_adds,
     count_parameters,
 )
-from bottleneck_transformer_flax.models.surgery import replace_head
-from bottleneck_transformer_flax.models.variants import find_variant, get_variant
+from bottleneck_transformer_flax.models.variants import find_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.optimizer import (
@@ -41,14 +39,10 @@ from bottleneck_transformer_flax.training.optimizer import (
     make_optimizer,
     part_rates,
 )
-from bottleneck_transformer_flax.training.train_state import (
-    TrainState,
-    create_state,
-    random_variables,
-)
+from bottleneck_transformer_flax.training.starting_point import initial_variables, starting_point
+from bottleneck_transformer_flax.training.train_state import TrainState, create_state
 from bottleneck_transformer_flax.training.train_step import TrainStep, make_train_step
 
-DEFAULT_CROP = 0.875
 _LARGEST_EVALUATION_BATCH = 250
 
 
@@ -104,10 +98,13 @@ class Setup:
 
     @property
     def keeps_head(self) -> bool:
-        """Whether the pretrained head has the data's own classes, in the same order."""
-        return self.pretrained is not None and _same_classes(
-            self.pretrained.classes, self.class_names
-        )
+        """Whether the pretrained head has the data's own classes, in the same order.
+
+        ImageNet's folders are named after synsets, which count as the names of their classes.
+        """
+        synsets = imagenet.names_of_synsets()
+        names = tuple(synsets.get(name, name) for name in self.class_names)
+        return self.pretrained is not None and self.pretrained.classes in (self.class_names, names)
 
     @cached_property
     def images_hash(self) -> str:
@@ -172,18 +169,15 @@ class Setup:
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices; it follows from the config alone."""
         average = self.config.optimization.ema_decay is not None
+        variables = initial_variables(
+            self.model,
+            self.preprocessing.size,
+            jax.random.key(self.config.seed),
+            pretrained=self.pretrained,
+            keeps_head=self.keeps_head,
+        )
         # As one program: JAX would compile one for every operation on every shape.
         create = jax.jit(partial(create_state, optimizer=self.optimizer, average=average))
-        key = jax.random.key(self.config.seed)
-        if self.pretrained is None:
-            variables = random_variables(self.model, self.preprocessing.size, key)
-        else:
-            model, variables, _, _ = self.pretrained
-            if not self.keeps_head:
-                num_classes = self.model.config.num_classes
-                _, variables = replace_head(model, variables, num_classes=num_classes, rng=key)
-            # Copies: the step donates its state, and the setup keeps the pretrained variables.
-            variables = jax.tree.map(jnp.copy, variables)
         return self.devices.place_state(create(variables))
 
 
@@ -227,15 +221,7 @@ def assemble(
     schedule = learning_rate_schedule(
         optimization, steps_per_epoch=steps_per_epoch, epochs=config.epochs
     )
-    fine_tuning = config.fine_tuning
-    execution = Execution(
-        remat=optimization.remat,
-        batch_norm_groups=optimization.batch_norm_groups,
-        frozen_through=fine_tuning.frozen_through,
-        frozen_batch_stats=fine_tuning.frozen_batch_stats,
-    )
-    rates = part_rates(fine_tuning.backbone_rate, model, execution.frozen_parts)
-    optimizer = make_optimizer(optimization, schedule, rates)
+    optimizer, train_step = _make_train_step(config, model, preprocessing, schedule, devices)
     setup = Setup(
         config=config,
         splits=splits,
@@ -249,17 +235,7 @@ def assemble(
         devices=devices,
         learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps_per_epoch * config.epochs))),
         optimizer=optimizer,
-        train_step=make_train_step(
-            model.clone(execution=execution),
-            optimizer,
-            preprocessing,
-            seed=config.seed,
-            label_smoothing=optimization.label_smoothing,
-            accumulation_steps=optimization.accumulation_steps,
-            ema_decay=optimization.ema_decay,
-            augmentation=config.augmentation,
-            devices=devices,
-        ),
+        train_step=train_step,
         evaluator=Evaluator(
             model,
             preprocessing,
@@ -273,35 +249,35 @@ def assemble(
     return setup
 
 
-def starting_point(
-    config: RunConfig, native_size: tuple[int, int] | None
-) -> tuple[BoTNetConfig, Preprocessing, Pretrained | None]:
-    """Architecture, preprocessing, and weights where there are any, to start from.
-
-    Preprocessing follows the options, then the weights, then what suits the data.
-    """
-    pretrained = None
-    if config.pretrained is not None:
-        pretrained = load_pretrained(config.pretrained, image_size=config.input.image_size)
-        if pretrained.model.config.folded_batch_norm:
-            raise ConfigError(
-                f"the batch norms of {config.pretrained} are folded into its weights, so it cannot "
-                "be trained; name the model that it was folded from"
-            )
-        start, preprocessing = pretrained.model.config, pretrained.preprocessing
-    else:
-        variant = get_variant(str(config.variant))
-        start = variant.config
-        preprocessing = Preprocessing(size=native_size or variant.image_size, crop=DEFAULT_CROP)
-    if native_size:
-        preprocessing = preprocessing.replace(crop=1.0)
-    options = {
-        "size": config.input.image_size,
-        "crop": config.input.eval_crop,
-        "interpolation": config.input.interpolation,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    return start, preprocessing.replace(**given), pretrained
+def _make_train_step(
+    config: RunConfig,
+    model: BoTNet,
+    preprocessing: Preprocessing,
+    schedule: optax.Schedule,
+    devices: DataParallel,
+) -> tuple[optax.GradientTransformation, TrainStep]:
+    """The optimizer and the train step, with the run's parts of the model frozen."""
+    optimization, fine_tuning = config.optimization, config.fine_tuning
+    execution = Execution(
+        remat=optimization.remat,
+        batch_norm_groups=optimization.batch_norm_groups,
+        frozen_through=fine_tuning.frozen_through,
+        frozen_batch_stats=fine_tuning.frozen_batch_stats,
+    )
+    rates = part_rates(fine_tuning.backbone_rate, model, execution.frozen_parts)
+    optimizer = make_optimizer(optimization, schedule, rates)
+    train_step = make_train_step(
+        model.clone(execution=execution),
+        optimizer,
+        preprocessing,
+        seed=config.seed,
+        label_smoothing=optimization.label_smoothing,
+        accumulation_steps=optimization.accumulation_steps,
+        ema_decay=optimization.ema_decay,
+        augmentation=config.augmentation,
+        devices=devices,
+    )
+    return optimizer, train_step
 
 
 def _batch_size(config: RunConfig, num_images: int) -> int:
@@ -315,9 +291,3 @@ def _batch_size(config: RunConfig, num_images: int) -> int:
             f"= {optimization.batch_norm_groups} does not divide; choose a smaller batch_size"
         )
     return batch_size
-
-
-def _same_classes(classes: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    """Whether the data's names are these classes; ImageNet's folders are named after synsets."""
-    synsets = imagenet.names_of_synsets()
-    return classes in (names, tuple(synsets.get(name, name) for name in names))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from bottleneck_transformer_flax.axes import Array, Bool, Int
-from bottleneck_transformer_flax.models.botnet import BoTNet
 
 Variables = dict[str, Any]
 
@@ -32,14 +31,6 @@ class TrainState(flax.struct.PyTreeNode):
     def inference_variables(self) -> Variables:
         """The variables to score and to save: the average where there is one."""
         return self.variables if self.average is None else self.average
-
-
-def random_variables(model: BoTNet, image_size: tuple[int, int], key: Array) -> Variables:
-    """Freshly initialised variables of a model for images of (height, width)."""
-    images = jnp.zeros((1, *image_size, model.config.image_channels))
-    # Run once: optimising the program would take longer than running it.
-    compiler_options = {"xla_backend_optimization_level": 0}
-    return jax.jit(model.init, compiler_options=compiler_options)(key, images)
 
 
 def create_state(

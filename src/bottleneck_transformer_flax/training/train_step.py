@@ -62,13 +62,8 @@ def make_train_step(
     interpolated to their grid, so that the parameters keep their shapes.
     """
 
-    examples = partial(
-        _examples,
-        preprocessing=preprocessing,
-        num_classes=model.config.num_classes,
-        label_smoothing=label_smoothing,
-        augmentation=augmentation,
-    )
+    num_classes = model.config.num_classes
+    examples = partial(_examples, preprocessing, num_classes, label_smoothing, augmentation)
     gradients = _accumulated(
         jax.value_and_grad(_loss_sum(model, preprocessing), has_aux=True), accumulation_steps
     )
@@ -77,7 +72,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         augmentation_key, model_key = jax.random.split(key)
         gradient, batch_stats, loss, correct = gradients(
-            state.variables, examples(batch, key=augmentation_key), model_key
+            state.variables, examples(batch, augmentation_key), model_key
         )
         count = jnp.sum(batch.valid)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1), gradient)
@@ -100,12 +95,11 @@ def make_train_step(
 
 
 def _examples(
-    batch: DeviceBatch,
-    *,
     preprocessing: Preprocessing,
     num_classes: int,
     label_smoothing: float,
     augmentation: Augmentation,
+    batch: DeviceBatch,
     key: Array,
 ) -> _Examples:
     """The whole batch as the loss sees it; mixtures are made before it is split."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
-from bottleneck_transformer_flax.distributed import StopRequest
+from bottleneck_transformer_flax.distributed import StopRequest, is_primary_process
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
@@ -79,7 +79,7 @@ def train(
     """
     stop, bad_images = stop or StopRequest(), BadImages(skip=setup.config.input.skip_bad_images)
     # Among several processes only the primary one has something to tell.
-    callbacks = callbacks if setup.devices.is_primary else ()
+    callbacks = callbacks if is_primary_process() else ()
     with TrainingCheckpoints(directory.checkpoints) as checkpoints, _ended(callbacks):
         run = _Run(setup, directory, checkpoints, callbacks, stop, bad_images)
         state, progress = _restore_or_initialize(run)
@@ -160,7 +160,7 @@ def _restore_or_initialize(run: _Run) -> tuple[TrainState, Progress]:
         if progress.rows and progress.rows[-1]["step"] == progress.step:
             _keep_if_best(run, state, progress.rows[-1])
     # Only now: the checkpoint may have refused options that were changed.
-    if setup.devices.is_primary:
+    if is_primary_process():
         run.directory.write_config(setup.config)
     _begin_epoch(run, progress, progress.epoch)
     return state, progress
@@ -226,7 +226,7 @@ def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
         _keep_if_best(run, state, row)
     progress.rows.append(row)
     _begin_epoch(run, progress, EpochMetrics())
-    if setup.devices.is_primary:
+    if is_primary_process():
         run.directory.write_metrics(progress.rows)
     if last or epoch % config.save_every_epochs == 0:
         _save(run, state, progress, wait=last)
@@ -255,7 +255,7 @@ def _evaluate(run: _Run, state: TrainState, split: str) -> Predictions | None:
 def _keep_if_best(run: _Run, state: TrainState, row: dict[str, Any]) -> None:
     if row.get("best"):
         variables = run.setup.devices.replicate(state.inference_variables)
-        if run.setup.devices.is_primary:
+        if is_primary_process():
             save_best(run.directory, run.setup, variables, row)
 
 
@@ -285,7 +285,7 @@ def _finish(run: _Run, state: TrainState, progress: Progress) -> Outcome:
             return _save_and_leave(run, state, progress)
     variables = run.setup.devices.replicate(state.inference_variables)
     evaluation = None if predictions is None else predictions.to_json(run.setup.class_names)
-    if run.setup.devices.is_primary:
+    if is_primary_process():
         evaluation = write_artifacts(
             run.directory, run.setup, variables, progress.rows, split, predictions
         )
