@@ -34,14 +34,12 @@ class RelativeSelfAttention(nn.Module):
     The input that initialises the layer fixes the size of the grid.
 
     Attributes:
-        num_heads: number of heads, n.
-        head_dim: size of one head of the values; the output has n · head_dim features.
+        head_dim: size of one head of the values; the output has num_heads · head_dim features.
         query_key_dim: size of one head of queries and keys, d; None for ``head_dim``.
         scaled_positions: whether the position term uses the scaled queries, as in the paper, or
             ``W_q x``, as in timm's models.
         value_bias: whether the values have a bias. Each query's weights sum to 1, so it is a bias
             of the output too.
-        dtype: dtype of the computation, except for the softmax, which is float32.
         backend: name of the attention backend, a key of ``BACKENDS``.
     """
 

@@ -27,7 +27,6 @@ class SqueezeExcite(nn.Module):
         ratio: hidden width as a fraction of the channels.
         activation: activation of the hidden layer.
         divisor: number that the hidden width is rounded to a multiple of, at least once it.
-        dtype: dtype of the computation.
     """
 
     ratio: float
@@ -54,9 +53,6 @@ class EfficientChannelAttention(nn.Module):
 
     ``x · sigmoid(w ∗ mean_hw(x))`` with one zero-padded kernel w along the channels, whose size is
     odd and about (log₂ c + 1) / 2 (arXiv 1910.03151, equation 12).
-
-    Attributes:
-        dtype: dtype of the computation.
     """
 
     dtype: Any = jnp.float32

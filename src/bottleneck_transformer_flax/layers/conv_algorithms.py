@@ -34,7 +34,7 @@ def choose_algorithm(
         shape: (b, h, w, c) of the input.
         kernel_size: kernel height and width, k.
         stride: stride along both axes.
-        groups: groups of channels.
+        groups: groups of channels that are convolved separately.
         dtype: dtype of the computation.
         algorithm: "plain", or "auto" for the fastest.
     """
@@ -55,8 +55,8 @@ def pointwise(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "1 1 c f"],
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **_: Any,
+    *_: Any,
+    **__: Any,
 ) -> Float[Array, "b out_h out_w f"]:
     """Convolve 1×1 by one matrix product.
 
@@ -69,11 +69,7 @@ def pointwise(
 
 
 def winograd(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "3 3 c f"],
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **_: Any,
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"], *_: Any, **__: Any
 ) -> Float[Array, "b h w f"]:
     """Convolve 3×3 with stride 1 by Winograd's F(2×2, 3×3), in 2.25 times fewer multiplications.
 
@@ -108,11 +104,7 @@ def winograd(
 
 
 def im2col(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "3 3 c f"],
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **_: Any,
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"], *_: Any, **__: Any
 ) -> Float[Array, "b out_h out_w f"]:
     """Convolve 3×3 with stride 2 by one matrix product over the patches of the input.
 

@@ -24,7 +24,6 @@ class ConvolutionNorm(nn.Module):
     stride 2, one pixel off from every published ResNet.)
 
     Attributes:
-        features: output channels.
         kernel_size: kernel height and width, k.
         stride: stride along both axes; the output has ceil(size / stride) positions.
         groups: groups of channels that are convolved separately.
@@ -32,10 +31,7 @@ class ConvolutionNorm(nn.Module):
         zero_scale: whether the norm's scale starts at zero, and with it a residual branch.
         folded: whether the weights hold the batch norm, which gives the convolution a bias.
         frozen_statistics: whether training normalises by the running statistics and keeps them.
-        bn_momentum: fraction of the running statistics that remains after each batch.
-        bn_epsilon: constant added to the variance.
-        bn_groups: equal parts of a training batch, each normalised by its own statistics.
-        dtype: dtype of the computation; statistics are float32.
+        norm: batch norm with the settings of the model.
         algorithm: convolution algorithm; see ``choose_algorithm``.
     """
 
@@ -47,9 +43,7 @@ class ConvolutionNorm(nn.Module):
     zero_scale: bool = False
     folded: bool = False
     frozen_statistics: bool = False
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    bn_groups: int = 1
+    norm: Callable[..., BatchNorm] = BatchNorm
     dtype: Any = jnp.float32
     algorithm: Algorithm = "auto"
 
@@ -80,14 +74,9 @@ class ConvolutionNorm(nn.Module):
         )(x)
         x = checkpoint_name(x, SAVED)
         if not self.folded:
-            x = BatchNorm(
-                momentum=self.bn_momentum,
-                epsilon=self.bn_epsilon,
-                groups=self.bn_groups,
-                dtype=self.dtype,
-                scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
-                name="norm",
-            )(x, use_running_average=self.frozen_statistics or not train)
+            scale_init = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
+            norm = self.norm(scale_init=scale_init, dtype=self.dtype, name="norm")
+            x = norm(x, use_running_average=self.frozen_statistics or not train)
         return x if self.activation is None else self.activation(x)
 
 

@@ -36,11 +36,19 @@ def configured_convolution(
         ConvolutionNorm,
         folded=config.folded_batch_norm,
         frozen_statistics=execution.frozen_batch_stats,
-        bn_momentum=config.bn_momentum,
-        bn_epsilon=config.bn_epsilon,
-        bn_groups=execution.batch_norm_groups,
+        norm=configured_norm(config, execution),
         dtype=config.dtype,
         algorithm=execution.convolution_algorithm,
+    )
+
+
+def configured_norm(config: BoTNetConfig, execution: Execution) -> Callable[..., BatchNorm]:
+    """``BatchNorm`` with the settings that all of a model's norms share."""
+    return partial(
+        BatchNorm,
+        momentum=config.bn_momentum,
+        epsilon=config.bn_epsilon,
+        groups=execution.batch_norm_groups,
     )
 
 
@@ -48,11 +56,7 @@ class Bottleneck(nn.Module):
     """``activation(shortcut(x) + expand(spatial_mixing(reduce(x))))``, with 1×1 reduce and expand.
 
     Attributes:
-        config: architecture of the model.
-        execution: how the model computes.
-        in_channels: channels of the input.
         filters: channels between ``reduce`` and ``expand``.
-        out_channels: channels of the output.
         stride: factor by which the block reduces height and width.
         drop_rate: probability, per image, of dropping the residual branch in training.
     """
@@ -174,12 +178,8 @@ class AttentionBottleneck(Bottleneck):
             backend=self.execution.attention_backend,
         )
         if not config.folded_batch_norm:
-            self.attention_norm = BatchNorm(
-                momentum=config.bn_momentum,
-                epsilon=config.bn_epsilon,
-                groups=self.execution.batch_norm_groups,
-                dtype=config.dtype,
-            )
+            norm = configured_norm(config, self.execution)
+            self.attention_norm = norm(dtype=config.dtype)
 
     def shortcut_activation(self) -> Activation | None:
         """The model's activation, as in the authors' code; timm's models have none."""

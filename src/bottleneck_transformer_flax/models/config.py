@@ -42,18 +42,15 @@ class BoTNetConfig:
 
     Attributes:
         stage_sizes: number of residual blocks in each of the stages c2, c3, c4 and c5.
-        num_classes: outputs of the classifier.
         stride_one: whether c5 keeps the resolution of c4 (the paper's "S1" models).
         se_ratio: hidden width of squeeze-and-excite as a fraction of the channels it scales, in
             convolution blocks only; 0 for none.
-        num_heads: attention heads.
         head_dim: size of one head of the values, and of queries and keys; None for the stage's
             inner channels divided by the heads.
         initial_filters: channels of the stem, and inner channels of c2; each stage doubles them.
         projection_factor: output channels of a stage as a multiple of its inner channels; one
             factor for all stages, or one for each.
         bn_momentum: fraction of batch norm's running statistics that remains after each batch.
-        bn_epsilon: constant added to the variance in batch norm.
         dtype: dtype of the computation, float32 or bfloat16. Parameters, batch statistics, the
             softmax and the logits are always float32.
         activation: activation of all blocks and the stem.
@@ -80,7 +77,6 @@ class BoTNetConfig:
         se_divisor: number that the hidden width of squeeze-and-excite is a multiple of.
         final_channels: channels of a 1×1 convolution between c5 and the global mean; None for no
             such convolution.
-        image_channels: channels of the input images.
         dropout_rate: dropout of the classifier's input in training.
         stochastic_depth_rate: probability, per image, of dropping the last block's residual branch
             in training; earlier blocks' grow linearly from 0.
