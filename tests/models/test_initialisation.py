@@ -1,5 +1,7 @@
 """How variables start: the paper's initialisers, and residual branches that are nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,27 +13,17 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 
 HEAD_DIM = 32
-
-
 CONFIG = BoTNetConfig(
     stage_sizes=(1, 1, 1, 1), initial_filters=16, head_dim=HEAD_DIM, se_ratio=0.25
 )
 
 
-@pytest.fixture(scope="module")
-def initialised():
-    """Wide enough for standard deviations to be measured."""
-    return initialise(CONFIG)
-
-
-def initialise(config):
-    model = BoTNet(config=config)
-    init = jax.jit(model.init)
-    variables = init(jax.random.key(3), jnp.zeros((1, 256, 320, 3)))
-    return {
-        collection: {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(tree).items()}
-        for collection, tree in variables.items()
-    }
+@functools.cache
+def initialised(zero_residual_init=True):
+    """Variables by path; wide enough for standard deviations to be measured."""
+    model = BoTNet(config=CONFIG.replace(zero_residual_init=zero_residual_init))
+    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 256, 320, 3)))
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
 
 
 def assert_normal(path, values, std, mean=0.0):
@@ -41,59 +33,38 @@ def assert_normal(path, values, std, mean=0.0):
     assert abs(values.std() - std) < 5 * error / np.sqrt(2) + 1e-7, f"{path}: std {values.std()}"
 
 
-def test_convolutions_have_variance_two_over_fan_in(initialised):
-    kernels = {p: v for p, v in initialised["params"].items() if p.endswith("convolution/kernel")}
+def test_convolutions_have_variance_two_over_fan_in():
+    kernels = {p: v for p, v in initialised().items() if p.endswith("convolution/kernel")}
     assert len(kernels) == 1 + 3 * 4 + 3  # the stem; three convolution blocks; one BoT block
     for path, kernel in kernels.items():
-        fan_in = np.prod(kernel.shape[:3])
-        assert_normal(path, kernel, np.sqrt(2 / fan_in))
+        std = np.sqrt(2 / np.prod(kernel.shape[:3]))
+        assert_normal(path, kernel, std)
         # A normal, not a truncated one: some values lie beyond two standard deviations.
-        assert np.abs(kernel).max() > 2.5 * np.sqrt(2 / fan_in), path
+        assert np.abs(kernel).max() > 2.5 * std, path
 
 
-@pytest.mark.parametrize("name", ["query", "key", "value"])
-def test_projections_have_a_standard_deviation_of_a_hundredth(initialised, name):
-    path = f"c5/block_1/attention/{name}/kernel"
-    assert_normal(path, initialised["params"][path], 0.01)
-
-
-@pytest.mark.parametrize("axis", ["height", "width"])
-def test_relative_tables_are_drawn_around_zero(initialised, axis):
-    path = f"c5/block_1/attention/relative_{axis}"
-    table = initialised["params"][path]
-    assert table.shape == (2 * {"height": 16, "width": 20}[axis] - 1, HEAD_DIM)
-    assert_normal(path, table, HEAD_DIM**-0.5)
-
-
-@pytest.mark.parametrize("head_dim", [16, 128])
-def test_relative_tables_follow_the_head_size(head_dim):
-    layer = RelativeSelfAttention(num_heads=4, head_dim=head_dim)
-    variables = layer.init(jax.random.key(5), jnp.zeros((1, 30, 20, 3)))
-    for name in ("relative_height", "relative_width"):
-        assert_normal(name, np.asarray(variables["params"][name]), head_dim**-0.5)
-
-
-def test_norms_start_as_identity_and_the_last_of_a_branch_as_nothing(initialised):
-    for path, values in initialised["params"].items():
-        if path.endswith("scale"):
-            zero = path.endswith("expand/norm/scale")
-            np.testing.assert_array_equal(values, 0.0 if zero else 1.0, err_msg=path)
-        if path.endswith("bias"):
-            np.testing.assert_array_equal(values, 0.0, err_msg=path)
-    for path, values in initialised["batch_stats"].items():
-        np.testing.assert_array_equal(values, float(path.endswith("var")), err_msg=path)
-
-
-def test_residual_branches_may_start_as_something():
-    params = initialise(CONFIG.replace(zero_residual_init=False))["params"]
-    scales = {path: values for path, values in params.items() if path.endswith("scale")}
-    assert any(path.endswith("expand/norm/scale") for path in scales)
-    for path, values in scales.items():
-        np.testing.assert_array_equal(values, 1.0, err_msg=path)
-
-
-def test_different_layers_and_keys_draw_different_numbers(initialised):
-    kernels = [v.ravel()[:64] for p, v in initialised["params"].items() if "attention/" in p]
+def test_attention_starts_small_and_its_tables_by_the_head_size():
+    attention = "params/c5/block_1/attention"
+    kernels = [initialised()[f"{attention}/{name}/kernel"] for name in ("query", "key", "value")]
     for index, kernel in enumerate(kernels):
-        for other in kernels[index + 1 :]:
-            assert np.abs(kernel - other).max() > 1e-3
+        assert_normal(attention, kernel, 0.01)
+        assert np.abs(kernel - kernels[index - 1]).max() > 1e-3, "layers draw their own numbers"
+    for name, length in (("height", 16), ("width", 20)):
+        table = initialised()[f"{attention}/relative_{name}"]
+        assert table.shape == (2 * length - 1, HEAD_DIM)
+        assert_normal(name, table, HEAD_DIM**-0.5)
+    for head_dim in (16, 128):
+        layer = RelativeSelfAttention(num_heads=4, head_dim=head_dim)
+        params = layer.init(jax.random.key(5), jnp.zeros((1, 30, 20, 3)))["params"]
+        for name in ("relative_height", "relative_width"):
+            assert_normal(name, np.asarray(params[name]), head_dim**-0.5)
+
+
+@pytest.mark.parametrize("zero_residual_init", [True, False])
+def test_norms_start_as_identity_and_the_last_of_a_branch_as_zero_where_asked(zero_residual_init):
+    last = 0.0 if zero_residual_init else 1.0
+    for path, values in initialised(zero_residual_init).items():
+        if path.endswith(("scale", "bias", "mean", "var")):
+            start = 1.0 if path.endswith(("scale", "var")) else 0.0
+            expected = last if path.endswith("expand/norm/scale") else start
+            np.testing.assert_array_equal(values, expected, err_msg=path)
