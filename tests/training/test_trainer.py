@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import artifacts, trainer
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.setup import assemble
 from bottleneck_transformer_flax.training.trainer import train
 from reference.damage import cut_short, empty, flip_a_bit
 from training.linear_runs import (
@@ -28,7 +30,16 @@ from training.linear_runs import (
     setup_of,
     untimed,
 )
-from training.tiny import assert_same_bits, entries, tree_differs
+from training.tiny import (
+    CROPPED,
+    SMALL,
+    LinearModel,
+    assert_same_bits,
+    entries,
+    tree_differs,
+    truncated_jpeg,
+    write_data,
+)
 
 
 def returned(run, setup, variables, rows, split, predictions):
@@ -242,6 +253,19 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(tmp_path):
         checkpoints.save(3, setup.initial_state(), progress)
     with pytest.raises(CheckpointError, match=r"of an earlier version.*--like$"):
         go(tmp_path)
+
+
+def test_bad_images_are_left_out_of_training_and_scores_and_listed(tmp_path, written):
+    data = write_data(tmp_path / "data")
+    bad = [str(truncated_jpeg(data / part / "bee/x.jpg")) for part in ("train", "val")]
+    config = CONFIG.replace(
+        epochs=1, batch_size=13, input=dataclasses.replace(CONFIG.input, skip_bad_images=True)
+    )
+    setup = assemble(config, load_splits(str(data)), LinearModel(SMALL), CROPPED)
+    outcome = train(setup, RunDirectory(tmp_path / "run"))
+    assert list(outcome.bad_images.reasons) == bad
+    *_, predictions = written[0]
+    assert predictions.count == 9
 
 
 @pytest.mark.parametrize("damage", [empty, cut_short, flip_a_bit])
