@@ -24,12 +24,20 @@ class _Unchecked:
         return annotated[0]
 
 
+class _Jaxtyping(ModuleType):
+    """A stand-in for jaxtyping, whose names do nothing.
+
+    Machines that lend a GPU have jax, flax, optax, orbax, torch and timm. The networks need nothing
+    else but these names, for annotations.
+    """
+
+    def __getattr__(self, name: str) -> type[_Unchecked]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Unchecked
+
+
 try:
     import jaxtyping  # noqa: F401
 except ImportError:
-    # Machines that lend a GPU have jax, flax, optax, orbax, torch and timm, and the networks need
-    # nothing else but jaxtyping's names, for annotations.
-    _stand_in = ModuleType("jaxtyping")
-    for _name in ("Bool", "Float", "Int", "Shaped", "UInt8"):
-        setattr(_stand_in, _name, _Unchecked)
-    sys.modules["jaxtyping"] = _stand_in
+    sys.modules["jaxtyping"] = _Jaxtyping("jaxtyping")

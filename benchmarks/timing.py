@@ -230,7 +230,7 @@ def _build_all(
             if compared is not None:
                 report = _finite(worker(name).build(work, places[work]), name)
         except WorkerError as error:
-            if expected is None:
+            if not ready:
                 raise
             kind = SKIPPED if isinstance(error, UnableError) else FAILED
             rows[name] = replace(rows[name], status=f"{kind}: {error}")

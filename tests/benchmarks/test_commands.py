@@ -218,4 +218,5 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path, delay_seconds):
         for stat in Path("/proc").glob("[0-9]*/stat")
         if stat.exists()
     ]
-    assert not [state for state, _, _, session, *_ in sessions if session == str(process.pid)]
+    left = {state for state, _, _, session, *_ in sessions if session == str(process.pid)}
+    assert left <= {"Z"}

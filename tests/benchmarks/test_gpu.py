@@ -107,13 +107,6 @@ def test_a_section_that_would_end_too_late_is_not_begun_and_one_that_fails_stops
     assert "RuntimeError: no kernel" in capsys.readouterr().err
 
 
-def test_what_matters_more_is_begun_in_time():
-    expected = {name: section.expected_seconds for name, section in SECTIONS.items()}
-    assert list(expected)[-2:] == ["t7-efficientnet", "t3-training"]
-    importing = 30
-    assert importing + sum(expected.values()) - expected["t3-training"] <= gpu.BUDGET_SECONDS == 470
-
-
 def peer_rows(ratio, status=MEASURED, section="t3-inference"):
     row = Row(benchmark=section, case="c", status=status, batch_size=256)
     return [
@@ -139,15 +132,6 @@ def test_goals(rows, ending):
     )
     line = gpu.goal_line(gpu.GOALS[0], rows)
     assert line == f"T3 inference in bfloat16, timm compiled, goal ≥ 1.2×{ending}"
-
-
-def test_correctness_is_met_only_where_all_is_right():
-    wrong = replace(CHECK, status="failed: differs by more than 1e-4")
-    assert gpu.correctness_line([CHECK, CHECK]).endswith(": met")
-    assert gpu.correctness_line([CHECK, wrong]).endswith(": not met, 1 of 2 comparisons failed")
-    trial = replace(CHECK, status=NOT_MEASURED)
-    assert gpu.correctness_line([CHECK, trial]).endswith("not measured")
-    assert gpu.correctness_line([]).endswith(": not measured")
 
 
 def test_judgement_of_differences():
@@ -194,3 +178,4 @@ def test_a_wrong_kernel_is_found(monkeypatch, wrong, quantities):
     assert expected <= failed
     assert wrong not in (None, "alone") or failed == expected
     assert all(name == "fused" for name, _, _ in failed)
+    assert gpu.correctness_line(rows).endswith(": met") == (wrong is None)
