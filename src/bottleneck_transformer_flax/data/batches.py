@@ -87,7 +87,8 @@ class ReadBatch:
             with contextlib.suppress(DataError):
                 image[row] = self.transform(self.source.open(index), rng)
                 batch["valid"][row] = True
-        readable, bad = np.flatnonzero(batch["valid"]), np.flatnonzero(_is_bad(batch))
+        readable = np.flatnonzero(batch["valid"])
+        bad = np.flatnonzero(~batch["valid"][: len(indices)])
         image[bad] = image[np.resize(readable, bad.size)] if readable.size else 0
         image[len(indices) :] = 0
         return batch
@@ -95,8 +96,5 @@ class ReadBatch:
 
 def bad_indices(batch: Batch) -> list[int]:
     """The source positions of images that could not be read; ``source.read`` says why."""
-    return [int(index) for index in batch["index"][_is_bad(batch)]]
-
-
-def _is_bad(batch: Batch) -> Bool[np.ndarray, " b"]:
-    return ~batch["valid"] & (batch["index"] >= 0)
+    bad = ~batch["valid"] & (batch["index"] >= 0)
+    return batch["index"][bad].tolist()
