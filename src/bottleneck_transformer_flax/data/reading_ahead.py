@@ -30,8 +30,8 @@ def read_ahead(
     Args:
         draws: the batches to read; may be endless.
         read: reads a batch.
-        num_workers: processes that read.
-        num_threads: threads of this process that read when ``num_workers`` is 0.
+        num_workers: number of worker processes; with 0, threads of this process read.
+        num_threads: number of these threads.
     """
     if num_workers:
         return _read_in_workers(draws, read, num_workers)
@@ -41,7 +41,7 @@ def read_ahead(
 def _in_order(
     draws: Iterator[Draw], ask: Callable[[Draw], Callable[[], Batch]], ahead: int
 ) -> Iterator[Batch]:
-    """Ask for ``ahead`` batches, then for another whenever the first of them is there."""
+    """Ask for ``ahead`` batches, then for another whenever the first of them has come."""
     answers: deque[Callable[[], Batch]] = deque()
     for draw in draws:
         if len(answers) < ahead:
@@ -57,7 +57,7 @@ def _in_order(
 def _read_in_threads(
     draws: Iterator[Draw], read: ReadBatch, num_threads: int
 ) -> Generator[Batch, None, None]:
-    """One batch a thread, and one that is ready."""
+    """Read one batch in each thread, and have one ready."""
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
     try:
         yield from _in_order(
