@@ -32,7 +32,7 @@ from bottleneck_transformer_flax.augmentation.image import (
 from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.data.loader import training_batches
 from bottleneck_transformer_flax.data.sources.folder import FolderSource
-from bottleneck_transformer_flax.decoding import open_image
+from bottleneck_transformer_flax.decoding import EncodedImage, read_file
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 Policy = Literal["none", "rand"]
@@ -163,7 +163,7 @@ def _ours(case: ReaderCase, folder: Path, num_workers: int) -> Built:
 
     plain = TrainingTransform(case.preprocessing, CROPS_ALONE)
     examples = (
-        plain(open_image(path), np.random.default_rng(place))
+        plain(EncodedImage(read_file(path), str(path)), np.random.default_rng(place))
         for place, (path, _) in enumerate(case.example_parts(folder))
     )
     return started(began, run, examples, batches.close)

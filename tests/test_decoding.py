@@ -13,7 +13,7 @@ from bottleneck_transformer_flax.decoding import (
     EncodedImage,
     OpenedImage,
     decode_image,
-    open_image,
+    read_file,
 )
 from bottleneck_transformer_flax.errors import DataError
 
@@ -211,7 +211,7 @@ def test_damaged_files(tmp_path, content, reason):
 
 
 def test_missing_file_and_folder(tmp_path):
-    for read in (decode_image, open_image):
+    for read in (decode_image, read_file):
         with pytest.raises(DataError, match=r"nowhere\.png: .*no such file"):
             read(tmp_path / "nowhere.png")
         with pytest.raises(DataError, match="directory"):
@@ -259,25 +259,14 @@ def encoded(image: Image.Image, image_format: str = "JPEG", **options) -> Encode
     return EncodedImage(stream.getvalue(), "a file")
 
 
-@pytest.mark.parametrize(
-    ("image_format", "mode"),
-    [
-        *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
-        *(("PNG", mode) for mode in ("RGB", "L", "RGBA", "P")),
-        ("TIFF", "CMYK"),
-        ("WEBP", "RGBA"),
-        ("BMP", "RGB"),
-        ("MPO", "RGB"),
-    ],
-)
-def test_an_encoded_image_is_what_decode_image_gives(image_format, mode):
-    stream = io.BytesIO()
-    smooth(37, 50).convert(mode).save(stream, image_format)
-    image = EncodedImage(stream.getvalue(), "a file")
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "MPO"])
+def test_an_encoded_image_tells_its_size_and_decodes_twice(image_format):
+    image = encoded(smooth(37, 50), image_format)
     assert isinstance(image, OpenedImage)
     assert image.size == (37, 50)
-    for _ in range(2):
-        np.testing.assert_array_equal(image.decode(), decode_image(stream))
+    first, second = np.asarray(image.decode()).astype(int), np.asarray(image.decode())
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - np.asarray(smooth(37, 50))).mean() < 2
 
 
 # What must be done to the stored pixels, in NumPy (EXIF 2.3, 4.6.4 A, "Orientation").
@@ -349,9 +338,7 @@ def test_a_damaged_encoded_image_is_named():
             truncated.decode(reduction)
 
 
-def test_an_opened_file_and_a_decoded_image(tmp_path):
-    rgb().save(tmp_path / "a.png")
-    np.testing.assert_array_equal(open_image(tmp_path / "a.png").decode(), COLOURS)
+def test_a_decoded_image_is_itself():
     image = DecodedImage(rgb())
     assert isinstance(image, OpenedImage)
     assert image.size == (2, 3)

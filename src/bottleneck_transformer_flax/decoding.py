@@ -6,7 +6,7 @@ import re
 import warnings
 from os import PathLike, fspath
 from pathlib import Path
-from typing import IO, Protocol, cast, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -42,23 +42,6 @@ _TRANSPOSES = {
 }
 _ON_THE_SIDE = {5, 6, 7, 8}
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
-
-@runtime_checkable
-class BinaryFile(Protocol):
-    """An open file as decoding needs it: a ``BytesIO``, an upload, a file opened as "rb"."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most ``size`` bytes from the position, or all."""
-        ...
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Move the position."""
-        ...
-
-    def tell(self) -> int:
-        """The position."""
-        ...
 
 
 @runtime_checkable
@@ -104,7 +87,10 @@ class EncodedImage:
     """The bytes of an image file; a JPEG is decoded when its pixels are asked for.
 
     A JPEG is reduced by transforming only the lower frequencies of its blocks. Other formats are
-    decoded at once, because only then is their size certain, and always whole.
+    decoded whole when they are opened, because only then is their size certain.
+
+    Pillow's warnings about odd but readable files are silenced for the whole process from the
+    first image on: ``warnings.catch_warnings`` is not safe in the loader's reader threads.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
@@ -121,7 +107,7 @@ class EncodedImage:
         self._header: Image.Image | None = None
         self._pixels: Image.Image | None = None
         with _damage_named(name):
-            image = _open(io.BytesIO(content))
+            image = _open(content)
             if image.format in _REDUCIBLE:
                 self._header = image
                 on_the_side = _orientation(image) in _ON_THE_SIDE
@@ -136,7 +122,7 @@ class EncodedImage:
         return self._size
 
     def decode(self, reduction: int = 1) -> Image.Image:
-        """The pixels as ``decode_image`` gives them, or fewer; see ``OpenedImage``.
+        """The pixels, as ``OpenedImage`` says.
 
         Raises:
             DataError: when the image is damaged.
@@ -145,18 +131,9 @@ class EncodedImage:
             return self._pixels
         with _damage_named(self._name):
             # Pillow decodes a file once; the one whose header was read serves the first call.
-            image, self._header = self._header or _open(io.BytesIO(self._content)), None
+            image, self._header = self._header or _open(self._content), None
             image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             return _upright_rgb(image)
-
-
-def open_image(path: str | PathLike[str]) -> EncodedImage:
-    """Read an image file without decoding it.
-
-    Raises:
-        DataError: when the file is missing or not an image; the one-line message names it.
-    """
-    return EncodedImage(read_file(path), _name(path))
 
 
 def read_file(path: str | PathLike[str]) -> bytes:
@@ -165,19 +142,16 @@ def read_file(path: str | PathLike[str]) -> bytes:
     Raises:
         DataError: when they cannot be read; the one-line message names the file.
     """
-    with _damage_named(_name(path)):
+    with _damage_named(fspath(path)):
         return Path(path).read_bytes()
 
 
-def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
+def decode_image(file: str | PathLike[str] | IO[bytes]) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are
     scaled to [0, 255], never clipped from a wider range (see ``_grey_to_uint8``); an animation
     gives its first frame. Colour profiles are not applied, as in the usual training pipelines.
-
-    Pillow's warnings about odd but readable files are silenced for the whole process from the
-    first call on: ``warnings.catch_warnings`` is not safe in the loader's reader threads.
 
     Args:
         file: a path, or a binary file object positioned at the image; it is not closed.
@@ -186,17 +160,18 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
         DataError: when the file is missing, empty, truncated, not an image, or far too large; the
             one-line message names the file and the reason.
     """
-    with _damage_named(_name(file)), _open(file) as image:
-        return _upright_rgb(image)
+    if isinstance(file, str | PathLike):
+        return EncodedImage(read_file(file), fspath(file)).decode()
+    name = getattr(file, "name", None)
+    return EncodedImage(file.read(), name if isinstance(name, str) else "the given image").decode()
 
 
-def _open(file: str | PathLike[str] | BinaryFile) -> Image.Image:
+def _open(content: bytes) -> Image.Image:
     """Read an image's header."""
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        # Pillow's types ask for more of a file than Pillow does.
-        return Image.open(cast("str | IO[bytes]", file), formats=_FORMATS)
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
         raise ValueError("it is empty or of no image format that Pillow decodes") from None
 
@@ -259,11 +234,3 @@ def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
     grey = np.nan_to_num(values.astype(np.float64), nan=lowest, posinf=highest, neginf=lowest)
     scale = 255 / ((highest - lowest) or 1.0)
     return np.clip(np.rint((grey - lowest) * scale), 0, 255).astype(np.uint8)
-
-
-def _name(file: object) -> str:
-    """The path of a file or file object, or a stand-in where it has none."""
-    if isinstance(file, str | PathLike):
-        return str(fspath(file))
-    name = getattr(file, "name", None)
-    return name if isinstance(name, str) and name else "the given image"

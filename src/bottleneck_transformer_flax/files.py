@@ -58,6 +58,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written into a text file; a file's own name may be any bytes."""
+    return name == name.encode(errors="replace").decode()
+
+
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     """Yield a name beside ``path``; what has it on leaving is removed, and errors name ``path``."""

@@ -1,15 +1,16 @@
 """RandAugment and TrivialAugment: a few operations drawn at random for each image.
 
 RandAugment draws several operations of one magnitude; TrivialAugment draws one operation of a
-random strength. All operations keep the size of an RGB image and grow with their amount; an amount
-of 0 changes nothing, except for ``auto_contrast`` and ``equalize``, which have no amount.
+random strength. All operations keep the size of an RGB image, and their effect grows with the
+amount; an amount of 0 changes nothing, except for ``auto_contrast`` and ``equalize``, which have no
+amount.
 
-What comes into view is grey (``FILL``), as in the authors' code for ImageNet. Rotations and shears
+Uncovered pixels become grey (``FILL``), as in the authors' code for ImageNet. Rotations and shears
 interpolate bilinearly: the nearest pixel would make edges jagged, and a bicubic filter takes longer
 for pixels that are rounded again later. Translations are by whole pixels.
 
-An amount that would leave nothing of the image stops just before: a translation by all but one row
-or column, a factor of 0.01, one bit a channel. Solarizing stops when all values are inverted.
+Amounts are limited so that something is left of the image: one row or column after a translation, a
+factor of 0.01, one bit a channel.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ FILL = (128, 128, 128)
 FULL_MAGNITUDE = 10
 """The magnitude of RandAugment at which an operation has its whole amount."""
 STRENGTHS = 31
-"""Strengths that TrivialAugment chooses from, from none to the whole amount."""
+"""Number of strengths that TrivialAugment chooses from, from 0 to the whole amount."""
 
 _LOWEST_FACTOR = 0.01
 
@@ -46,7 +47,7 @@ def shear_y(image: Image.Image, slope: float) -> Image.Image:
 
 
 def translate(image: Image.Image, right: float, down: float) -> Image.Image:
-    """Move by the nearest whole numbers of pixels that leave one row and column in sight."""
+    """Move by whole pixels, so far that at least one row and column stay in sight."""
     height, width = image.height, image.width
     moved = Image.new(image.mode, image.size, FILL)
     columns = max(1 - width, min(width - 1, round(right)))
@@ -56,32 +57,32 @@ def translate(image: Image.Image, right: float, down: float) -> Image.Image:
 
 
 def enhance(image: Image.Image, change: float, enhancer: type) -> Image.Image:
-    """Scale the distance from what Pillow's enhancer blends with by ``1 + change``.
+    """Scale the distance from the enhancer's origin by ``1 + change``.
 
-    ``Color`` blends with the image without colours, ``Contrast`` with its mean grey, ``Brightness``
-    with black, and ``Sharpness`` with the image smoothed over 3×3 pixels.
+    The origin of ``Color`` is the image in grey, of ``Contrast`` its mean grey, of ``Brightness``
+    black, and of ``Sharpness`` the image smoothed over 3×3 pixels.
     """
     enhanced: Image.Image = enhancer(image).enhance(max(_LOWEST_FACTOR, 1 + change))
     return enhanced
 
 
 def posterize(image: Image.Image, bits: float) -> Image.Image:
-    """Set that many of the lowest of the 8 bits of each value to zero."""
+    """Clear the lowest bits of each 8-bit value, all but one at most."""
     return ImageOps.posterize(image, max(1, 8 - round(bits)))
 
 
 def solarize(image: Image.Image, levels: float) -> Image.Image:
-    """Invert the values among the highest ``levels`` of the 256."""
+    """Invert the values in the highest ``levels`` of 256."""
     return ImageOps.solarize(image, max(0, 256 - round(levels)))
 
 
 class Operation(NamedTuple):
-    """An operation of a policy, and how far it goes.
+    """An operation of a policy, and its range.
 
     Attributes:
-        apply: an image and an amount to an image.
-        full: the amount at full strength.
-        signed: whether the amount is negative half of the time.
+        apply: changes an image by an amount.
+        full: amount at full strength.
+        signed: whether half of the amounts are negative.
     """
 
     apply: Callable[[Image.Image, float], Image.Image]
@@ -102,7 +103,7 @@ RAND_OPERATIONS = {
     "sharpness": Operation(partial(enhance, enhancer=ImageEnhance.Sharpness), 0.9, signed=True),
     "shear_x": Operation(shear_x, 0.3, signed=True),
     "shear_y": Operation(shear_y, 0.3, signed=True),
-    # A share of the side: AutoAugment's 150 pixels of the 331 that its images have.
+    # A share of the side: AutoAugment moves its images of 331 pixels by up to 150.
     "translate_x": Operation(
         lambda image, share: translate(image, share * image.width, 0.0), 150 / 331, signed=True
     ),
@@ -131,7 +132,7 @@ WIDE_OPERATIONS = {
 def apply_policy(
     image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
 ) -> Image.Image:
-    """Change an RGB image by the operations drawn for it, which keep its size."""
+    """Draw operations for an RGB image and apply them."""
     operations = RAND_OPERATIONS if augmentation.policy == "rand" else WIDE_OPERATIONS
     for name, amount in draw_operations(augmentation, rng):
         image = operations[name].apply(image, amount)
@@ -144,17 +145,17 @@ def draw_operations(
     """Draw names and amounts of the operations for one image, in the order of application.
 
     "rand" is RandAugment (Cubuk et al. 2019, arXiv 1909.13719): ``policy_layers`` operations, each
-    drawn uniformly and always applied, with repetition. The magnitude is on the paper's scale,
-    where 10 is the whole of AutoAugment's ranges. Amounts are proportional to it beyond 10 too, as
-    in the paper's experiments up to 30, so that ResNet-RS's 10 to 20 extrapolate: 20 rotates by up
-    to 60°. Here every operation grows with the magnitude, and 0 changes nothing. In the authors'
-    code for TPUs solarize and posterize become weaker with it, colours go from 0.1 times to 1.9
-    times and more, and invert, cutout and solarize-add are drawn as well.
+    drawn uniformly, with repetition. The magnitude is on the paper's scale, where 10 stands for
+    AutoAugment's full ranges. Amounts stay proportional to it up to 30, as in the paper's
+    experiments: ResNet-RS's 20 rotates by up to 60°. Here every operation grows with the magnitude,
+    and 0 changes nothing. In the authors' code for TPUs solarize and posterize become weaker with
+    it, colours are scaled by 0.1 to 1.9 and more, and invert, cutout and solarize-add are drawn as
+    well.
 
     "trivial" is TrivialAugment Wide (Müller & Hutter 2021, arXiv 2103.10158): one operation drawn
     uniformly, with one of 31 strengths drawn uniformly. Translations reach 32 pixels whatever the
-    size. Colour factors are ``1 ± 0.99 · strength``, so that strength 0 changes nothing; the
-    authors' grow with the strength from 0.01 to 2.
+    size. Colour factors are ``1 ± 0.99 · strength``, so that strength 0 changes nothing; in the
+    authors' code they grow with the strength from 0.01 to 2.
     """
     if augmentation.policy == "rand":
         strength = augmentation.policy_magnitude / FULL_MAGNITUDE
@@ -167,7 +168,7 @@ def draw_operations(
 def _draw(
     operations: dict[str, Operation], strength: float, rng: np.random.Generator
 ) -> tuple[str, float]:
-    """One of the operations, and its amount at this fraction of full strength."""
+    """Draw the name of an operation, and the sign of its amount at this strength."""
     name = list(operations)[rng.integers(len(operations))]
     operation = operations[name]
     amount = operation.full * strength

@@ -1,13 +1,12 @@
 """Flips, random erasing, mixup and CutMix of a whole batch, on the device, in the jitted step.
 
 Images are flipped, then erased, then mixed. Flips come first, so that the two images of a mixture
-are flipped independently. Erasing comes before mixing, because targets count how much of each image
-a mixture shows, and would still count what is erased afterwards.
+are flipped independently. Erasing comes before mixing, because mixed targets count the pixels that
+each image contributes, and must not count pixels erased afterwards.
 
-Every function is pure: ``draw_…`` draws parameters of static shapes from a key, and the others
-apply them through masks, so that a step compiles once. An image's partner is the one at the same
-place from the other end of the batch. Random numbers are drawn for the whole batch, and are the
-same however the batch is spread over devices.
+``draw_…`` functions draw parameters of static shapes from a key, and the others apply them through
+masks, so that a step compiles once. Image i is mixed with image b − 1 − i. Random numbers are drawn
+for the whole batch, and are the same however it is sharded over devices.
 """
 
 import math
@@ -35,11 +34,11 @@ class Boxes(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """Weights by which all images of a batch are mixed with their partners.
+    """Weights for mixing every image of a batch with its partner.
 
     Attributes:
-        own: weight of the image itself, at each pixel.
-        share: weight of its target, the mean of ``own``.
+        own: weight of the image itself at each pixel.
+        share: λ, the weight of its target: the mean of ``own``.
     """
 
     own: Float[Array, "h w"]
@@ -53,16 +52,16 @@ def augment_batch(
     key: Array,
     augmentation: Augmentation,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b classes"]]:
-    """Flip, erase and mix, as the augmentation says; without any of these, what came in.
+    """Flip, erase and mix images as ``augmentation`` says.
 
     Args:
         images: normalised model input.
         targets: one-hot rows, perhaps smoothed.
-        valid: which rows are images; no other row is ever mixed into one.
-        key: the only source of randomness. Each of the three has its own part of it, so that
-            switching one on or off leaves the others as they are.
-        augmentation: which of the three, and how strongly; what it says of single images is not
-            read here.
+        valid: which rows are images; only these are mixed.
+        key: the only source of randomness. Each of the three has a key of its own, so that
+            switching one on or off leaves the others unchanged.
+        augmentation: fields other than ``flip``, ``erasing_probability`` and the alphas are for
+            single images and not used here.
     """
     count, height, width, _ = images.shape
     of_flips, of_boxes, of_noise, of_mixture = jax.random.split(key, 4)
@@ -90,13 +89,13 @@ def flip(images: Float[Array, "b h w c"], flipped: Bool[Array, " b"]) -> Float[A
 
 
 def draw_erased_boxes(key: Array, count: int, size: tuple[int, int], probability: float) -> Boxes:
-    """Draw the box that is erased in each image; it is empty in the others.
+    """Draw the box to erase in each image: an empty one with probability 1 − ``probability``.
 
-    The fraction of the area is uniform in ``ERASED_AREA``, the logarithm of the aspect ratio is
-    uniform in ``ERASED_ASPECT_RATIO``, and the position among those inside the image; sides are
-    rounded to whole pixels. Areas and logarithm are as in ImageNet trainers; the paper has areas up
-    to 0.4. A box too high or too wide for the image gets the nearest ratio that fits, where the
-    paper draws again until one fits.
+    The fraction of the area is uniform in ``ERASED_AREA``, the aspect ratio log-uniform in
+    ``ERASED_ASPECT_RATIO``, and the position uniform among those inside the image; sides are
+    rounded to whole pixels. This is what ImageNet trainers do; the paper has areas up to 0.4 and a
+    uniform ratio. A box too high or too wide gets the nearest ratio that fits, where the paper
+    draws again.
     """
     height, width = size
     choice, area, ratio, down, right = jax.random.uniform(key, (5, count))
@@ -117,15 +116,15 @@ def erase(
 ) -> Float[Array, "b h w c"]:
     """Replace each image's box by noise.
 
-    Standard normal noise for each pixel and channel, as ``augment_batch`` draws it, has the mean
-    and spread of normalised images; ImageNet trainers use it, the paper values uniform in [0, 255].
+    The noise that ``augment_batch`` draws is standard normal, like normalised images, as in
+    ImageNet trainers; the paper's is uniform in [0, 255].
     """
     inside = contains(boxes, (images.shape[1], images.shape[2]))
     return jnp.where(inside[..., None], noise, images)
 
 
 def contains(boxes: Boxes, size: tuple[int, int]) -> Bool[Array, "b h w"]:
-    """Whether each pixel of images of this (height, width) is in the image's box."""
+    """Whether each pixel is in its image's box; ``size`` is (height, width)."""
     rows, columns = jnp.arange(size[0]), jnp.arange(size[1])
     in_rows = (boxes.top[:, None] <= rows) & (rows < boxes.bottom[:, None])
     in_columns = (boxes.left[:, None] <= columns) & (columns < boxes.right[:, None])
@@ -133,7 +132,7 @@ def contains(boxes: Boxes, size: tuple[int, int]) -> Bool[Array, "b h w"]:
 
 
 def draw_mixture(key: Array, size: tuple[int, int], augmentation: Augmentation) -> Mixture:
-    """Draw the one mixture of the batch, mixup's or CutMix's, with λ ~ Beta(alpha, alpha)."""
+    """Draw one mixture for the batch, by mixup or CutMix, with λ ~ Beta(alpha, alpha)."""
     of_choice, of_share, of_box = jax.random.split(key, 3)
     both = augmentation.mixup_alpha > 0 and augmentation.cutmix_alpha > 0
     cutmix_probability = 0.5 if both else float(augmentation.cutmix_alpha > 0)
@@ -148,9 +147,10 @@ def draw_mixture(key: Array, size: tuple[int, int], augmentation: Augmentation) 
 
 
 def draw_cut_box(key: Array, share: Float[Array, ""], size: tuple[int, int]) -> Boxes:
-    """Draw the box that CutMix takes from the partners: 1 − λ of the area, clipped at the borders.
+    """Draw the box that CutMix takes from the partners: 1 − λ of the area.
 
-    Its sides are √(1 − λ) of the image's, rounded down, and its centre is uniform in the image.
+    Its sides are √(1 − λ) times the image's, rounded down; its centre is uniform in the image, and
+    the part outside is cut off.
     """
     height, width = size
     row, column = jax.random.uniform(key, (2, 1))
@@ -172,7 +172,7 @@ def mixup(share: Float[Array, ""], size: tuple[int, int]) -> Mixture:
 
 
 def cutmix(box: Boxes, size: tuple[int, int]) -> Mixture:
-    """Take the partner inside the box; λ is the fraction of pixels outside, whatever was drawn."""
+    """Take the partner inside the box; λ becomes the exact fraction of pixels outside."""
     inside = contains(box, size)[0]
     return Mixture(1 - inside.astype(jnp.float32), 1 - jnp.mean(inside, dtype=jnp.float32))
 
@@ -185,8 +185,8 @@ def mix(
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b classes"]]:
     """Mix each image and target with its partner's, where both are valid.
 
-    x = own · x + (1 − own) · x_partner and y = λ · y + (1 − λ) · y_partner, where the partner of
-    row i is row b − 1 − i. In an odd batch the middle one is its own partner and stays.
+    x_i ← own · x_i + (1 − own) · x_j and y_i ← λ · y_i + (1 − λ) · y_j, with j = b − 1 − i. The
+    middle image of an odd batch is its own partner and stays as it is.
     """
     own, share = mixture.own[..., None].astype(images.dtype), mixture.share.astype(targets.dtype)
     both = valid & valid[::-1]
@@ -200,10 +200,10 @@ def mix(
 
 
 def _between(ends: tuple[float, float], numbers: Float[Array, " b"]) -> Float[Array, " b"]:
-    """Numbers uniform in [0, 1) as ones uniform between the two ends."""
+    """Scale numbers in [0, 1) to the interval between the two ends."""
     return ends[0] + (ends[1] - ends[0]) * numbers
 
 
 def _below(count: int | Int[Array, " b"], numbers: Float[Array, " b"]) -> Int[Array, " b"]:
-    """Numbers uniform in [0, 1) as integers uniform in [0, count)."""
+    """Scale numbers in [0, 1) to integers in [0, count)."""
     return jnp.floor(numbers * count).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""How training images are changed at random: one record for the host's part and the device's."""
+"""How training images are augmented, on the host and on the device: one record."""
 
 import sys
 from dataclasses import dataclass
@@ -13,25 +13,24 @@ HIGHEST_MAGNITUDE = 30.0
 """The largest magnitude of RandAugment that the paper tries."""
 
 _LARGEST_ASPECT_RATIO = 100.0
-# Below the smallest, float32 cannot hold the shares that are drawn; above the largest, both halves
-# of a blend have long had the same weight.
+# Below the smallest, float32 cannot hold the λ that are drawn; at the largest, λ is 1/2 within 5 %.
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
 _TINY = sys.float_info.min
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training images are changed at random, one by one and then in batches on the device.
+    """How training images are augmented: one by one, then in batches on the device.
 
     Attributes:
         crop: "none" keeps the evaluation geometry; "shift" then moves the image by up to
             ``shift_pixels`` and fills with zeros (small images); "resized" resizes a random part
             to the model's size (photographs).
-        shift_pixels: the longest move along each axis, in pixels of the model's input.
-        min_scale: the smallest part of the image's area that "resized" takes, in (0, 1].
-        aspect_ratio: (lowest, highest) width / height of that part, relative to the width /
-            height of the model's input.
-        policy: the operations on colours and shape that follow: "rand" is RandAugment, "trivial"
+        shift_pixels: longest move along each axis, in pixels of the model's input.
+        min_scale: smallest fraction of the image's area that "resized" takes, in (0, 1].
+        aspect_ratio: (lowest, highest) width / height of the part that "resized" takes, relative
+            to the width / height of the model's input.
+        policy: operations on colours and shape after the crop: "rand" is RandAugment, "trivial"
             is TrivialAugment.
         policy_layers: operations that "rand" applies to an image.
         policy_magnitude: strength of the operations of "rand", in [0, 30]; 10 is strong.

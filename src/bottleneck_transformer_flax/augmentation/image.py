@@ -40,11 +40,11 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize, keeping proportions, until ``size / crop`` just fits inside; cut out the centre.
+    """Resize an image, keeping proportions, so that it just covers ``size / crop``; cut the centre.
 
-    With the target ``t = round(size / crop)`` the scale is ``max(t_h / h, t_w / w)``. An image
-    that already has that size is not resampled. Images are decoded whole, so that accuracies agree
-    with other programs'.
+    With ``t = round(size / crop)`` the scale is ``max(t_h / h, t_w / w)``. An image that has the
+    right size already is not resampled. Images are decoded whole, so that accuracies agree with
+    other programs'.
     """
 
     preprocessing: Preprocessing
@@ -52,7 +52,7 @@ class EvaluationTransform:
     def __call__(
         self, image: OpenedImage, rng: np.random.Generator | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the centre of an image, perhaps read-only. The generator is not used.
+        """Return the centre of an image; the array may be read-only.
 
         Raises:
             DataError: when the image cannot be decoded.
@@ -90,7 +90,7 @@ class TrainingTransform:
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
-        """Check the shift against the size, which the augmentation does not know."""
+        """Check the shift against the model's input size."""
         if self.augmentation.crop == "shift" and self.augmentation.shift_pixels >= min(
             self.preprocessing.size
         ):
@@ -100,7 +100,7 @@ class TrainingTransform:
             )
 
     def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """Crop, shift and change an image as the generator decides; the result may be read-only.
+        """Crop an image, apply the policy, and shift it; the array may be read-only.
 
         Raises:
             DataError: when the image cannot be decoded.
@@ -134,9 +134,9 @@ class TrainingTransform:
 def shift(
     pixels: UInt8[np.ndarray, "h w 3"], longest: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Move an image by a uniform whole number of pixels in [-longest, longest] along each axis.
+    """Move an image over zeros, by a uniform number of pixels in [-longest, longest] on each axis.
 
-    The rest is zero. ``longest`` must be less than both sides.
+    ``longest`` must be less than both sides.
     """
     height, width, _ = pixels.shape
     down, right = rng.integers(-longest, longest, size=2, endpoint=True).tolist()
@@ -155,11 +155,11 @@ def random_box(
 ) -> Box:
     """Draw the part of an image that the crop "resized" takes: (left, top, right, bottom).
 
-    The area is uniform in [min_scale, 1] of the image's, the logarithm of the aspect ratio
-    uniform too, and the position uniform among those that fit (Szegedy et al. 2015, "Going
-    Deeper with Convolutions", section 6). When ten draws don't fit, the largest centred part
-    with an allowed aspect ratio is taken. Unlike torchvision's, the aspect ratios are relative
-    to the model's input, so that a wide input distorts no more than a square one.
+    The fraction of the area is uniform in [min_scale, 1], the aspect ratio log-uniform, and the
+    position uniform among those that fit (Szegedy et al. 2015, "Going Deeper with Convolutions",
+    section 6). When ten draws don't fit, the largest centred part with an allowed aspect ratio is
+    taken. Unlike torchvision's, aspect ratios are relative to the model's input, so that a wide
+    input distorts no more than a square one.
 
     Args:
         size: (height, width) of the image.

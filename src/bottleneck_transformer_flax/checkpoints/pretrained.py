@@ -33,9 +33,8 @@ from bottleneck_transformer_flax.checkpoints.locations import (
     find_pretrained,
     has_our_format,
 )
-from bottleneck_transformer_flax.data.sources.folder import is_text
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, reraise
-from bottleneck_transformer_flax.files import atomic_directory
+from bottleneck_transformer_flax.files import atomic_directory, is_utf8
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
@@ -93,7 +92,7 @@ def save_pretrained(
         raise CheckpointError(
             f"there are {len(classes)} class names for {model.config.num_classes} outputs"
         )
-    if not_text := [name for name in classes if not is_text(name)]:
+    if not_text := [name for name in classes if not is_utf8(name)]:
         raise CheckpointError(f"the class names {not_text} are not UTF-8 text")
     check_replaceable(directory)
     arrays = {

@@ -1,1 +1,1 @@
-"""Data sets, and the batches that are read of them. Nothing here runs on the accelerator."""
+"""Data sets, and the batches read from them. Nothing here runs on the accelerator."""

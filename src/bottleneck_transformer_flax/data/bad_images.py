@@ -1,15 +1,15 @@
-"""What to do about images that cannot be read: stop, or count them and go on."""
+"""Images that cannot be read: the first one stops the run, or all are collected and skipped."""
 
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 
 
 class BadImages:
-    """The unreadable images met so far.
+    """Unreadable images met so far.
 
     Attributes:
-        skip: whether they are collected; otherwise the first one stops the run.
-        reasons: for each collected image, its path or place → why it cannot be read.
+        skip: whether to continue without them; otherwise the first one is an error.
+        reasons: for each image, its description → why it cannot be read.
     """
 
     def __init__(self, *, skip: bool) -> None:
@@ -21,7 +21,7 @@ class BadImages:
         """Collect an image that could not be read.
 
         Raises:
-            DataError: naming the image, when images are not to be skipped.
+            DataError: naming the image, unless such images are skipped.
         """
         name = source.describe(index)
         if name not in self.reasons:
@@ -33,7 +33,7 @@ class BadImages:
             )
 
     def report(self) -> str:
-        """How many images were left out, then each with its reason, in lines; empty for none."""
+        """The number of images left out, then a line for each with the reason; empty for none."""
         if not self.reasons:
             return ""
         count = len(self.reasons)

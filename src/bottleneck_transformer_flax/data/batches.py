@@ -1,4 +1,4 @@
-"""A batch of images, and how a process reads its share of one.
+"""A batch of images, and how a process reads its shard of one.
 
 Importing this needs no jax, so that worker processes start quickly.
 """
@@ -20,7 +20,7 @@ class Batch(TypedDict):
 
     Keys:
         image: RGB in [0, 255]; zeros for padding. An image that could not be read is replaced by
-            another that this process read for the batch, so that batch statistics are of images.
+            another from the same process shard, so that batch norm sees only real images.
         label: index into the source's class names; 0 for padding.
         index: position in the source; -1 for padding.
         valid: False for padding and for images that could not be read.
@@ -33,7 +33,7 @@ class Batch(TypedDict):
 
 
 class Draw(NamedTuple):
-    """What all processes together read for a batch: positions in the source, and a seed."""
+    """The images of a batch, of all processes together: positions in the source, and a seed."""
 
     indices: Int64[np.ndarray, " m"]
     seed: tuple[int, ...]
@@ -41,7 +41,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """Reads a process's share of a batch; picklable, for worker processes.
+    """Reads a process's shard of a batch; picklable, for worker processes.
 
     Attributes:
         source: the images.
@@ -61,10 +61,10 @@ class ReadBatch:
     def __call__(self, draw: Draw, image: UInt8[np.ndarray, "b h w 3"] | None = None) -> Batch:
         """Read the images drawn, and pad the batch when they are too few.
 
-        Each row has random numbers of its own, which are the same whichever process reads it.
+        The random numbers of a row depend on the draw and the row alone, not on the process.
 
         Args:
-            draw: what to read.
+            draw: the images to read.
             image: an array to overwrite with the images; by default a new one.
         """
         image = np.empty(self.shape, np.uint8) if image is None else image
@@ -80,14 +80,15 @@ class ReadBatch:
         for row, index in enumerate(indices.tolist()):
             batch["label"][row] = self.source.labels[index]
             batch["index"][row] = index
-            # Moving on to the row's numbers takes a tenth of the time of a new generator.
+            # Advancing to the row's numbers takes a tenth of the time of a new generator.
             bit_generator.state = start
             bit_generator.advance((self.rows.start + row) << 64)
-            # An error would end the worker, and with it the run: the consumer decides instead.
+            # An error would end the worker, and with it the run: ``BadImages`` decides instead.
             with contextlib.suppress(DataError):
                 image[row] = self.transform(self.source.open(index), rng)
                 batch["valid"][row] = True
-        readable, bad = np.flatnonzero(batch["valid"]), np.flatnonzero(_is_bad(batch))
+        readable = np.flatnonzero(batch["valid"])
+        bad = np.flatnonzero(~batch["valid"][: len(indices)])
         image[bad] = image[np.resize(readable, bad.size)] if readable.size else 0
         image[len(indices) :] = 0
         return batch
@@ -95,8 +96,5 @@ class ReadBatch:
 
 def bad_indices(batch: Batch) -> list[int]:
     """The source positions of images that could not be read; ``source.read`` says why."""
-    return [int(index) for index in batch["index"][_is_bad(batch)]]
-
-
-def _is_bad(batch: Batch) -> Bool[np.ndarray, " b"]:
-    return ~batch["valid"] & (batch["index"] >= 0)
+    bad = ~batch["valid"] & (batch["index"] >= 0)
+    return batch["index"][bad].tolist()

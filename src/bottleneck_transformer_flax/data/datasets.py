@@ -52,9 +52,9 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
     Args:
         data: "embedded" (6,000 + 1,000 images of Fashion-MNIST, in this package),
             "fashion-mnist" (all 70,000, as Debian installs them), or the path of an image folder
-            or of what ``botnet data pack`` wrote; "./embedded" is a folder of that name.
-        validation_fraction: fraction of every class held out of a data set without a validation
-            part, in [0, 1); with 0, training has all images.
+            or a packed data set; "./embedded" is a folder of that name.
+        validation_fraction: fraction of every class to hold out where the data set has no
+            validation part, in [0, 1); with 0, training has all images.
         split_seed: decides which images are held out.
 
     Raises:
@@ -75,15 +75,15 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
         )
     if validation is None and validation_fraction > 0:
         train, validation = split_by_name(train, validation_fraction, split_seed, origin=data)
-    return Splits(train, validation, test, _describe(data, parts, train, validation, test))
+    splits = {"training": train, "validation": validation, "test": test}
+    return Splits(train, validation, test, _describe(data, parts, splits))
 
 
 def load_folder_all(path: str | Path) -> ImageSource:
-    """All images of a folder that does not come in parts, for evaluation.
+    """All images of a data set without parts, for evaluation.
 
     Raises:
-        DataError: when the folder is missing, has no images, has an empty class folder, comes in
-            parts, or holds Parquet files.
+        DataError: as ``load_parts`` does, and when the data set comes in parts.
     """
     parts = load_parts(str(path))
     if ALL not in parts:
@@ -92,13 +92,12 @@ def load_folder_all(path: str | Path) -> ImageSource:
 
 
 def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
-    """The parts that a data set comes in: "train" with "val", "test" or both, or "all".
+    """The parts of a data set: "train" with "val", "test" or both, or "all".
 
     Args:
         data: as for ``load_splits``.
-        in_order: whether the images are read in order only, as packing does. Then a folder of
-            Parquet files will do. In random order each image would cost reading its whole row
-            group, hundreds of others.
+        in_order: whether the images are read in order only, as packing does: a condition for
+            Parquet files, where an image out of order costs reading hundreds of others.
 
     Raises:
         DataError: when the data set is missing, incomplete, damaged, or in Parquet files that
@@ -128,7 +127,7 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
 
 
 def comes_in_parts(data: str) -> bool:
-    """Whether a data set has parts of its own to train, validate or test on; reads only names."""
+    """Whether a data set comes in parts rather than as one folder of classes; reads only names."""
     path = Path(data)
     if array_record.is_packed(path):
         return not (path / ALL).is_dir()
@@ -136,7 +135,7 @@ def comes_in_parts(data: str) -> bool:
 
 
 def fingerprint(splits: Splits) -> str:
-    """A hash of which images with which labels each part has, whatever folder they are in."""
+    """A digest of the names and labels of each split's images, wherever they are stored."""
     digest = hashlib.sha256()
     for source in (splits.train, splits.validation, splits.test):
         if source is not None:
@@ -149,10 +148,10 @@ def fingerprint(splits: Splits) -> str:
 def split_by_name(
     source: ImageSource, fraction: float, seed: int, *, origin: str
 ) -> tuple[ImageSource, ImageSource]:
-    """Split every class in (training, validation) alike, at least one image on each side.
+    """Split a source into (training, validation), both with images of every class.
 
-    The side of an image depends only on the seed and the names in its class (images are taken in
-    the order of a hash), so it is the same on every machine and for every copy, packed or not.
+    The split of an image depends only on the seed and the names in its class, which are ordered by
+    their hashes: it is the same on every machine and for every copy of the data, packed or not.
 
     Raises:
         DataError: when a class has only one image; the message begins with ``origin``.
@@ -200,17 +199,14 @@ def _fashion_mnist(
 
 
 def _describe(
-    data: str,
-    parts: Mapping[str, ImageSource],
-    train: ImageSource,
-    validation: ImageSource | None,
-    test: ImageSource | None,
+    data: str, parts: Mapping[str, ImageSource], splits: Mapping[str, ImageSource | None]
 ) -> str:
+    """The data set in one line."""
     names = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
     origin = names.get(data, data)
     if passed_over := sum(part.passed_over for part in parts.values()):
         origin += f"; {passed_over} files that are no images passed over"
-    splits = {"training": train, "validation": validation, "test": test}
     counts = [f"{len(split)} {name}" for name, split in splits.items() if split is not None]
     images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
-    return f"{images} images, {len(train.class_names)} classes ({origin})"
+    num_classes = len(next(iter(parts.values())).class_names)
+    return f"{images} images, {num_classes} classes ({origin})"

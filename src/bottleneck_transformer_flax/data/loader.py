@@ -15,9 +15,9 @@ from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 
 _MOST_READER_THREADS = 8
-# Workers read a tenth faster than threads, but start only while threads read hundreds of files.
+# Workers read a tenth faster than threads, which read hundreds of files while workers start.
 _FILES_WORTH_A_WORKER = 1000
-# Streams of random numbers that a seed has; what is drawn in one says nothing of the other.
+# Independent streams of random numbers for one seed.
 _ORDERS, _AUGMENTATIONS = 0, 1
 
 
@@ -44,16 +44,16 @@ def training_batches(
         transform: applied to each image, with a generator of random numbers.
         batch_size: images in a batch, of all processes together.
         seed: seed of the order and of the augmentations, in [0, 2**32).
-        start_step: number of the first batch to give, counted from 0 over all epochs.
-        num_workers: worker processes; with 0, threads of this process read ahead, as they do by
-            default for images in memory and for few images. A program that starts workers must
-            guard its ``__main__``.
+        start_step: number of the first batch, counted from 0 over all epochs.
+        num_workers: worker processes; with 0, threads of this process read ahead. By default
+            ``choose_num_workers`` decides. A program that starts workers must guard its
+            ``__main__``.
         process_shard: (process index, number of processes): the part of every batch to read.
         bad_images: collects unreadable images; by default the first one is an error.
 
     Returns:
-        A generator; ``close()``, or dropping it, ends threads and workers. It raises DataError when
-        an image cannot be read and is not to be left out.
+        A generator, which raises DataError when an image cannot be read and ``bad_images`` does
+        not skip it. Threads and workers end when it is closed or dropped.
 
     Raises:
         ConfigError: when an argument is out of range, ``batch_size`` exceeds the source, or the
@@ -101,14 +101,14 @@ def evaluation_batches(
 
 
 def choose_num_workers(source: ImageSource) -> int:
-    """One a core, but none for images in memory, and none without a thousand files to read."""
+    """One worker for every thousand files, at most one a core; none for images in memory."""
     if source.native_size is not None:
         return 0
     return min(usable_cores(), len(source) // _FILES_WORTH_A_WORKER)
 
 
 def _shuffled(count: int, batch_size: int, seed: int, start_step: int) -> Iterator[Draw]:
-    """The draws from a step on: a permutation for each epoch, cut into whole batches."""
+    """The draws from ``start_step`` on: a permutation for each epoch, cut into whole batches."""
     steps_per_epoch = count // batch_size
     start_epoch, start_in_epoch = divmod(start_step, steps_per_epoch)
     for epoch in itertools.count(start_epoch):
@@ -121,8 +121,8 @@ def _shuffled(count: int, batch_size: int, seed: int, start_step: int) -> Iterat
 def _read(
     draws: Iterator[Draw], read: ReadBatch, num_workers: int | None, bad_images: BadImages | None
 ) -> Generator[Batch, None, None]:
-    """The batches drawn, with every unreadable image reported to ``bad_images``."""
-    # Images in memory cost only Python: more threads would take turns at the same lock.
+    """Read the batches drawn, and report every unreadable image to ``bad_images``."""
+    # Reading images in memory is all Python: threads would wait for each other.
     in_memory = read.source.native_size is not None
     batches = read_ahead(
         draws,

@@ -1,17 +1,15 @@
-"""Pack a data set: its images, as they are, into few large files that are read in any order.
+"""Packing a data set: its original image files go into a few large ones, read in any order.
 
 The format is described in ``sources/array_record.py``. Each file is recorded in ``packing.json`` as
 soon as it is finished, so that an interrupted packing continues; ``dataset.json``, which makes the
-folder a data set, is written last. Files that a killed packing left unfinished have hidden names,
-are never read, and go with the next packing into the folder.
+folder a data set, is written last.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +33,13 @@ from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_by
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """What a packing wrote.
+    """A packed data set in numbers.
 
     Attributes:
         images: number of images in each part.
-        files: number of image files, whether written now or found finished.
+        files: number of image files, written now or before.
         bytes: size of these files.
-        left_out: for each image that cannot be decoded, the reason, which names it.
+        left_out: a line for each image left out, with its name and why it cannot be decoded.
     """
 
     images: dict[str, int]
@@ -59,11 +57,11 @@ def pack(
     skip_bad_images: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> Packed:
-    """Write a packed data set, or what is still missing of it.
+    """Write a packed data set, or the files that an earlier call has not finished.
 
     Args:
-        parts: what to pack; see ``datasets.load_parts``.
-        out: the folder to write: new, empty, or holding an interrupted packing of the same.
+        parts: images to pack; see ``datasets.load_parts``.
+        out: the folder to write: new, empty, or with an unfinished packing of the same images.
         shards: number of files for the largest part; by default one for every 4,096 images. Files
             of other parts hold as many images.
         num_workers: processes; by default one a core. A program that starts them must guard its
@@ -82,11 +80,12 @@ def pack(
         raise ConfigError(f"num_workers is {num_workers}; expected at least 0")
     jobs = make_jobs(parts, shards)
     digest = _digest(parts, jobs)
-    _make_folder(out)
-    busy = DataError(f"another process is packing into {out}; wait for it")
-    with locked(out, busy), _leaving_nothing_unfinished(out):
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a new folder to write to")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, DataError(f"another process is packing into {out}; wait for it")):
         progress = _Progress(out, digest, parts, _finished_before(out, digest))
-        # First, so that a later call knows the folder as its own.
+        # First, so that the same call can be repeated after an interruption.
         progress.write(PROGRESS_FILE)
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
@@ -96,7 +95,7 @@ def pack(
             on_result=progress.finish,
         )
         images = {part: progress.write_index(part, jobs) for part in parts}
-        # Last, because it makes the folder a data set.
+        # Last, since it makes the folder a data set.
         progress.write(DESCRIPTION_FILE)
         (out / PROGRESS_FILE).unlink()
     return progress.packed(images)
@@ -104,7 +103,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Progress:
-    """The files that are finished."""
+    """The files finished so far, by their paths below the data set's folder."""
 
     out: Path
     digest: str
@@ -112,12 +111,12 @@ class _Progress:
     shards: dict[str, Shard]
 
     def finish(self, shard: Shard) -> None:
-        """Record one more."""
+        """Record a finished file."""
         self.shards[shard.file] = shard
         self.write(PROGRESS_FILE)
 
     def write(self, name: str) -> None:
-        """Write the description of all that is finished to a file."""
+        """Write the description of the finished files."""
         shards = sorted(self.shards.values(), key=lambda shard: shard.file)
         description = Description(
             source=self.digest,
@@ -130,18 +129,14 @@ class _Progress:
         write_bytes(self.out / name, json.dumps(description.to_json(), indent=1).encode())
 
     def packed(self, images: dict[str, int]) -> Packed:
-        """Sum up what is finished."""
+        """Sum up the finished files."""
         shards = self.shards.values()
         left_out = tuple(reason for shard in shards for reason in shard.left_out.values())
         size = sum(shard.bytes for shard in shards)
         return Packed(images=images, files=len(shards), bytes=size, left_out=left_out)
 
     def write_index(self, part: str, jobs: Sequence[ShardJob]) -> int:
-        """Write the labels and names of the images packed of a part, and return their number.
-
-        Raises:
-            DataError: when there are none.
-        """
+        """Write the labels and names of a part's packed images; return their number."""
         folder, source = self.out / part, self.parts[part]
         packed = [
             index
@@ -160,14 +155,8 @@ class _Progress:
         return len(packed)
 
 
-def _make_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a new folder to write to")
-    out.mkdir(parents=True, exist_ok=True)
-
-
 def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:
-    """A digest of which images are packed into which files."""
+    """A digest of the images, and of the files they go to."""
     digest = hashlib.sha256()
     for part, source in parts.items():
         record = (part, source.class_names, source.names, source.labels.tolist())
@@ -176,21 +165,11 @@ def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _leaving_nothing_unfinished(out: Path) -> Iterator[None]:
-    """Remove what ended processes left unfinished, in this packing or in an earlier one."""
-    try:
-        yield
-    finally:
-        for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
-            unfinished.unlink()
-
-
 def _finished_before(out: Path, digest: str) -> dict[str, Shard]:
-    """The files that an earlier packing finished.
+    """The files that an earlier packing of the same images finished.
 
     Raises:
-        ConfigError: when the folder holds anything but an earlier packing of the same.
+        ConfigError: when the folder holds anything else.
     """
     for name in (PROGRESS_FILE, DESCRIPTION_FILE):
         if (out / name).is_file():

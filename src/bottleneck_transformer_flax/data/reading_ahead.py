@@ -1,12 +1,10 @@
 """Batches read ahead by threads or by worker processes, which end with the generator."""
 
-import atexit
 import contextlib
 import ctypes
 import itertools
 import math
 import multiprocessing
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,39 +13,35 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
-from bottleneck_transformer_flax.data.workers import end_with_parent, interrupts_blocked
+from bottleneck_transformer_flax.data.workers import Worker
 from bottleneck_transformer_flax.errors import DataError
 
 _BATCHES_A_WORKER = 2
-_open_generators: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
 def read_ahead(
     draws: Iterator[Draw], read: ReadBatch, *, num_workers: int, num_threads: int
 ) -> Generator[Batch, None, None]:
-    """Give the batches that are drawn, in their order.
+    """Read the batches drawn, and give them in their order.
 
-    Nothing is started before the first is asked for. ``close()``, or dropping the generator, ends
-    all that was started.
+    Threads or processes start when the first batch is asked for, and end when the generator is
+    closed or dropped.
 
     Args:
         draws: the batches to read; may be endless.
         read: reads a batch.
-        num_workers: processes that read.
-        num_threads: threads of this process that read when ``num_workers`` is 0.
+        num_workers: number of worker processes; with 0, threads of this process read.
+        num_threads: number of these threads.
     """
     if num_workers:
-        generator = _read_in_workers(draws, read, num_workers)
-    else:
-        generator = _read_in_threads(draws, read, num_threads)
-    _open_generators.add(generator)
-    return generator
+        return _read_in_workers(draws, read, num_workers)
+    return _read_in_threads(draws, read, num_threads)
 
 
 def _in_order(
     draws: Iterator[Draw], ask: Callable[[Draw], Callable[[], Batch]], ahead: int
 ) -> Iterator[Batch]:
-    """Ask for ``ahead`` batches, then for another whenever the first of them is there."""
+    """Ask for ``ahead`` batches, then for another whenever the first of them has come."""
     answers: deque[Callable[[], Batch]] = deque()
     for draw in draws:
         if len(answers) < ahead:
@@ -63,7 +57,7 @@ def _in_order(
 def _read_in_threads(
     draws: Iterator[Draw], read: ReadBatch, num_threads: int
 ) -> Generator[Batch, None, None]:
-    """One batch a thread, and one that is ready."""
+    """Read one batch in each thread, and have one ready."""
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
     try:
         yield from _in_order(
@@ -78,43 +72,38 @@ def _read_in_workers(
 ) -> Generator[Batch, None, None]:
     """Deal the batches out in turns, so that their order is that of one process."""
     with contextlib.ExitStack() as stack:
-        workers = []
-        with interrupts_blocked():
-            for _ in range(num_workers):
-                workers.append(_Worker(read))
-                stack.callback(workers[-1].end)
-        turns = itertools.cycle(workers)
+        readers = []
+        for _ in range(num_workers):
+            readers.append(_Reader(read))
+            stack.callback(readers[-1].worker.end)
+        turns = itertools.cycle(readers)
         yield from _in_order(
             draws, lambda draw: next(turns).ask(draw), ahead=num_workers * _BATCHES_A_WORKER
         )
 
 
-class _Worker:
-    """A process that reads batches into memory that it shares with this one.
+class _Reader:
+    """A worker process that reads batches into memory that it shares with this one.
 
     Pickling whole batches would copy them twice more: shared memory that stays read 14 % more
     images a second than grain's workers, which do (benchmarks/NOTES.md).
     """
 
     def __init__(self, read: ReadBatch) -> None:
-        """Start it."""
-        context = multiprocessing.get_context("spawn")
+        """Start the process."""
         shape = (_BATCHES_A_WORKER, *read.shape)
         # Without a name: it goes with the processes, however they end.
-        shared = context.RawArray(ctypes.c_uint8, math.prod(shape))
+        shared = multiprocessing.get_context("spawn").RawArray(ctypes.c_uint8, math.prod(shape))
         self._images = np.ctypeslib.as_array(shared).reshape(shape)
         self._slots = itertools.cycle(range(_BATCHES_A_WORKER))
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, read, shared), daemon=True)
-        self._process.start()
-        # If it stayed open here too, the end of the process would not be the end of the pipe.
-        theirs.close()
+        self.worker = Worker(_serve, read, shared)
 
     def ask(self, draw: Draw) -> Callable[[], Batch]:
         """Start reading a batch, at most ``_BATCHES_A_WORKER`` at a time; returns how to get it."""
         slot = next(self._slots)
+        # A process that has ended is an error when its answer is due.
         with contextlib.suppress(OSError):
-            self._connection.send((slot, draw))
+            self.worker.connection.send((slot, draw))
         return lambda: self._answer(slot)
 
     def _answer(self, slot: int) -> Batch:
@@ -124,11 +113,10 @@ class _Worker:
             DataError: when the process has ended.
         """
         try:
-            answer = self._connection.recv()
+            answer = self.worker.connection.recv()
         except (EOFError, OSError) as error:
-            self._process.join()
             raise DataError(
-                f"a process that reads images ended with exit code {self._process.exitcode}; "
+                f"a process that reads images ended with exit code {self.worker.wait()}; "
                 "where memory may have run out, choose fewer with --num-workers"
             ) from error
         if isinstance(answer, Exception):
@@ -137,33 +125,15 @@ class _Worker:
         # A copy, because the next batch will overwrite this one.
         return Batch(image=self._images[slot].copy(), label=label, index=index, valid=valid)
 
-    def end(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
-
 
 def _serve(connection: Connection, read: ReadBatch, shared: "ctypes.Array[ctypes.c_uint8]") -> None:
-    """Run in the worker: read what is asked for until the other end is closed."""
-    end_with_parent()
+    """In a worker: read what is asked for."""
     images = np.ctypeslib.as_array(shared).reshape(_BATCHES_A_WORKER, *read.shape)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            slot, draw = connection.recv()
-            try:
-                batch = read(draw, images[slot])
-            except Exception as error:
-                connection.send(error)
-                return
-            connection.send((batch["label"], batch["index"], batch["valid"]))
-
-
-# Runs before multiprocessing's exit handler, which was registered earlier: generators that nobody
-# closed end their own workers.
-@atexit.register
-def _close_all() -> None:
-    for generator in list(_open_generators):
-        # One that is running in another thread cannot be closed from here.
-        with contextlib.suppress(ValueError):
-            generator.close()
+    while True:
+        slot, draw = connection.recv()
+        try:
+            batch = read(draw, images[slot])
+        except Exception as error:
+            connection.send(error)
+            return
+        connection.send((batch["label"], batch["index"], batch["valid"]))

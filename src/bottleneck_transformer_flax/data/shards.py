@@ -1,4 +1,4 @@
-"""The files of a packed data set: which there are, and each one written and verified."""
+"""The image files of a packed data set: planned, then each written and verified."""
 
 import hashlib
 import math
@@ -17,10 +17,10 @@ from bottleneck_transformer_flax.decoding import EncodedImage
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.files import atomic_file
 
-# Images are compressed already, and each is read without the others.
+# Images are compressed already, and each is read alone.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 USUAL_IMAGES = 4096
-# Every file that is read from stays open, and a process may usually open a thousand.
+# A file stays open once it has been read from, and a process may usually open a thousand.
 MOST_SHARDS = 512
 
 
@@ -31,8 +31,8 @@ class ShardJob:
     Attributes:
         part: part of the data set.
         file: POSIX path below the data set's folder.
-        indices: positions, in the part, of the images that go into the file.
-        known: record of the file, if it has been written before.
+        indices: positions in the part of the images that go into the file.
+        known: description of the file where an earlier packing wrote it.
     """
 
     part: str
@@ -42,7 +42,7 @@ class ShardJob:
 
 
 def make_jobs(parts: Mapping[str, ImageSource], shards: int | None) -> list[ShardJob]:
-    """The files to write, the images of a part spread evenly over them.
+    """Plan the files to write, with the images of a part spread evenly over them.
 
     Raises:
         ConfigError: when ``shards`` is out of range.
@@ -69,7 +69,7 @@ class ShardPacker:
 
     Attributes:
         folder: folder of the data set.
-        parts: what to pack.
+        parts: images to pack.
         skip_bad_images: leave out images that cannot be decoded instead of stopping.
     """
 
@@ -78,9 +78,9 @@ class ShardPacker:
     skip_bad_images: bool
 
     def __call__(self, job: ShardJob, on_image: Callable[[], None]) -> Shard:
-        """Write a file, unless it is there and whole, and return its record.
+        """Write a file, unless it is there and whole; return its description.
 
-        A file that images were left out of is written again: they may have been repaired.
+        A file that lacks images is written again, since they may have been repaired.
 
         Raises:
             DataError: when an image cannot be decoded and is not to be left out, or the file
@@ -99,7 +99,7 @@ class ShardPacker:
                 if _digest_of_records(beside, num_images) != written:
                     raise DataError(f"{path}: does not read back as it was written; check the disk")
                 digest, size = _digest_of_file(beside), beside.stat().st_size
-        # The library raises nothing else; of its several parts the first is the reason.
+        # The library raises nothing else; the reason comes first in its message.
         except RuntimeError as error:
             first_line = str(error).partition("\n")[0]
             reason = first_line.partition(";")[0].removeprefix("write() failed: ")
@@ -109,7 +109,7 @@ class ShardPacker:
     def _write(
         self, file: Path, job: ShardJob, left_out: dict[str, str], on_image: Callable[[], None]
     ) -> str:
-        """Write the images that can be decoded; return a digest of the records."""
+        """Write the images that can be decoded; return a digest of their records."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
         source, digest = self.parts[job.part], hashlib.sha256()
@@ -136,10 +136,10 @@ class ShardPacker:
 
 
 def _digest_of_records(file: Path, count: int) -> str:
-    """A digest of the records of a file.
+    """A digest of the records in a file.
 
     Raises:
-        RuntimeError: when there is another number of them, or one is damaged.
+        RuntimeError: when their number is not ``count``, or one is damaged.
     """
     digest, records = hashlib.sha256(), open_records([str(file)])
     if len(records) != count:
@@ -155,7 +155,7 @@ def _digest_of_file(path: Path) -> str:
 
 
 def _is_whole(path: Path, known: Shard) -> bool:
-    """Whether the file is as it is recorded, and has all images."""
+    """Whether the file is as described, and lacks no image."""
     if known.left_out or not path.is_file() or path.stat().st_size != known.bytes:
         return False
     return _digest_of_file(path) == known.sha256

@@ -1,4 +1,4 @@
-"""Jobs shared out over several processes."""
+"""Worker processes, and jobs shared out over several of them."""
 
 import contextlib
 import multiprocessing
@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from bottleneck_transformer_flax.errors import BoTNetError, DataError
@@ -17,14 +16,42 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Step = Callable[[], None]
 
-_STEP, _RESULT, _FAILED, _DONE = range(4)
-
 
 def usable_cores() -> int:
     """The number of cores that this process may run on, which a scheduler may have limited."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Worker:
+    """A process that ends with this one, however this one ends, even in the middle of a read.
+
+    Attributes:
+        connection: this process's end of a pipe, which breaks when the worker has ended.
+    """
+
+    def __init__(self, serve: Callable[..., None], *arguments: object) -> None:
+        """Start a process that calls ``serve`` with the other end of the pipe and the arguments."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        arguments = (serve, theirs, *arguments)
+        self._process = context.Process(target=_serve_until_orphaned, args=arguments, daemon=True)
+        with _interrupts_blocked():
+            self._process.start()
+        # If it stayed open here too, the end of the process would not be the end of the pipe.
+        theirs.close()
+
+    def wait(self) -> int | None:
+        """Wait until the process ends by itself; return its exit code."""
+        self._process.join()
+        return self._process.exitcode
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
 
 
 def run_jobs(
@@ -39,7 +66,7 @@ def run_jobs(
 
     Args:
         work: does one job, and calls its second argument after every step; picklable, as are jobs
-            and results.
+            and results. A result is never None.
         jobs: what to do.
         num_workers: processes; with 0 or 1 none is started. A program that starts some must guard
             its ``__main__``.
@@ -56,87 +83,70 @@ def run_jobs(
         for job in jobs:
             on_result(work(job, on_step))
         return
-    with interrupts_blocked():
-        started = [_start(work, jobs[first::num_workers]) for first in range(num_workers)]
-    processes = {connection: process for process, connection in started}
-    try:
-        while processes:
-            for connection in wait(list(processes)):
-                assert isinstance(connection, Connection)
-                _receive(connection, processes, on_step, on_result)
-    finally:
-        for process, _ in started:
-            process.terminate()
-            process.join()
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for first in range(num_workers):
+            workers.append(Worker(_do_jobs, work, jobs[first::num_workers]))
+            stack.callback(workers[-1].end)
+        for message in _messages(workers):
+            if isinstance(message, Exception):
+                raise message
+            if message is None:
+                on_step()
+            else:
+                on_result(message)
 
 
-def _receive(
-    connection: Connection,
-    processes: dict[Any, SpawnProcess],
-    on_step: Step,
-    on_result: Callable[[Any], None],
+def _messages(workers: list[Worker]) -> Iterator[Any]:
+    """What the workers send, as it comes, until all have ended.
+
+    Raises:
+        DataError: when one ends before its work is done.
+    """
+    running: dict[Any, Worker] = {worker.connection: worker for worker in workers}
+    while running:
+        for connection in wait(list(running)):
+            try:
+                message = running[connection].connection.recv()
+            except EOFError as error:
+                if exit_code := running.pop(connection).wait():
+                    raise DataError(
+                        f"a process that packs images ended with code {exit_code}; repeat the "
+                        "command to continue, with fewer --num-workers where memory may have run "
+                        "out"
+                    ) from error
+            else:
+                yield message
+
+
+def _do_jobs(
+    connection: Connection, work: Callable[[Job, Step], Result], jobs: Sequence[Job]
 ) -> None:
-    """Act on one message of a process; remove the process from the list when it is done."""
-    try:
-        kind, value = connection.recv()
-    except EOFError as error:
-        process = processes[connection]
-        process.join()
-        raise DataError(
-            f"a process that packs images ended with code {process.exitcode}; repeat the command "
-            "to continue, with fewer --num-workers where memory may have run out"
-        ) from error
-    if kind == _STEP:
-        on_step()
-    elif kind == _RESULT:
-        on_result(value)
-    elif kind == _FAILED:
-        raise value
-    else:
-        del processes[connection]
-
-
-def _start(
-    work: Callable[[Job, Step], Result], jobs: Sequence[Job]
-) -> tuple[SpawnProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(work, jobs, theirs), daemon=True)
-    process.start()
-    # If it stayed open here too, the end of the process would not be the end of the pipe.
-    theirs.close()
-    return process, ours
-
-
-def _serve(
-    work: Callable[[Job, Step], Result], jobs: Sequence[Job], connection: Connection
-) -> None:
-    """Run in a process of its own."""
-    end_with_parent()
+    """In a worker: send None after every step, the result of every job, or the first error."""
     try:
         for job in jobs:
-            connection.send((_RESULT, work(job, lambda: connection.send((_STEP, None)))))
-        connection.send((_DONE, None))
-    except BrokenPipeError:
-        pass  # The program, which reads the pipe, has gone.
+            connection.send(work(job, lambda: connection.send(None)))
     except (BoTNetError, OSError) as error:
-        connection.send((_FAILED, error))
+        connection.send(error)
 
 
-def end_with_parent() -> None:
-    """In a worker: end when the program ends, however it ends, even in the middle of a read."""
+def _serve_until_orphaned(serve: Callable[..., None], *arguments: object) -> None:
+    """In a worker: serve, but no longer than the program that started it runs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def wait_for_the_end() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    # The other end of the pipe is closed when the program needs no more.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(*arguments)
 
 
 @contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Keep Ctrl-C from processes started meanwhile: this process answers it, and ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -1,18 +1,18 @@
-"""A packed data set: images in few large files, which any of them can be read from at once.
+"""A packed data set: images in a few large files, which are read in any order.
 
-``botnet data pack`` writes it. It is a folder::
+``botnet data pack`` writes it as a folder::
 
-    dataset.json                                what there is; written last
-    train/part-00000-of-00016.arrayrecord       the images
-    train/labels.npy                            int32, an index into the class names, by image
-    train/names.json                            a list: what the images are called
-    val/…                                       in the same form
+    dataset.json                                description; written last
+    train/part-00000-of-00016.arrayrecord       images
+    train/labels.npy                            int32 index into the class names, by image
+    train/names.json                            list of the images' names
+    val/…, test/…                               the same
 
-and ``test/`` in the same form; or with one part ``all/``, which is split as an image folder is: by
-the names. Images are numbered through the files of a part. A file is an ArrayRecord file whose
-records are msgpack maps of ``name`` (string), ``label`` (integer) and ``image``: the bytes of the
-image file as it was. ``dataset.json`` says, besides the class names, how many images, bytes and
-which SHA-256 digest every file has.
+A data set without parts has the folder ``all/`` alone, and is split by name like an image folder.
+Images are numbered through the files of a part. Each ArrayRecord file holds msgpack maps of
+``name`` (string), ``label`` (integer) and ``image`` (the bytes of the original image file).
+``dataset.json`` holds the class names, and for every file its number of images, its size in bytes
+and its SHA-256 digest.
 """
 
 import json
@@ -49,14 +49,14 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What ``dataset.json`` says of one file.
+    """One file of images, as ``dataset.json`` describes it.
 
     Attributes:
         file: POSIX path below the data set's folder.
         images: number of images.
-        bytes: size.
-        sha256: digest.
-        left_out: images that belong in it but cannot be read: their names → the reasons.
+        bytes: size of the file.
+        sha256: digest of the file.
+        left_out: for each image left out because it cannot be read, its name → the reason.
     """
 
     file: str
@@ -71,7 +71,7 @@ class Description:
     """The contents of ``dataset.json``.
 
     Attributes:
-        source: a digest of what was packed and how; see ``packing``.
+        source: digest of the images packed and of the files they go to.
         class_names: names of the classes.
         parts: the files of each part, in the order of the images.
     """
@@ -107,7 +107,7 @@ def decode_record(content: bytes) -> Record:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder has a ``dataset.json`` of ours, or one too damaged to tell."""
+    """Whether a folder has our ``dataset.json``, or one too damaged to tell."""
     try:
         values = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -144,10 +144,10 @@ def read_description(file: Path) -> Description:
 
 @dataclass(frozen=True, eq=False)
 class PackedSource(ImageSource):
-    """The images of one part of a packed data set, decoded when they are asked for.
+    """One part of a packed data set.
 
     Attributes:
-        records: all records, through all files; opens a file when it is first read from.
+        records: records of all files; each file is opened when it is first read from.
         names: name of each image.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
@@ -176,7 +176,7 @@ class PackedSource(ImageSource):
         """
         try:
             return decode_record(self.records[index]).image
-        # The library raises RuntimeError, and a record that is none raises ValueError.
+        # The library raises RuntimeError for damage, decode_record ValueError.
         except (RuntimeError, ValueError) as error:
             ends = accumulate(shard.images for shard in self.shards)
             file = next(s.file for s, end in zip(self.shards, ends, strict=True) if index < end)
@@ -200,13 +200,13 @@ def open_packed(folder: Path) -> dict[str, PackedSource]:
 
 
 def open_records(files: list[str]) -> "ArrayRecordDataSource":
-    """The records of ArrayRecord files, which several threads may read in any order.
+    """Open ArrayRecord files, whose records several threads may read in any order.
 
-    A file named as "FILE[0:COUNT]" is not opened before it is read from.
+    A file given as "FILE[0:COUNT]" is opened when it is first read from.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    # Records are read one by one from anywhere: threads that decompress more ahead are no use.
+    # Records are read one by one in random order: threads that read ahead would be wasted.
     return ArrayRecordDataSource(files, reader_options={"max_parallelism": "0"})
 
 

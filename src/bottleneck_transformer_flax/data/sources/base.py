@@ -1,4 +1,4 @@
-"""Where labelled images come from: what all sources share, whatever holds the images.
+"""Labelled images: what all sources share, whatever holds the images.
 
 Importing this needs no jax, so that worker processes and tools stay light.
 """
@@ -19,9 +19,9 @@ from bottleneck_transformer_flax.decoding import EncodedImage, OpenedImage
 from bottleneck_transformer_flax.errors import DataError
 
 TRAIN, VALIDATION, TEST, ALL = "train", "val", "test", "all"
-"""The parts of a data set; one that comes in a single part has ``ALL``."""
+"""Names of the parts of a data set; ``ALL`` is the only one of a data set without parts."""
 VALIDATION_NAMES = (VALIDATION, "validation", "valid")
-"""What others call the validation part; the first that exists is taken."""
+"""Names of the validation part in image folders; the first that exists is taken."""
 
 Part = TypeVar("Part")
 
@@ -32,8 +32,8 @@ class ImageSource(ABC):
     Attributes:
         class_names: names of the classes.
         labels: class of each image, an index into ``class_names``.
-        names: name of each image within the source, such as "cat/12.jpg"; no two are the same.
-        passed_over: number of files beside the images that are not images.
+        names: unique name of each image within the source, such as "cat/12.jpg".
+        passed_over: number of files among the images that are no images.
     """
 
     class_names: tuple[str, ...]
@@ -52,11 +52,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def describe(self, index: int) -> str:
-        """One image's path, or its place in the data set, for messages."""
+        """The path of one image, or its place in the data set, for messages."""
 
     @abstractmethod
     def content(self, index: int) -> bytes:
-        """One image as the bytes of an image file, not yet decoded.
+        """The bytes of one image as a file, not yet decoded.
 
         Raises:
             DataError: when the image cannot be read; the message names it.
@@ -81,10 +81,10 @@ class ImageSource(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Subset(ImageSource):
-    """Some images of another source, in an order and with class numbers of their own.
+    """Images chosen from another source, in another order or with other labels.
 
     Attributes:
-        source: the other source.
+        source: source of the images.
         indices: position of each image in ``source``.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
@@ -98,25 +98,25 @@ class Subset(ImageSource):
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the names of the other source."""
+        """Take the names from the source."""
         names = tuple(self.source.names[index] for index in self.indices.tolist())
         object.__setattr__(self, "names", names)
 
     @property
     def native_size(self) -> tuple[int, int] | None:
-        """As the other source."""
+        """The size that the source has."""
         return self.source.native_size
 
     def describe(self, index: int) -> str:
-        """As the other source."""
+        """The description that the source gives."""
         return self.source.describe(int(self.indices[index]))
 
     def content(self, index: int) -> bytes:
-        """As the other source."""
+        """The bytes that the source has."""
         return self.source.content(int(self.indices[index]))
 
     def open(self, index: int) -> OpenedImage:
-        """As the other source."""
+        """The image that the source opens."""
         return self.source.open(int(self.indices[index]))
 
 
@@ -149,10 +149,10 @@ def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
 
 
 def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
-    """The parts of a data set under our names for them: ``ALL``, or ``TRAIN`` and one or two more.
+    """Name the parts of a data set as we do: ``ALL``, or ``TRAIN`` with one or two others.
 
     Raises:
-        DataError: when there are several parts, but no training part, or nothing beside it.
+        DataError: when there are several parts, but not ``TRAIN`` with one that we know.
     """
     if len(parts) == 1:
         return {ALL: next(iter(parts.values()))}

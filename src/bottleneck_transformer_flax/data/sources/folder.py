@@ -21,12 +21,12 @@ from bottleneck_transformer_flax.data.sources.base import (
 )
 from bottleneck_transformer_flax.decoding import IMAGE_SUFFIXES, read_file
 from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.files import is_utf8
 
 _LAYOUT = (
     "expected either train/ with val/ (or validation/, valid/), test/ or both, each with a folder "
     "per class, or one folder per class directly"
 )
-_OTHER_FORMATS = "or what botnet data pack wrote"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class FolderSource(ImageSource):
     """Image files, decoded when they are read.
 
     Attributes:
-        root: the folder that ``names`` start from.
-        names: POSIX paths relative to ``root``; strings, which pickle far smaller than paths.
+        root: folder that ``names`` are relative to.
+        names: POSIX path of each image; strings, which pickle far smaller than paths.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
-        passed_over: number of visible files in the class folders whose suffix is not an image's.
+        passed_over: number of visible files in the class folders without an image's suffix.
     """
 
     root: Path
@@ -64,8 +64,8 @@ def open_folder(folder: Path) -> dict[str, FolderSource]:
     """The parts of an image folder: "train" with "val", "test" or both, or "all".
 
     Raises:
-        DataError: as ``list_classes``; also when parts have different classes, or the layout is
-            incomplete.
+        DataError: as ``list_classes`` does, and when parts have different classes, or train/ has
+            no other part beside it.
     """
     _check_folder(folder)
     if not (folder / TRAIN).is_dir():
@@ -87,8 +87,8 @@ def list_classes(folder: Path) -> FolderSource:
     folders, and files whose suffix is not an image's are passed over; symbolic links are followed.
 
     Raises:
-        DataError: when the folder is missing or a file, holds no images, one of its class
-            folders is empty or has a name that is not UTF-8, or they are the parts of a data set.
+        DataError: when the folder is missing or a file, holds no images, or has subfolders that
+            cannot be classes: empty, not named in UTF-8, or the parts of a data set.
     """
     _check_folder(folder)
     classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
@@ -98,7 +98,7 @@ def list_classes(folder: Path) -> FolderSource:
     if not any(images.values()):
         raise DataError(
             f"{folder}: no images found in class folders; looked for .jpg, .png, .webp and "
-            f"{len(IMAGE_SUFFIXES) - 3} other suffixes; {_LAYOUT}, {_OTHER_FORMATS}"
+            f"{len(IMAGE_SUFFIXES) - 3} other suffixes; {_LAYOUT}, or what botnet data pack wrote"
         )
     if empty := [name for name in classes if not images[name]]:
         raise DataError(f"{folder}: no images for {_quoted(empty)}; add some or remove the folder")
@@ -137,11 +137,6 @@ def has_image_suffix(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def is_text(name: str) -> bool:
-    """Whether a name can be written as UTF-8, which the bytes of a file's name need not be."""
-    return name == name.encode(errors="replace").decode()
-
-
 def _check_folder(folder: Path) -> None:
     if not folder.exists():
         raise DataError(f"{folder}: no such folder, nor embedded or fashion-mnist; {_LAYOUT}")
@@ -157,7 +152,7 @@ def _check_class_names(folder: Path, classes: list[str]) -> None:
             "call the parts train/, val/ and test/"
         )
     for name in classes:
-        if not is_text(name):
+        if not is_utf8(name):
             raise DataError(
                 f"{folder}: the class folder {os.fsencode(name)!r} has a name that is not UTF-8; "
                 "rename it"

@@ -1,4 +1,4 @@
-"""Images that are in memory, such as the data set in the package."""
+"""Images in memory, such as the data set in the package."""
 
 import io
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ class ArraySource(ImageSource):
         images: grey (n, h, w) or RGB (n, h, w, 3) in [0, 255].
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
-        name: name of the images for messages, such as "fashion-mnist test".
-        names: "000000.png" and so on.
+        name: name of the source in messages, such as "fashion-mnist test".
+        names: names as of files, "000000.png" and so on.
     """
 
     images: UInt8[np.ndarray, "n h w"] | UInt8[np.ndarray, "n h w 3"]

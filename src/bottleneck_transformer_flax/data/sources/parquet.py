@@ -1,10 +1,10 @@
 """Parquet files as the Hugging Face hub has them: image files in a column, their labels in another.
 
-A folder, or the one folder in it, holds ``train-00000-of-00002.parquet`` and so on (older ones have
-a digest before the suffix), and the same with ``validation`` or ``test``; or folders of these names
-hold ``0000.parquet`` and so on. Parquet is read a row group at a time, so that an image from
-anywhere costs reading some hundred others. In order nothing is lost: ``botnet data pack`` reads
-these files, and writes what training can read in random order.
+A folder, or its only subfolder, holds ``train-00000-of-00002.parquet`` and so on (older ones have a
+digest before the suffix), likewise for ``validation`` or ``test``; or folders of these names hold
+``0000.parquet`` and so on. Parquet is read a row group at a time, so one image out of order costs
+reading hundreds of others. ``botnet data pack`` reads these files in order, and writes files that
+training reads in random order.
 """
 
 import bisect
@@ -33,7 +33,7 @@ _FILE_NAME = re.compile(r"(?P<part>.+?)(-\d+-of-(?P<total>\d+)(-[0-9a-f]+)?)?\.p
 
 
 class RowGroup(NamedTuple):
-    """A group of rows, which is read as a whole: the file, and its number there."""
+    """Rows that are read together: the file, and the group's number in it."""
 
     file: str
     number: int
@@ -41,10 +41,10 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ParquetSource(ImageSource):
-    """The images of one part, to be read in order; the row group read last stays in memory.
+    """One part, to be read in order: only the row group read last stays in memory.
 
     Attributes:
-        groups: all row groups, through all files.
+        groups: row groups of all files.
         starts: position of the first image of each group.
         image_column: name of the column of images.
         names: the file and row of each image.
@@ -82,7 +82,7 @@ class ParquetSource(ImageSource):
 
 
 class _Table(NamedTuple):
-    """What a file says before any image is read."""
+    """A file without its images."""
 
     group_rows: list[int]
     image_column: str
@@ -91,10 +91,10 @@ class _Table(NamedTuple):
 
 
 def find_files(folder: Path) -> Path | None:
-    """The folder that holds Parquet files, or one folder of them a part: this one or one below it.
+    """The folder of a Parquet data set: this one or a subfolder, or None where neither is.
 
     Raises:
-        DataError: when there are several.
+        DataError: when several subfolders hold Parquet files that are not parts of one data set.
     """
     if any(folder.glob("*.parquet")):
         return folder
@@ -113,7 +113,7 @@ def find_files(folder: Path) -> Path | None:
 def open_parquet(folder: Path) -> dict[str, ParquetSource]:
     """The parts of a data set, "train", "validation" and so on, from the folder of its files.
 
-    A part without labels, as tests often are (all are -1), is left out.
+    A part without labels (all are -1, as in many test parts) is left out.
 
     Raises:
         DataError: when files are missing or damaged, or columns are not as expected.
@@ -140,7 +140,7 @@ def open_parquet(folder: Path) -> dict[str, ParquetSource]:
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names made unique: a repeated one gets its number, as in "crane 517"."""
+    """Class names made unique: a repeated one gets its label, as in "crane 517"."""
     made: dict[str, None] = {}
     for number, name in enumerate(names):
         while name in made:
@@ -176,11 +176,7 @@ def _source(
 
 
 def _files_of(folder: Path) -> dict[str, list[Path]]:
-    """The files of every part, in order.
-
-    Raises:
-        DataError: when some are missing.
-    """
+    """The files of every part, in order; none may be missing."""
     parts: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet")):
         if match := _FILE_NAME.fullmatch(file.name):
@@ -191,17 +187,13 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
         if totals != {None} and totals != {f"{len(files):05}"}:
             raise DataError(
                 f"{folder}: has {len(files)} files of {part}, the last of them "
-                f"{files[-1].name}; expected as many as it says, so download the data set again"
+                f"{files[-1].name}; download the data set again, some files are missing"
             )
     return parts
 
 
 def _describe(file: Path) -> _Table:
-    """Read the labels of a file, and what its metadata say.
-
-    Raises:
-        DataError: when it is damaged, or its columns are not as expected.
-    """
+    """Read the labels and the metadata of a file."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -236,7 +228,7 @@ def _column(file: Path, schema: "pyarrow.Schema", names: tuple[str, ...]) -> str
 
 
 def _names_in(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """Class names, if the hub has written them into the metadata."""
+    """Class names, if the metadata have them in the hub's form."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return distinct(features[label]["names"])
