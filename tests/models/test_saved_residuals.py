@@ -43,7 +43,7 @@ def products(name, *, gradients=True, **execution):
     return sum(names.count(product) for product in PRODUCTS)
 
 
-@pytest.mark.parametrize("name", kinds("botnet_t3", "botnet50"))
+@pytest.mark.parametrize("name", kinds("botnet_t3"))
 def test_no_product_is_computed_twice(name):
     """Three of each: forward, and the gradients of both sides; but the images need none.
 
