@@ -132,6 +132,13 @@ def test_show_is_decided_by_the_seed_and_the_augmentation(call, images):
     assert other != first
 
 
+def test_show_takes_the_embedded_images_by_default(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    called = call("data", "show", "--count", "2", "--json")
+    assert called.code == 0, called
+    assert all(name.startswith("fashion-mnist ") for name in called.json()["images"])
+
+
 def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
     called = call("data", "show", "images", "--versions", "1", "--crop", "none", "--no-flip")
     assert called.out.splitlines()[0] == (

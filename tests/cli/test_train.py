@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import pytest
 from jax.errors import JaxRuntimeError
 from rich.console import Console
 
-from bottleneck_transformer_flax.cli.train import _callbacks
+from bottleneck_transformer_flax.cli import train
 from bottleneck_transformer_flax.cli.train_options import parse
 from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.distributed import StopRequest
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.estimate import Estimate
 from bottleneck_transformer_flax.training.tensorboard import TensorBoard
@@ -180,8 +182,19 @@ def test_events_for_tensorboard_are_written_on_demand_by_the_primary_process():
         (["--tensorboard"], False, True),
         (["--tensorboard"], True, False),
     ):
-        callbacks = _callbacks(parse(arguments), Console(quiet=quiet))
+        callbacks = train._callbacks(parse(arguments), Console(quiet=quiet))
         assert any(isinstance(callback, TensorBoard) for callback in callbacks) == written
+
+
+def test_the_first_signal_requests_a_stop_and_the_second_ends_at_once(monkeypatch):
+    ended, before = [], signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(train, "end_at_once", lambda: ended.append(True))
+    with train._stop_on_signals(StopRequest()) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert (stop.requested, ended) == (True, [])
+        signal.raise_signal(signal.SIGINT)
+        assert ended == [True]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_recipe_is_named_with_what_the_run_changes(call, trained, monkeypatch):

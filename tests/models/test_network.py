@@ -1,6 +1,7 @@
 """Every kind of model, small, really computed: against the NumPy network, and its invariants."""
 
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bottleneck_transformer_flax.models import blocks
+from bottleneck_transformer_flax.models.config import Activation
 from reference import network as oracle
+from reference.convolution import ACTIVATIONS
 from reference.forms import FORMS, in_form
 from reference.small_models import (
     NAMES,
@@ -80,6 +84,13 @@ def test_images_of_any_float_give_the_same_logits(dtype):
     # NumPy's arrays as they are: jit would convert them first.
     logits = jax.jit(lambda v: model.apply(v, images.astype(dtype)))(variables)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", get_args(Activation))
+def test_activations_are_the_oracles(name):
+    x = np.linspace(-6, 6, 97, dtype=np.float32)
+    expected = ACTIVATIONS[name](np.asarray(x, np.float64))
+    np.testing.assert_allclose(blocks.ACTIVATIONS[name](x), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

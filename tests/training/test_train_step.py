@@ -86,6 +86,7 @@ def check_step(step, start, batch, smoothing):
     assert int(metrics.images) == batch.valid.sum()
     norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
     assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-5)
+    assert float(metrics.update_norm) == pytest.approx(RATE * norm, rel=1e-5)
     for name, value in gradient.items():
         expected = before["params"][name] - RATE * value
         np.testing.assert_allclose(state.variables["params"][name], expected, rtol=1e-5, atol=1e-6)

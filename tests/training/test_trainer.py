@@ -5,12 +5,15 @@ import errno
 import math
 import os
 import resource
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
+from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import artifacts, trainer
@@ -84,6 +87,15 @@ def test_callbacks_hear_of_every_step_evaluation_and_epoch_of_a_run(whole):
     assert [step.step for step in recorder.of("step")] == list(range(1, 13))
     assert recorder.of("evaluation") == [("validation", 8, 9), ("validation", 9, 9)] * 4
     assert [row["epoch"] for row in recorder.of("epoch")] == [1, 2, 3, 4]
+
+
+def test_callbacks_hear_the_same_in_their_order(tmp_path):
+    first, second, heard = Recorder(), Recorder(), []
+    for callback in (first, second):
+        callback.at = lambda *_, callback=callback: heard.append(callback)
+    train(setup_of(CONFIG.replace(epochs=1)), RunDirectory(tmp_path), [first, second])
+    assert first.events == second.events
+    assert heard == [first, second] * len(first.events)
 
 
 def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
@@ -206,6 +218,36 @@ def test_the_average_is_what_is_scored_and_saved(tmp_path, written):
     state, (_, _, variables, *_) = saved(tmp_path)[0], written[0]
     assert_same_bits(variables, state.average)
     assert tree_differs(state.average, state.variables)
+
+
+def test_the_best_model_is_the_first_of_the_highest_validation_accuracy(tmp_path, monkeypatch):
+    accuracies, kept = iter([0.5, 0.75, 0.75, 0.25]), []
+
+    def validate(*_):
+        return SimpleNamespace(top1=next(accuracies), top5=1.0, loss=0.5, to_json=lambda names: {})
+
+    def keep(run, setup, variables, row):
+        kept.append((row["epoch"], variables))
+
+    monkeypatch.setattr(trainer, "_evaluate", validate)
+    monkeypatch.setattr(trainer, "save_best", keep)
+    go(tmp_path, at=after_epoch(2))
+    assert_same_bits(kept[-1][1], saved(tmp_path)[0].average)
+    # Resumed, it keeps the best of the checkpoint once more, which a kill may have prevented.
+    go(tmp_path)
+    assert [epoch for epoch, _ in kept] == [1, 2, 2]
+    assert [row["best"] for row in rows_of(tmp_path)] == [True, True, False, False]
+
+
+def test_images_grow_by_whole_strides_to_the_full_size():
+    options = dataclasses.replace(CONFIG.input, progressive_phases=3, progressive_start=0.5)
+    setup = setup_of(CONFIG.replace(epochs=7, input=options))
+    setup = dataclasses.replace(setup, preprocessing=CROPPED.replace(size=(18, 26)))
+    sizes = [(8, 12)] * 3 + [(12, 20)] * 2 + [(18, 26)] * 2
+    assert [setup.image_size(epoch) for epoch in range(1, 8)] == sizes
+    with closing(setup.batches(0, BadImages(skip=False))) as batches:
+        shapes = [next(batches)["image"].shape[1:3] for _ in range(setup.total_steps)]
+    assert shapes == [size for size in sizes for _ in range(setup.steps_per_epoch)]
 
 
 def test_the_test_split_is_scored_once_by_the_last_model(whole, tmp_path):
