@@ -152,24 +152,12 @@ def test_every_way_to_say_a_dtype_is_the_same_config(dtype):
 
 def test_the_defaults_are_those_of_the_fixed_surface():
     config = BoTNetConfig(stage_sizes=STAGES)
-    fixed = {
-        "num_classes": 1000,
-        "stride_one": True,
-        "se_ratio": 0.0625,
-        "num_heads": 4,
-        "head_dim": 128,
-        "initial_filters": 64,
-        "projection_factor": 4,
-        "bn_momentum": 0.9,
-        "bn_epsilon": 1e-5,
-        "dtype": jnp.float32,
-        "activation": "silu",
-        "attention_shortcut_activation": True,
-        "zero_residual_init": True,
-        "dropout_rate": 0,
-        "stochastic_depth_rate": 0,
-    }
-    assert {name: getattr(config, name) for name in fixed} == fixed
+    assert (config.num_classes, config.stride_one, config.se_ratio) == (1000, True, 0.0625)
+    assert (config.num_heads, config.head_dim, config.initial_filters) == (4, 128, 64)
+    assert (config.projection_factor, config.bn_momentum, config.bn_epsilon) == (4, 0.9, 1e-5)
+    assert (config.dtype, config.activation) == (jnp.float32, "silu")
+    assert config.attention_shortcut_activation and config.zero_residual_init
+    assert config.dropout_rate == config.stochastic_depth_rate == 0
 
 
 def test_a_config_is_frozen_and_keyword_only():

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import count_multiply_adds, count_parameters
 from bottleneck_transformer_flax.models.variants import (
@@ -89,23 +90,17 @@ def test_timms_rows_are_timms(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_rows_are_as_published(name):
-    stage_sizes, size, stride_one, se_ratio, activation, attention = PUBLISHED[name]
     variant = get_variant(name)
     config = variant.config
-    assert variant.name == name
-    assert variant.source
-    assert variant.image_size == (size, size)
-    assert config.stage_sizes == stage_sizes
-    assert config.stride_one == stride_one
-    assert config.se_ratio == se_ratio
-    assert config.activation == activation
-    assert config.num_classes == 1000
-    assert (config.num_heads, config.head_dim, config.initial_filters) == (4, 128, 64)
-    assert (config.bn_momentum, config.bn_epsilon) == (0.9, 1e-5)
-    assert (config.dropout_rate, config.stochastic_depth_rate) == (0, 0)
-    for stage in range(4):
-        kind = "A" if attention and stage == 3 else "C"
-        assert config.block_kinds(stage) == kind * stage_sizes[stage]
+    kinds = "".join(map(config.block_kinds, range(4)))
+    attends = kinds.endswith("A" * config.stage_sizes[3])
+    row = (config.stage_sizes, variant.size, config.stride_one, config.se_ratio, config.activation)
+    assert (*row, attends) == PUBLISHED[name]
+    assert kinds.count("A") == attends * config.stage_sizes[3]
+    plain = BoTNetConfig(stage_sizes=config.stage_sizes)
+    for field in ("num_classes", "num_heads", "head_dim", "initial_filters", "bn_momentum"):
+        assert getattr(config, field) == getattr(plain, field)
+    assert (variant.name, config.dropout_rate, config.stochastic_depth_rate) == (name, 0, 0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
