@@ -17,24 +17,31 @@ from training.tiny import CLASSES, truncated_jpeg, write_classes, write_data
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """A folder of classes called "images", and beside it."""
+    """A folder of classes called "images", in the working directory."""
     monkeypatch.chdir(tmp_path)
     return write_classes(tmp_path / "images", dict.fromkeys(CLASSES, 4))
 
 
 def test_packed_images_are_the_same_data_set(call, images):
-    called = call("data", "pack", "images", "out", "--shards", "2", "--num-workers", "0")
+    truncated_jpeg(images / "bee/x.jpg")
+    arguments = ("data", "pack", "images", "out", "--shards", "2", "--skip-bad-images")
+    called = call(*arguments)
     size = sum(file.stat().st_size for file in (images.parent / "out").rglob("*.arrayrecord"))
     assert (called.code, called.err) == (0, "")
+    (reason,) = [line for line in called.out.splitlines() if line.startswith("  ")]
+    assert reason.startswith("  images/bee/x.jpg: cannot be read as an image")
     assert called.out.splitlines() == [
         "packed   images: 12 images",
+        "left out 1 that cannot be read:",
+        reason,
         f"written  out: 2 files, {size / 1e6:.1f} MB",
         "next: botnet train --data out",
     ]
+    (images / "bee/x.jpg").unlink()
     assert fingerprint(load_splits("out")) == fingerprint(load_splits("images"))
 
 
-def test_pack_as_json_and_again(call, tmp_path, monkeypatch):
+def test_parts_are_packed_and_described_as_json(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "images")
     called = call("data", "pack", "images", "out", "--json")
@@ -52,28 +59,16 @@ def test_pack_as_json_and_again(call, tmp_path, monkeypatch):
     assert "packed   images: 12 train images and 9 val images" in again.out
 
 
-def test_bad_images_stop_it_or_are_listed(call, fails, images):
-    truncated_jpeg(images / "bee/x.jpg")
-    message = fails(1, "data", "pack", "images", "out")
-    assert "images/bee/x.jpg: cannot be read as an image" in message
-    assert message.endswith("--skip-bad-images")
-    called = call("data", "pack", "images", "out", "--skip-bad-images")
-    assert called.code == 0, called
-    assert "left out 1 that cannot be read:\n  images/bee/x.jpg: cannot be read" in called.out
-
-
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [
-        (1, ("nowhere", "out"), "nowhere: no such folder"),
         (2, ("images", "images"), "images is in images, which is to be packed"),
         (2, ("images", "images/below/it"), "is in images, which is to be packed"),
         (1, ("images", "full/file/out"), "full/file/out: Not a directory"),
-        (2, ("images", "out", "--shards", "0"), "shards is 0; expected 1 to 12"),
         (2, ("images",), "required"),
     ],
 )
-def test_what_cannot_be_packed(fails, images, code, arguments, message):
+def test_a_folder_that_cannot_be_written(fails, images, code, arguments, message):
     (images.parent / "full").mkdir()
     (images.parent / "full/file").touch()
     assert message in fails(code, "data", "pack", *arguments)
@@ -116,7 +111,7 @@ def finished(out):
 
 def test_show_is_decided_by_the_seed_and_the_augmentation(call, images):
     def shown(*options):
-        arguments = ("--count", "3", "--versions", "2", "--image-size", "32", "48", *options)
+        arguments = ("--count", "3", "--versions", "1", "--image-size", "12", "16", *options)
         called = call("data", "show", "images", "--json", "--out", "s.png", *arguments)
         assert called.out.count("\n") == 1
         with Image.open("s.png") as image:
@@ -155,18 +150,15 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
 
 
 @pytest.mark.parametrize(
-    ("code", "arguments", "message"),
+    ("arguments", "message"),
     [
-        (1, ("nowhere",), "nowhere: no such folder"),
-        (2, ("images", "--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
-        (2, ("images", "--count", "0"), "count is 0; expected 1 to 100"),
-        (2, ("images", "--min-scale", "2"), "min_scale is 2"),
-        (2, ("images", "--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
-        (2, ("images", "--recipe", "x"), "Unrecognized options"),
+        (("images", "--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
+        (("images", "--count", "0"), "count is 0; expected 1 to 100"),
+        (("images", "--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
     ],
 )
-def test_what_cannot_be_shown(fails, images, code, arguments, message):
-    assert message in fails(code, "data", "show", *arguments)
+def test_wrong_options_draw_nothing(fails, images, arguments, message):
+    assert message in fails(2, "data", "show", *arguments)
     assert not (images.parent / "sheet.png").exists()
 
 
@@ -182,7 +174,3 @@ def test_help(call, arguments, code):
     assert called.code == code
     assert "\n  pack" in (text := called.err if code else called.out)
     assert "\n  show" in text
-
-
-def test_an_unknown_action(fails):
-    assert "did you mean 'pack'" in fails(2, "data", "pak")

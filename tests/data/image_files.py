@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from bottleneck_transformer_flax.data.sources.folder import FolderSource
+
 
 def image_bytes(number, kind="PNG"):
     """An image of 5 × 4 pixels or so, of which each is another."""
@@ -33,3 +35,14 @@ def colour_folder(root, *classes, count=3):
         for i in range(count):
             Image.new("RGB", (4, 3), (number, i, 0)).save(root / name / f"{i}.png")
     return root
+
+
+def numbered_source(root, count, size=(4, 4), bad=()):
+    """Images "00.png" and so on, the red value one more than the number; bad ones are no images."""
+    names = tuple(f"{number:02}.png" for number in range(count))
+    for number, name in enumerate(names):
+        if number in bad:
+            (root / name).write_text("no image")
+        else:
+            Image.new("RGB", size[::-1], (number + 1, 0, 0)).save(root / name)
+    return FolderSource(root, names, np.arange(count, dtype=np.int32), names)

@@ -13,7 +13,7 @@ HIGHEST_MAGNITUDE = 30.0
 """The largest magnitude of RandAugment that the paper tries."""
 
 _LARGEST_ASPECT_RATIO = 100.0
-# Below the smallest, float32 cannot hold the λ that are drawn; at the largest, λ is 1/2 within 5 %.
+# Below the smallest, float32 cannot hold the λ drawn; at the largest, λ is 0.5 ± 0.05 already.
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
 _TINY = sys.float_info.min
 
