@@ -6,7 +6,7 @@ import re
 import warnings
 from os import PathLike, fspath
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -42,6 +42,15 @@ _TRANSPOSES = {
 }
 _ON_THE_SIDE = {5, 6, 7, 8}
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A ``BytesIO``, an upload, or a file opened as "rb"."""
+
+    def read(self) -> bytes:
+        """All bytes from the position on."""
+        ...
 
 
 @runtime_checkable
@@ -146,7 +155,7 @@ def read_file(path: str | PathLike[str]) -> bytes:
         return Path(path).read_bytes()
 
 
-def decode_image(file: str | PathLike[str] | IO[bytes]) -> Image.Image:
+def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are

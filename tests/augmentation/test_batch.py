@@ -42,19 +42,13 @@ def boxes_of(*corners):
     return Boxes(*(jnp.array(values, jnp.int32) for values in zip(*corners, strict=True)))
 
 
-def quickly_compiled(function, **options):
-    """Compiled without optimisation: it runs only a few times."""
-    options["compiler_options"] = {"xla_backend_optimization_level": 0}
-    return jax.jit(function, **options)
-
-
-quick_erase, quick_mix = quickly_compiled(erase), quickly_compiled(mix)
-quick_cutmix = quickly_compiled(cutmix, static_argnums=1)
+quick_erase, quick_mix = jax.jit(erase), jax.jit(mix)
+quick_cutmix = jax.jit(cutmix, static_argnums=1)
 
 
 @cache
 def compiled(**options):
-    return quickly_compiled(partial(augment_batch, augmentation=Augmentation(**options)))
+    return jax.jit(partial(augment_batch, augmentation=Augmentation(**options)))
 
 
 def augmented(images, targets, valid, seed, **options):

@@ -279,7 +279,7 @@ def test_an_image_that_stops_one_process_ends_all(folder, tmp_path, workers):
         (root / "cat/07.jpeg").symlink_to(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"ant/04.png: cannot be read as an image"):
         pack(load_parts(str(root)), tmp_path / "out", shards=2, num_workers=workers)
-    assert not [name for name in files_below(tmp_path / "out") if name.endswith(".new")]
+    assert not list((tmp_path / "out").rglob("*.arrayrecord"))
 
 
 class DyingSource(ImageSource):

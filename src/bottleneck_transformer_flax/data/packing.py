@@ -85,6 +85,9 @@ def pack(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, DataError(f"another process is packing into {out}; wait for it")):
         progress = _Progress(out, digest, parts, _finished_before(out, digest))
+        # Nobody else writes here: whatever is unfinished was left by a process that ended.
+        for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
+            unfinished.unlink()
         # First, so that the same call can be repeated after an interruption.
         progress.write(PROGRESS_FILE)
         run_jobs(
