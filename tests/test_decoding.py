@@ -98,37 +98,31 @@ def test_grey_with_alpha_over_white(tmp_path):
     assert_grey(path, [[100, 255, 255 - 155 * 51 / 255]], tolerance=1)
 
 
-def test_cmyk(tmp_path):
-    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    tiff = saved(tmp_path / "a.tif", red, "CMYK")
-    np.testing.assert_array_equal(decoded(tiff)[8, 8], [255, 0, 0])
-    # Pillow writes CMYK as Adobe does: inverted, with the Adobe marker.
-    jpeg = saved(tmp_path / "a.jpg", red, "CMYK", quality=95)
-    assert b"Adobe" in jpeg.read_bytes()
-    np.testing.assert_allclose(decoded(jpeg)[8, 8], [255, 0, 0], atol=3)
-
-
-@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
 def test_other_colour_spaces(tmp_path, mode):
-    image = Image.new("RGB", (4, 4), (200, 60, 40))
+    image = Image.new("RGB", (16, 16), (200, 60, 40))
     if mode == "LAB":
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
-    path = saved(tmp_path / "a.tif", image.convert(mode), mode)
-    np.testing.assert_allclose(decoded(path)[0, 0], [200, 60, 40], atol=4)
+    image = image.convert(mode)
+    found = [decoded(saved(tmp_path / "a.tif", image, mode))]
+    if mode == "CMYK":
+        # Pillow writes it as Adobe does: inverted, with the Adobe marker.
+        found.append(decoded(saved(tmp_path / "a.jpg", image, mode, quality=95)))
+        assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    for pixels in found:
+        np.testing.assert_allclose(pixels[8, 8], [200, 60, 40], atol=4)
 
 
 # No file format of Pillow's opens in these modes, but plug-ins may.
 @pytest.mark.parametrize("mode", ["HSV", "PA", "La", "RGBa", "RGBX", "I;16B"])
 def test_modes_without_a_file_format(mode, monkeypatch):
+    between = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, "RGB")
+    image = Image.new("RGB", (1, 1), "#333333").convert(between)
     if mode == "I;16B":
         image = Image.frombytes(mode, (1, 1), np.array([51 * 257], ">u2").tobytes())
-    elif mode in ("La", "RGBa"):
-        image = Image.new({"La": "LA", "RGBa": "RGBA"}[mode], (1, 1), "#333333").convert(mode)
-    elif mode == "PA":
-        image = Image.new("RGB", (1, 1), "#333333").convert("P").convert("PA")
-    else:
-        image = Image.new("RGB", (1, 1), "#333333").convert(mode)
+    elif mode != between:
+        image = image.convert(mode)
     assert image.mode == mode
     monkeypatch.setattr(Image, "open", lambda *_, **__: image)
     np.testing.assert_allclose(decoded(io.BytesIO()), [[[51, 51, 51]]], atol=2)
@@ -202,12 +196,11 @@ def jpeg_bytes() -> bytes:
 def test_damaged_files(tmp_path, content, reason):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=reason) as caught:
-        decode_image(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="the given image"):
-        decode_image(io.BytesIO(content))
+    for file, name in ((path, str(path)), (io.BytesIO(content), "the given image")):
+        with pytest.raises(DataError, match=reason) as caught:
+            decode_image(file)
+        assert str(caught.value).startswith(f"{name}: ")
+        assert "\n" not in str(caught.value)
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -218,20 +211,16 @@ def test_missing_file_and_folder(tmp_path):
             read(tmp_path)
 
 
-def test_decompression_bomb(tmp_path, monkeypatch):
-    rgb().save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
-    with pytest.raises(DataError, match="exceeds limit"):
-        decode_image(tmp_path / "a.png")
-
-
-def test_a_large_but_allowed_image_gives_no_warning(tmp_path, monkeypatch):
+def test_a_large_image_gives_no_warning_and_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     rgb().save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode_image(tmp_path / "a.png")
     assert not caught
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(DataError, match="exceeds limit"):
+        decode_image(tmp_path / "a.png")
 
 
 def test_postscript_is_never_run(tmp_path):
@@ -328,9 +317,7 @@ def test_an_image_that_is_smaller_than_the_reduction():
     assert encoded(smooth(1, 1)).decode(8).size == (1, 1)
 
 
-def test_a_damaged_encoded_image_is_named():
-    with pytest.raises(DataError, match=r"^x: .* no image format"):
-        EncodedImage(b"these are only words", "x")
+def test_damaged_pixels_are_found_when_they_are_decoded():
     truncated = EncodedImage(jpeg_bytes()[:-2000], "x")
     assert truncated.size == (64, 64)
     for reduction in (1, 2):

@@ -73,16 +73,12 @@ def test_with_a_fraction_of_zero_all_are_trained_on(tmp_path):
     assert splits.description.startswith("20 training images, 2 classes")
 
 
-def test_files_that_are_no_images_are_counted(tmp_path):
-    data = make(tmp_path, "train", "val")
-    (tmp_path / "train/x/notes.txt").touch()
-    (tmp_path / "val/y/a.heic7").touch()
-    assert load_splits(data).description.endswith("; 2 files that are no images passed over)")
-
-
-def test_all_images_of_a_folder(tmp_path):
+def test_a_data_set_in_parts_is_not_taken_for_a_folder_of_classes(tmp_path):
     assert len(load_folder_all(colour_folder(tmp_path / "one", "x"))) == 3
     data = make(tmp_path / "two", "train", "val")
+    for name in ("train/x/notes.txt", "val/y/a.heic7"):
+        (tmp_path / "two" / name).touch()
+    assert load_splits(data).description.endswith("; 2 files that are no images passed over)")
     assert comes_in_parts(data)
     assert comes_in_parts("embedded")
     assert not comes_in_parts(str(tmp_path / "one"))
@@ -96,17 +92,19 @@ def test_a_fraction_out_of_range(fraction):
         load_splits("embedded", validation_fraction=fraction)
 
 
-def test_what_cannot_be_split_or_trained_on(tmp_path):
-    for data in (colour_folder(tmp_path / "all", "cat"), tmp_path / "parts"):
-        colour_folder(tmp_path / "parts/train", "cat", count=1)
-        colour_folder(tmp_path / "parts/val", "cat", count=1)
-        with pytest.raises(DataError, match=f"{data}: only one class, 'cat'"):
-            load_splits(str(data))
-        tmp_path = tmp_path / "again"
-    data = colour_folder(tmp_path, "a", "b")
+@pytest.mark.parametrize("parts", [(".",), ("train", "val")])
+def test_one_class_cannot_be_classified(tmp_path, parts):
+    for part in parts:
+        colour_folder(tmp_path / part, "cat")
+    with pytest.raises(DataError, match=f"{tmp_path}: only one class, 'cat'"):
+        load_splits(str(tmp_path))
+
+
+def test_one_image_of_a_class_cannot_be_split(tmp_path):
+    colour_folder(tmp_path, "a", "b")
     colour_folder(tmp_path, "c", count=1)
     with pytest.raises(DataError, match=r"only one image for 'c'; .*--validation-fraction 0"):
-        load_splits(str(data))
+        load_splits(str(tmp_path))
 
 
 def test_a_fingerprint_is_of_images_and_labels_not_of_the_place(tmp_path):

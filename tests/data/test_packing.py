@@ -18,6 +18,7 @@ from bottleneck_transformer_flax.data.datasets import (
 )
 from bottleneck_transformer_flax.data.packing import pack
 from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_images
 from data.sources.test_parquet import write as write_parquet
@@ -35,12 +36,9 @@ def pack_folder(root, out, **options):
     return pack(load_parts(str(root), in_order=True), out, num_workers=0, **options)
 
 
-def files_below(folder):
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-
-
 def contents_below(folder):
-    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def test_what_is_written_is_what_is_documented(folder, tmp_path):
@@ -48,7 +46,7 @@ def test_what_is_written_is_what_is_documented(folder, tmp_path):
     out = tmp_path / "out"
     packed = pack_folder(root, out, shards=3)
     names = [f"all/part-{number:05}-of-00003.arrayrecord" for number in range(3)]
-    assert files_below(out) == sorted(["all/labels.npy", "all/names.json", "dataset.json", *names])
+    assert [*contents_below(out)] == ["all/labels.npy", "all/names.json", *names, "dataset.json"]
     records = []
     for name in names:
         reader = array_record.ArrayRecordReader(str(out / name))
@@ -125,18 +123,12 @@ def test_parquet_files_are_packed(tmp_path):
 
 
 def test_images_in_memory_are_packed_without_loss(tmp_path):
-    parts = load_parts("embedded")
-    few = {name: source_of_few(source) for name, source in parts.items()}
-    pack(few, tmp_path / "out", num_workers=0)
-    splits = load_splits(str(tmp_path / "out"))
-    for name, source in (("train", splits.train), ("val", splits.validation)):
-        assert source.labels.tolist() == few[name].labels.tolist()
-        for index in range(len(source)):
-            assert source.read(index).tobytes() == few[name].read(index).tobytes()
-
-
-def source_of_few(source):
-    return type(source)(source.images[:5], source.labels[:5], source.class_names, source.name)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
+    source = ArraySource(pixels, np.array([0, 1, 0, 1, 1], np.int32), ("a", "b"))
+    pack({"all": source}, tmp_path / "out", num_workers=0)
+    packed = load_folder_all(tmp_path / "out")
+    assert (packed.labels.tolist(), packed.names) == ([0, 1, 0, 1, 1], source.names)
+    np.testing.assert_array_equal([np.asarray(packed.read(index)) for index in range(5)], pixels)
 
 
 def inodes(out):
@@ -148,11 +140,10 @@ class Interrupted(Exception):
 
 
 def interrupt_after(count):
-    done = []
+    calls = iter(range(count - 1))
 
     def on_image():
-        done.append(None)
-        if len(done) == count:
+        if next(calls, None) is None:
             raise Interrupted
 
     return on_image
@@ -163,17 +154,16 @@ def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
         pack_folder(root, out, shards=4, on_image=interrupt_after(11))
-    assert files_below(out) == [
+    assert [*contents_below(out)] == [
         "all/part-00000-of-00004.arrayrecord",
         "all/part-00001-of-00004.arrayrecord",
         "packing.json",
     ]
     with pytest.raises(DataError, match="is not packed to its end; repeat the same botnet data"):
         load_splits(str(out))
-    # What a process leaves that is ended from outside.
+    # A killed process leaves such files.
     for number in (0, 2):
-        left = out / f"all/.part-{number:05}-of-00004.arrayrecord.1.new"
-        left.write_bytes(b"half")
+        (out / f"all/.part-{number:05}-of-00004.arrayrecord.1.new").write_bytes(b"half")
     finished = inodes(out)
     done = []
     pack_folder(root, out, shards=4, on_image=lambda: done.append(None))
@@ -228,7 +218,7 @@ def test_ended_at_the_very_beginning_it_can_be_begun_again(folder, tmp_path):
     (out / ".packing.json.123.new").write_text("half")
     with pytest.raises(Interrupted):
         pack_folder(folder[0], out, on_image=interrupt_after(1))
-    assert files_below(out) == ["packing.json"]
+    assert [*contents_below(out)] == ["packing.json"]
     assert pack_folder(folder[0], out).images == {"all": 17}
 
 

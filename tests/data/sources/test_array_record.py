@@ -47,15 +47,8 @@ def write_part(root, part, count, files, seed=0):
             writer.write(msgpack.packb(record))
         writer.close()
         content = (root / file).read_bytes()
-        shards.append(
-            {
-                "file": file,
-                "images": len(mine),
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "left_out": {},
-            }
-        )
+        numbers = {"images": len(mine), "bytes": len(content), "left_out": {}}
+        shards.append({"file": file, "sha256": hashlib.sha256(content).hexdigest()} | numbers)
     np.save(root / part / "labels.npy", np.array([r["label"] for r in records], np.int32))
     (root / part / "names.json").write_text(json.dumps([r["name"] for r in records]))
     return records, shards
@@ -152,16 +145,10 @@ def test_an_image_that_is_damaged_is_named_and_the_others_are_read(packed):
     content[content.index(records["train"][1]["image"][20:40])] ^= 255
     file.write_bytes(content)
     source = open_packed(root)["train"]
-    with pytest.raises(
-        DataError, match=r"part-00000-of-00003.arrayrecord: bee/1.png cannot be read"
-    ):
+    with pytest.raises(DataError, match=f"{file}: bee/1.png cannot be read"):
         source.content(1)
     assert source.content(0) == records["train"][0]["image"]
     assert source.content(2) == records["train"][2]["image"]
-
-
-def test_a_file_that_is_no_arrayrecord_at_all(packed):
-    root, _ = packed
     file = root / "val/part-00000-of-00001.arrayrecord"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(DataError, match=rf"^{file}: ant/0.png cannot be read: Corrupted"):
