@@ -53,28 +53,6 @@ class BinaryFile(Protocol):
         ...
 
 
-@runtime_checkable
-class OpenedImage(Protocol):
-    """An image whose size is known, and whose pixels are decoded on demand."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels, upright."""
-        ...
-
-    def decode(self, reduction: int = 1) -> Image.Image:
-        """The pixels, mode RGB, upright.
-
-        Args:
-            reduction: 1, 2, 4 or 8. Where that saves time, the sides of the image are divided by
-                it and rounded up; otherwise the image is whole.
-
-        Raises:
-            DataError: when the image cannot be read; the message names it.
-        """
-        ...
-
-
 class DecodedImage:
     """An image whose pixels are decoded already."""
 
@@ -88,7 +66,7 @@ class DecodedImage:
         return self._image.height, self._image.width
 
     def decode(self, reduction: int = 1) -> Image.Image:
-        """The image, whole."""
+        """The image, whole whatever the reduction."""
         return self._image
 
 
@@ -131,10 +109,14 @@ class EncodedImage:
         return self._size
 
     def decode(self, reduction: int = 1) -> Image.Image:
-        """The pixels, as ``OpenedImage`` says.
+        """The pixels, mode RGB, upright.
+
+        Args:
+            reduction: 1, 2, 4 or 8. The sides of a JPEG are divided by it and rounded up; other
+                images stay whole, since decoding fewer pixels would save no time.
 
         Raises:
-            DataError: when the image is damaged.
+            DataError: when the image is damaged; the message names it.
         """
         if self._pixels is not None:
             return self._pixels
@@ -143,6 +125,10 @@ class EncodedImage:
             image, self._header = self._header or _open(self._content), None
             image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             return _upright_rgb(image)
+
+
+OpenedImage = DecodedImage | EncodedImage
+"""An image with a known size, whose pixels are decoded on demand."""
 
 
 def read_file(path: str | PathLike[str]) -> bytes:

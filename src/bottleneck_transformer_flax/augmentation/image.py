@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,24 +17,6 @@ Box = tuple[int, int, int, int]
 
 _CROP_ATTEMPTS = 10
 _REDUCTIONS = (8, 4, 2)
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """A function that the loader applies to every image; picklable, for worker processes."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The preprocessing whose ``size`` all results have."""
-        ...
-
-    def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """Turn an image into an array of ``preprocessing.size``, values in [0, 255].
-
-        Raises:
-            DataError: when the image cannot be decoded.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,6 +110,10 @@ class TrainingTransform:
         down, across = decoded.height / image.size[0], decoded.width / image.size[1]
         box = (left * across, top * down, right * across, bottom * down)
         return decoded.resize((width, height), _filter(self.preprocessing), box)
+
+
+Transform = EvaluationTransform | TrainingTransform
+"""What the loader applies to every image; picklable, for worker processes."""
 
 
 def shift(

@@ -63,7 +63,7 @@ class ImageSource(ABC):
         """
 
     def open(self, index: int) -> OpenedImage:
-        """One image, decoded when its pixels are asked for.
+        """One image, whose pixels are decoded on demand.
 
         Raises:
             DataError: when the image cannot be read; the message names it.
