@@ -1,9 +1,9 @@
 """How training images are augmented, on the host and on the device: one record."""
 
-import sys
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from bottleneck_transformer_flax.config_checks import Check, number, problems
 from bottleneck_transformer_flax.errors import ConfigError
 
 Crop = Literal["none", "shift", "resized"]
@@ -12,10 +12,11 @@ PolicyName = Literal["none", "rand", "trivial"]
 HIGHEST_MAGNITUDE = 30.0
 """The largest magnitude of RandAugment that the paper tries."""
 
-_LARGEST_ASPECT_RATIO = 100.0
-# Below the smallest, float32 cannot hold the λ drawn; at the largest, λ is 0.5 ± 0.05 already.
-_SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-3, 1000.0
-_TINY = sys.float_info.min
+# Below 0.001 float32 cannot hold the λ drawn; at 1000 λ is 0.5 ± 0.05 already.
+_ALPHA = Check(
+    lambda value: value == 0 or number("", lambda alpha: 0.001 <= alpha <= 1000).holds(value),
+    "0 or a number in [0.001, 1000]",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,44 +61,25 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Turn lists (JSON has no tuples) into tuples, then check every value."""
         object.__setattr__(self, "aspect_ratio", tuple(self.aspect_ratio))
-        ratios, high = self.aspect_ratio, _LARGEST_ASPECT_RATIO
-        ratios_fit = len(ratios) == 2 and all(_is_number(r, 1 / high, high) for r in ratios)
-        alpha = f"0 or a number in [{_SMALLEST_ALPHA:g}, {_LARGEST_ALPHA:g}]"
-        magnitude_fits = _is_number(self.policy_magnitude, 0.0, HIGHEST_MAGNITUDE)
-        for name, expected, fits in (
-            _choice("crop", self.crop, Crop),
-            ("shift_pixels", "an integer of at least 0", _is_integer(self.shift_pixels, 0)),
-            ("min_scale", "a number in (0, 1]", _is_number(self.min_scale, _TINY, 1.0)),
-            (
-                "aspect_ratio",
-                f"(lowest, highest), both in [1/{high:g}, {high:g}]",
-                ratios_fit and ratios[0] <= ratios[1],
+        wrong = problems(
+            self,
+            shift_pixels=Check(
+                lambda value: type(value) is int and value >= 0, "an integer of at least 0"
             ),
-            _choice("policy", self.policy, PolicyName),
-            ("policy_layers", "an integer of at least 1", _is_integer(self.policy_layers, 1)),
-            ("policy_magnitude", f"a number in [0, {HIGHEST_MAGNITUDE:g}]", magnitude_fits),
-            ("mixup_alpha", alpha, _is_alpha(self.mixup_alpha)),
-            ("cutmix_alpha", alpha, _is_alpha(self.cutmix_alpha)),
-            ("erasing_probability", "a number in [0, 1]", _is_number(self.erasing_probability)),
-        ):
-            if not fits:
-                value = getattr(self, name)
-                raise ConfigError(f"augmentation {name} is {value!r}; expected {expected}")
+            min_scale=number("in (0, 1]", lambda value: 0 < value <= 1),
+            aspect_ratio=Check(_is_aspect_ratio, "(lowest, highest), both in [1/100, 100]"),
+            policy_magnitude=number("in [0, 30]", lambda value: 0 <= value <= HIGHEST_MAGNITUDE),
+            mixup_alpha=_ALPHA,
+            cutmix_alpha=_ALPHA,
+            erasing_probability=number("in [0, 1]", lambda value: 0 <= value <= 1),
+        )
+        if wrong:
+            raise ConfigError(f"augmentation {'; '.join(wrong)}")
 
 
-def _choice(name: str, value: Any, choices: Any) -> tuple[str, str, bool]:
-    names = get_args(choices)
-    return name, f"one of {', '.join(names)}", value in names
-
-
-def _is_integer(value: Any, lowest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-
-
-def _is_number(value: Any, lowest: float = 0.0, highest: float = 1.0) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and lowest <= value <= highest
-
-
-def _is_alpha(value: Any) -> bool:
-    return _is_number(value, _SMALLEST_ALPHA, _LARGEST_ALPHA) or _is_number(value, 0.0, 0.0)
+def _is_aspect_ratio(value: tuple[Any, ...]) -> bool:
+    return (
+        len(value) == 2
+        and all(isinstance(ratio, int | float) for ratio in value)
+        and 0.01 <= value[0] <= value[1] <= 100
+    )

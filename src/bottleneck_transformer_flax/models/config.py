@@ -9,14 +9,14 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from bottleneck_transformer_flax.errors import ConfigError, unknown_name
-from bottleneck_transformer_flax.models.config_checks import (
+from bottleneck_transformer_flax.config_checks import (
     Check,
     are_four,
     is_count,
     number,
     problems,
 )
+from bottleneck_transformer_flax.errors import ConfigError, unknown_name
 
 Activation = Literal["relu", "silu", "gelu"]
 Stem = Literal["7x7", "3x3", "tiered"]

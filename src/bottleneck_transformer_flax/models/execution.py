@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from bottleneck_transformer_flax.config_checks import problems
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.models.config_checks import problems
 
 AttentionBackend = Literal["auto", "reference", "blockwise", "fused"]
 ConvolutionAlgorithm = Literal["auto", "plain"]
