@@ -58,8 +58,8 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Draw some training images, each as it is evaluated and in several versions that training
-    could see.
+    """Draw some training images, each as evaluation sees it and as training might see it, in several
+    versions.
 
     The augmentation's defaults are those of `botnet train --data DATA`.
     """
@@ -73,10 +73,9 @@ class ShowOptions:
     versions: int = 6
     """Number of augmented versions of each image."""
     seed: int = 0
-    """Decides which images are chosen, and how they are augmented."""
+    """Decides which images are chosen and how they are augmented."""
     image_size: tuple[int, int] | None = None
-    """Height and width of the model's input; by default the data's own, or the model's that
-    `botnet train` would take."""
+    """Height and width of the model's input; by default as `botnet train` chooses them."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     json: bool = False
     """Print one JSON line."""
@@ -109,8 +108,8 @@ def _pack(arguments: Sequence[str]) -> int:
             skip_bad_images=parsed.skip_bad_images,
             on_image=lambda: progress.advance(task),
         )
-    described = {"data": parsed.data, "out": str(parsed.out)} | dataclasses.asdict(packed)
     if parsed.json:
+        described = {"data": parsed.data, "out": str(parsed.out)} | dataclasses.asdict(packed)
         print(json.dumps(described))
     else:
         _print_packed(parsed, packed)
@@ -118,11 +117,7 @@ def _pack(arguments: Sequence[str]) -> int:
 
 
 def _check_apart(data: str, out: Path) -> None:
-    """Check that the folder to write is not inside the data set, which would then contain itself.
-
-    Raises:
-        ConfigError: when it is.
-    """
+    """Check that the folder to write is not inside the data set, which would then contain itself."""
     folder, written = Path(data).resolve(), out.resolve()
     if Path(data).is_dir() and (folder == written or folder in written.parents):
         raise ConfigError(f"{out} is in {data}, which is to be packed; name a folder elsewhere")
@@ -152,7 +147,6 @@ def _show(arguments: Sequence[str]) -> int:
     ):
         if not 1 <= value <= most:
             raise ConfigError(f"{name} is {value}; expected 1 to {most}")
-
     if not 0 <= parsed.seed < 2**32:
         raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
 
@@ -184,7 +178,7 @@ def _show(arguments: Sequence[str]) -> int:
 
 
 def _parse_show(arguments: Sequence[str]) -> ShowOptions:
-    """Parse the options twice: the data, given in the first, decides the second's defaults."""
+    """Parse the options twice: the data decides the defaults of the other options."""
 
     def parse(data: str) -> ShowOptions:
         default = ShowOptions(data=data, augmentation=default_config(data).augmentation)
@@ -196,7 +190,7 @@ def _parse_show(arguments: Sequence[str]) -> ShowOptions:
 def _images(
     parsed: ShowOptions, preprocessing: Preprocessing, source: "ImageSource", chosen: list[int]
 ) -> tuple[UInt8[np.ndarray, "rows h w 3"], UInt8[np.ndarray, "rows versions h w 3"]]:
-    """The images as they are evaluated, and as training sees them, augmented."""
+    """The chosen images as evaluation sees them, and as training does, augmented."""
     import jax
     import jax.numpy as jnp
 

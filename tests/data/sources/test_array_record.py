@@ -54,7 +54,7 @@ def write_part(root, part, count, files, seed=0):
     return records, shards
 
 
-def describe(root, parts, **changes):
+def describe(root, parts):
     description = {
         "format": "bottleneck-transformer-flax packed images",
         "version": 1,
@@ -62,7 +62,7 @@ def describe(root, parts, **changes):
         "class_names": CLASSES,
         "parts": parts,
     }
-    (root / "dataset.json").write_text(json.dumps(description | changes))
+    (root / "dataset.json").write_text(json.dumps(description))
     return root
 
 
