@@ -1,7 +1,7 @@
 """What several test files of this folder use: what is saved, and what is on the hub."""
 
 from bottleneck_transformer_flax.checkpoints.hub import download_repository
-from bottleneck_transformer_flax.checkpoints.locations import CARD, CONFIG, FILES, WEIGHTS
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD, CONFIG, FILES, WEIGHTS
 from training.tiny import CROPPED
 
 NAMES = ("fourmi", "蜂", 'čat "quoted" \\ 🐈')

@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from bottleneck_transformer_flax.checkpoints.cards import card_metadata
+from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata
 
 AWKWARD = (
     "yes",

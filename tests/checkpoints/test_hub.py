@@ -17,7 +17,7 @@ from bottleneck_transformer_flax.checkpoints.hub import (
     is_repository,
     upload_pretrained,
 )
-from bottleneck_transformer_flax.checkpoints.locations import (
+from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     CARD,
     CLASSES,
     CONFIG,

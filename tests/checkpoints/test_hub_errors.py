@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants, file_download
 
 from bottleneck_transformer_flax.checkpoints.hub import download_repository, upload_pretrained
-from bottleneck_transformer_flax.checkpoints.locations import CARD, CLASSES, CONFIG, WEIGHTS
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD, CLASSES, CONFIG, WEIGHTS
 from checkpoints.shared import ANT, CONTENT, fetch
 from reference.hub_server import READER, WRITER
 

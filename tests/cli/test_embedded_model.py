@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import find_pretrained
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from training.tiny import colour_images
 

@@ -6,9 +6,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
-from bottleneck_transformer_flax.conversion import convert as module
-from bottleneck_transformer_flax.conversion.convert import import_checkpoint
-from bottleneck_transformer_flax.conversion.projects import export_checkpoint
+from bottleneck_transformer_flax.conversion import importing as module
+from bottleneck_transformer_flax.conversion.convert import export_checkpoint
+from bottleneck_transformer_flax.conversion.importing import import_checkpoint
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet

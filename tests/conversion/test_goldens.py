@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bottleneck_transformer_flax.conversion.convert import import_checkpoint
-from bottleneck_transformer_flax.conversion.projects import PROJECTS, export_checkpoint
+from bottleneck_transformer_flax.conversion.convert import PROJECTS, export_checkpoint
+from bottleneck_transformer_flax.conversion.importing import import_checkpoint
 from reference.conversion_arrays import SAMPLES, golden_arrays, golden_images, sampled
 
 FOLDER = Path(__file__).parents[1] / "goldens/conversion"

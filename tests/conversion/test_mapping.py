@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from bottleneck_transformer_flax.conversion.convert import PROJECTS
 from bottleneck_transformer_flax.conversion.mapping import (
     CONVOLUTION,
     CONVOLUTION_1D,
@@ -14,7 +15,6 @@ from bottleneck_transformer_flax.conversion.mapping import (
     to_flax,
     to_torch,
 )
-from bottleneck_transformer_flax.conversion.projects import PROJECTS
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.small_models import variant_shapes

@@ -10,9 +10,9 @@ from safetensors.numpy import save
 
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
 from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
-from bottleneck_transformer_flax.conversion import convert as module
-from bottleneck_transformer_flax.conversion.convert import import_checkpoint
-from bottleneck_transformer_flax.conversion.timm_config import read_timm_config
+from bottleneck_transformer_flax.conversion import importing as module
+from bottleneck_transformer_flax.conversion.importing import import_checkpoint
+from bottleneck_transformer_flax.conversion.timm import read_timm_config
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from conversion.small_timm import NAME, REPOSITORY, head_of

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
-from bottleneck_transformer_flax.conversion.timm_config import read_timm_config
+from bottleneck_transformer_flax.conversion.timm import read_timm_config
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.preprocessing import Preprocessing

@@ -21,7 +21,7 @@ def names_in(folder):
 )
 def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path, settings):
     with matplotlib.rc_context(settings):
-        save_png(new_figure(2.0, 1.0), str(tmp_path / "figure.png"))
+        save_png(new_figure(2.0, 1.0), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
         image.load()
         assert (image.format, image.size) == ("PNG", (300, 150))
@@ -66,7 +66,7 @@ def test_interrupted_write_keeps_what_was_there(tmp_path, monkeypatch):
     ("modules", "heavy"),
     [
         ("curves confusion contact_sheet", {"jax", "matplotlib.pyplot"}),
-        ("report paths", {"jax", "matplotlib", "numpy"}),
+        ("report", {"jax", "matplotlib", "numpy"}),
     ],
 )
 def test_what_figures_import(modules, heavy):

@@ -8,7 +8,8 @@ import pytest
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
-from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
+from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
+from bottleneck_transformer_flax.figures.style import save_png
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.training.config import RunConfig
@@ -45,7 +46,7 @@ def finished_run(tmp_path, monkeypatch):
     predictions.save(run.path / "predictions.npz")
     evaluation = predictions.to_json(CLASSES) | {"split": "validation"}
     run.evaluation.write_text(json.dumps(evaluation))
-    plot_confusion_matrix(predictions.confusion, CLASSES, run.confusion)
+    save_png(draw_confusion_matrix(predictions.confusion, CLASSES), run.confusion)
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
     row |= {"validation_loss": 1.0, "validation_accuracy": 0.5}
     run.write_metrics([row | {"epoch": epoch, "step": 2 * epoch} for epoch in (1, 2)])

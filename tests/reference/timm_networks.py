@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottleneck_transformer_flax.conversion.projects import PROJECTS
+from bottleneck_transformer_flax.conversion.convert import PROJECTS
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.config import BoTNetConfig

@@ -13,7 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bottleneck_transformer_flax.checkpoints.hub_errors import explain, is_transport_error
-from bottleneck_transformer_flax.checkpoints.locations import CARD, FILES, REQUIRED, find_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import (
+    CARD,
+    FILES,
+    REQUIRED,
+    find_pretrained,
+)
 from bottleneck_transformer_flax.errors import CheckpointError, reraise
 
 _log = logging.getLogger(__name__)

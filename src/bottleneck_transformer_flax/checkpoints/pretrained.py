@@ -21,7 +21,7 @@ from bottleneck_transformer_flax.checkpoints.hub import (
     download_repository,
     means_repository,
 )
-from bottleneck_transformer_flax.checkpoints.locations import (
+from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     CARD,
     CLASSES,
     CONFIG,

@@ -16,7 +16,6 @@ from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.recipes import default_config
 
@@ -140,7 +139,6 @@ def _print_packed(parsed: PackOptions, packed: "Packed") -> None:
 
 def _show(arguments: Sequence[str]) -> int:
     parsed = _parse_show(arguments)
-    check_png_path(parsed.out)
     for name, value, most in (
         ("count", parsed.count, MOST_ROWS),
         ("versions", parsed.versions, MOST_VERSIONS),
@@ -152,9 +150,11 @@ def _show(arguments: Sequence[str]) -> int:
 
     # jax takes a second to import: only now, so that help and bad usage are answered at once.
     from bottleneck_transformer_flax.data.datasets import load_splits
-    from bottleneck_transformer_flax.figures.contact_sheet import plot_contact_sheet
+    from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
+    from bottleneck_transformer_flax.figures.style import check_png_path, save_png
     from bottleneck_transformer_flax.training.starting_point import starting_point
 
+    check_png_path(parsed.out)
     splits = load_splits(parsed.data)
     config = default_config(parsed.data)
     inputs = dataclasses.replace(config.input, image_size=parsed.image_size)
@@ -166,7 +166,8 @@ def _show(arguments: Sequence[str]) -> int:
     evaluated, trained = _images(parsed, preprocessing, source, chosen)
     names = [source.class_names[source.labels[index]] for index in chosen]
     changes = describe_augmentation(parsed.augmentation)
-    plot_contact_sheet(names, evaluated, trained, parsed.out, title=f"{parsed.data}: {changes}")
+    sheet = draw_contact_sheet(names, evaluated, trained, title=f"{parsed.data}: {changes}")
+    save_png(sheet, parsed.out)
     if parsed.json:
         images = [source.describe(index) for index in chosen]
         print(json.dumps({"out": str(parsed.out), "data": parsed.data, "images": images}))

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
+from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import ConfigError, DataError
-from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.training.recipes import default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
@@ -57,12 +56,13 @@ def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(EvaluateOptions, "evaluate", arguments)
     if parsed.confusion is not None:
+        from bottleneck_transformer_flax.figures.style import check_png_path
+
         check_png_path(parsed.confusion)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.sources.base import relabel
-    from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
 
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
@@ -83,7 +83,10 @@ def run(arguments: Sequence[str]) -> int:
         print(report, file=sys.stderr)
     result = predictions.to_json(pretrained.classes)
     if parsed.confusion is not None:
-        plot_confusion_matrix(predictions.confusion, pretrained.classes, parsed.confusion)
+        from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
+        from bottleneck_transformer_flax.figures.style import save_png
+
+        save_png(draw_confusion_matrix(predictions.confusion, pretrained.classes), parsed.confusion)
     part = f"all of {data}" if split == "all" else f"the {split} split of {data}"
     description = f"{len(source)} images: {part}"
     if parsed.json:

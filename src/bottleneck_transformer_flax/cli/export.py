@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = options.parse(ExportOptions, "export", arguments)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
-    from bottleneck_transformer_flax.conversion.projects import export_checkpoint
+    from bottleneck_transformer_flax.conversion.convert import export_checkpoint
 
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint)

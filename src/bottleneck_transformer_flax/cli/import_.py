@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         check_replaceable,
         save_pretrained,
     )
-    from bottleneck_transformer_flax.conversion.convert import import_checkpoint
+    from bottleneck_transformer_flax.conversion.importing import import_checkpoint
     from bottleneck_transformer_flax.models.flops import count_parameters
 
     check_replaceable(parsed.out.resolve())

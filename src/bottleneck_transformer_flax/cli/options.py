@@ -131,7 +131,7 @@ def choose_checkpoint(checkpoint: str | None) -> "tuple[str, RunDirectory | None
 
     Without a name, it is the newest finished run's, or else the package's own.
     """
-    from bottleneck_transformer_flax.checkpoints.locations import EMBEDDED
+    from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
     from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
     if checkpoint is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
-from bottleneck_transformer_flax.checkpoints.locations import find_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import find_pretrained
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import ConfigError
 

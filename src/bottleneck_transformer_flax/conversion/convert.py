@@ -1,228 +1,172 @@
-"""``botnet import``: another project's file or repository as a pretrained model with its card.
+"""The projects whose checkpoints can be converted, and the conversion of arrays in both ways."""
 
-Opening a source gives its arrays and everything known about them; the arrays become a model's
-variables, and a model card says where they are from.
-"""
-
-import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from bottleneck_transformer_flax.checkpoints.cards import card_metadata
-from bottleneck_transformer_flax.checkpoints.hub import (
-    at_commit,
-    card_licence,
-    download_repository,
-    means_repository,
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.conversion.distribuuuu import DISTRIBUUUU
+from bottleneck_transformer_flax.conversion.mapping import (
+    Arrays,
+    MappedArray,
+    Project,
+    to_flax,
+    to_torch,
 )
-from bottleneck_transformer_flax.checkpoints.locations import CARD, CONFIG, WEIGHTS, has_our_format
-from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
-from bottleneck_transformer_flax.conversion.mapping import Arrays
-from bottleneck_transformer_flax.conversion.projects import (
-    check_classes,
-    convert_arrays,
-    project_of,
-)
-from bottleneck_transformer_flax.conversion.public_weights import (
-    PUBLIC_WEIGHTS,
-    PublicWeights,
-    published_weights,
-)
+from bottleneck_transformer_flax.conversion.public_weights import ProjectName
 from bottleneck_transformer_flax.conversion.timm import TIMM
-from bottleneck_transformer_flax.conversion.timm_config import read_timm_config
-from bottleneck_transformer_flax.conversion.torch_files import read_arrays
+from bottleneck_transformer_flax.conversion.torch_files import write_safetensors
+from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
-from bottleneck_transformer_flax.models.variants import find_variant, get_variant
+from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.flops import abstract_variables
+from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES
+from bottleneck_transformer_flax.models.variants import find_variant, get_config, get_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
-PICKLED_WEIGHTS = "pytorch_model.bin"
+PROJECTS: dict[ProjectName, Project] = {"timm": TIMM, "distribuuuu": DISTRIBUUUU}
 
 
-class Imported(NamedTuple):
-    """A converted model.
-
-    Attributes:
-        pretrained: model ready for inference.
-        card: model card in Markdown; None if this package's own repository has none.
-        variant: name of its architecture; None for one of this package's without a name.
-        licence: licence of the weights; None if not stated.
-        published: accuracy reported for exactly these weights; None if unknown.
-    """
-
-    pretrained: Pretrained
-    card: str | None
-    variant: str | None
-    licence: str | None
-    published: PublicWeights | None
-
-
-class _Source(NamedTuple):
-    """A checkpoint's arrays, and everything known about them."""
-
-    arrays: Arrays
-    variant: str
-    preprocessing: Preprocessing
-    origin: str
-    note: str = ""
-    classes: tuple[str, ...] | None = None
-    licence: str | None = None
-    published: PublicWeights | None = None
-    repository: str | None = None
-
-
-def import_checkpoint(
-    source: str | Path,
-    *,
-    variant: str | None = None,
-    image_size: tuple[int, int] | None = None,
-    classes: tuple[str, ...] | None = None,
-) -> Imported:
-    """Convert a file of another project, or a repository of the Hugging Face hub.
-
-    Args:
-        source: file (see ``read_arrays``), or "owner/name" or "owner/name@revision" of a repository
-            in timm's format or in this package's own.
-        variant: architecture of a file's weights; a repository states its own.
-        image_size: (height, width) the model was trained at, if other than the published weights'.
-        classes: names of the outputs; by default those that the repository states, ImageNet's for
-            a thousand outputs, or numbers.
+def project_of(variant: str) -> Project:
+    """The project that a variant's checkpoints come from.
 
     Raises:
-        CheckpointError: when the source cannot be read, or holds another model; the message lists
-            every array that is missing, left over or of another shape.
-        ConfigError: when the variant is missing, unknown or not another project's, or the number of
-            class names is wrong.
+        ConfigError: when the variant is unknown, or no other project has it.
     """
-    if not isinstance(source, Path) and means_repository(source):
-        if variant is not None:
-            raise ConfigError(f"{source} is a repository, which states its model; omit --variant")
-        folder = download_repository(source, [CONFIG], required=[CONFIG])
-        if has_our_format(folder / CONFIG):
-            return _import_own(at_commit(source, folder), image_size, classes)
-        opened = _open_repository(source, folder)
-    else:
-        opened = _open_file(source, variant)
-    preprocessing = opened.preprocessing
-    if image_size is not None:
-        preprocessing = preprocessing.replace(size=image_size)
-    names = opened.classes if classes is None else classes
-    pretrained = convert_arrays(opened.arrays, opened.variant, preprocessing, names, str(source))
-    card = _card(opened, pretrained)
-    return Imported(pretrained, card, opened.variant, opened.licence, opened.published)
+    get_variant(variant)
+    for project in PROJECTS.values():
+        if variant in project.variants:
+            return project
+    known = [name for project in PROJECTS.values() for name in project.variants]
+    raise ConfigError(
+        f"no other project's {variant} is known; these can be imported: {', '.join(known)}"
+    )
 
 
-def _open_file(source: str | Path, variant: str | None) -> _Source:
-    path = Path(source)
-    if not path.exists():
-        raise CheckpointError(
-            f"{source} does not exist; expected a file, or a repository of the Hugging Face hub "
-            "such as timm/botnet26t_256.c1_in1k (with @main where there is a folder timm)"
-        )
-    if variant is None:
-        raise ConfigError(
-            f"{source} does not say which model it holds; name it with --variant, such as "
-            "--variant botnet26t_256"
-        )
+def convert_arrays(
+    arrays: Arrays,
+    variant: str,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...] | None,
+    source: str,
+) -> Pretrained:
+    """The model that a checkpoint's arrays are the weights of.
+
+    Args:
+        arrays: float32 arrays by their names in the checkpoint.
+        variant: architecture of the model.
+        preprocessing: how images become model input.
+        classes: names of the outputs; by default ImageNet's for a thousand of them, or numbers.
+        source: name of the checkpoint in messages.
+
+    Raises:
+        CheckpointError: listing every array that does not fit.
+        ConfigError: when no other project has the variant, or the number of class names is wrong.
+    """
     project = project_of(variant)
-    arrays = read_arrays(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = f"the file `{path.name}` (SHA-256 `{digest}`), with the names of {project.name}"
-    published = published_weights(variant, project.name)
-    if published is None:
-        preprocessing = Preprocessing(size=get_variant(variant).image_size, crop=project.crop)
-        return _Source(arrays, variant, preprocessing, origin)
-    note = (
-        f"{project.name} has published weights of this model: top-1 {published.top1} %, top-5 "
-        f"{published.top5} % on ImageNet, licence {published.licence}, at {published.url}. "
-        "Only the origin of the file can tell whether it holds those."
-    )
-    return _Source(arrays, variant, published.preprocessing, origin, note)
-
-
-def _open_repository(repository: str, folder: Path) -> _Source:
-    """Open a repository in timm's format, whose configuration is in a folder of the cache."""
-    config = read_timm_config(folder / CONFIG, repository)
-    if config.architecture not in TIMM.variants:
-        raise CheckpointError(
-            f"{repository} is a {config.architecture}, which this package does not have; of timm's "
-            f"models it has {', '.join(TIMM.variants)}"
+    head = arrays.get(project.head_bias)
+    outputs = 1000 if head is None else max(1, head.size)
+    model = BoTNet(config=get_config(variant, num_classes=outputs))
+    mapping = list(project.mapping(model.config))
+    expected = flatten_dict(abstract_variables(model, preprocessing.size), sep=".")
+    try:
+        converted = to_flax(mapping, arrays, expected)
+    except CheckpointError as error:
+        size = _trained_size(mapping, arrays, expected, preprocessing.size)
+        problem = (
+            f"is not a {variant} of {project.name}{_other_model(arrays)}"
+            if size is None
+            else f"has relative position tables for {size[0]} × {size[1]} pixels, not for "
+            f"{preprocessing.size[0]} × {preprocessing.size[1]}; give this size as image_size "
+            f"(--image-size {size[0]} {size[1]})"
         )
-    # Everything is of the configuration's commit, whatever is uploaded meanwhile.
-    commit, name = at_commit(repository, folder), repository.partition("@")[0]
-    weights = _download_weights(repository, commit)
-    licence = card_licence(download_repository(commit, [CONFIG, CARD])) or config.licence
-    source = _Source(
-        read_arrays(weights),
-        config.architecture,
-        config.preprocessing,
-        origin=f"[{repository}](https://huggingface.co/{name})",
-        classes=config.classes,
-        licence=licence,
-        repository=name,
+        raise CheckpointError(f"{source} {problem}: {error}") from error
+    if classes is None:
+        numbered = tuple(f"class {index}" for index in range(outputs))
+        classes = imagenet.class_names() if outputs == 1000 else numbered
+    check_classes(classes, outputs, source)
+    # Unlike jnp.asarray, this compiles no program for each shape.
+    variables = unflatten_dict(jax.device_put(converted), sep=".")
+    return Pretrained(model, variables, preprocessing, classes)
+
+
+def check_classes(classes: tuple[str, ...], outputs: int, source: str) -> None:
+    """Check that there is a name for every output.
+
+    Raises:
+        ConfigError: when there is not.
+    """
+    if len(classes) != outputs:
+        raise ConfigError(
+            f"there are {len(classes)} class names for the {outputs} outputs of {source}; give as "
+            "many names (--classes)"
+        )
+
+
+def export_checkpoint(pretrained: Pretrained, path: str | Path, project: ProjectName) -> str:
+    """Write a ``.safetensors`` file that another project loads as its own.
+
+    Returns:
+        Variant of the model.
+
+    Raises:
+        CheckpointError: when the project has no such model, or its batch norms are folded.
+    """
+    config, known = pretrained.model.config, PROJECTS[project].variants
+    if config.folded_batch_norm:
+        raise CheckpointError(
+            f"the batch norms of this model are folded into its weights, which {project} does not "
+            "support; export the model that it was folded from"
+        )
+    variant = find_variant(config)
+    if variant is None or variant.name not in known:
+        found = "none of the variants" if variant is None else variant.name
+        raise CheckpointError(
+            f"this model is {found}, which {project} does not have; it has {', '.join(known)}"
+        )
+    variables = flatten_dict(jax.device_get(pretrained.variables), sep=".")
+    arrays = to_torch(list(PROJECTS[project].mapping(config)), variables)
+    write_safetensors(Path(path), arrays)
+    return variant.name
+
+
+def _trained_size(
+    mapping: Sequence[MappedArray],
+    arrays: Arrays,
+    expected: Mapping[str, Any],
+    size: tuple[int, int],
+) -> tuple[int, int] | None:
+    """The image size that a checkpoint's relative tables are for, None if they do not differ.
+
+    Grids shrink by fixed strides, so the largest grid tells the size of the image.
+    """
+    if {mapped.torch_name for mapped in mapping} != arrays.keys():
+        return None
+    found, fitting = [0, 0], [0, 0]
+    for torch_name, flax_names, _ in mapping:
+        for axis, table in enumerate(RELATIVE_TABLES):
+            if flax_names[0].endswith(table):
+                found[axis] = max(found[axis], len(arrays[torch_name]))
+                fitting[axis] = max(fitting[axis], expected[flax_names[0]].shape[0])
+    if found == fitting:
+        return None
+    # A side of n positions has a table of 2 n - 1 rows.
+    height, width = (
+        math.ceil(side / ((fits + 1) // 2)) * ((rows + 1) // 2)
+        for side, fits, rows in zip(size, fitting, found, strict=True)
     )
-    # Another revision may hold other weights than the published ones.
-    rows = (row for row in PUBLIC_WEIGHTS if row.name == repository.removesuffix("@main"))
-    published = next(rows, None)
-    if published is None:
-        return source
-    note = (
-        f"Top-1 {published.top1} % and top-5 {published.top5} % on ImageNet-1k, as timm reports; "
-        "not measured again here."
-    )
-    return source._replace(note=note, licence=licence or published.licence, published=published)
+    return height, width
 
 
-def _download_weights(repository: str, commit: str) -> Path:
-    """Download the weights, in the format that cannot hold code if there is one."""
-    for name in (WEIGHTS, PICKLED_WEIGHTS):
-        folder = download_repository(commit, [CONFIG, name])
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(
-        f"{repository} is on the hub but has neither {WEIGHTS} nor {PICKLED_WEIGHTS}"
-    )
-
-
-def _import_own(
-    repository: str, image_size: tuple[int, int] | None, classes: tuple[str, ...] | None
-) -> Imported:
-    """Load a repository in this package's own format, with its card."""
-    pretrained = load_pretrained(repository, image_size=image_size)
-    if classes is not None:
-        check_classes(classes, len(pretrained.classes), repository)
-        pretrained = pretrained._replace(classes=classes)
-    folder = download_repository(repository, [CONFIG, CARD])
-    has_card = (folder / CARD).is_file()
-    card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
-    variant = find_variant(pretrained.model.config)
-    name = None if variant is None else variant.name
-    return Imported(pretrained, card, name, card_licence(folder), None)
-
-
-def _card(source: _Source, pretrained: Pretrained) -> str:
-    published, project = source.published, project_of(source.variant).name
-    metadata = card_metadata(
-        model_name=source.variant,
-        dataset_name="ImageNet-1k",
-        metrics=({"top1": published.top1 / 100, "top5": published.top5 / 100} if published else {}),
-        licence=source.licence,
-        base_model=source.repository,
-    )
-    made_by = f"trained by {project}" if published else f"in the format of {project}"
-    height, width = pretrained.preprocessing.size
-    card = f"""{metadata}
-# {source.variant}, {len(pretrained.classes)} classes
-
-A Bottleneck Transformer (arXiv 2101.11605) {made_by}, its weights converted for
-`bottleneck-transformer-flax` unchanged.
-
-| | |
-|---|---|
-| origin | {source.origin} |
-| licence | {source.licence or "not stated"} |
-| input | {height} × {width} pixels |
-
-{source.note}
-"""
-    return card.rstrip() + "\n"
+def _other_model(arrays: Arrays) -> str:
+    """Words that name a known model with exactly these arrays, empty if there is none."""
+    for project in PROJECTS.values():
+        for variant in project.variants:
+            mapping = project.mapping(get_config(variant))
+            if {mapped.torch_name for mapped in mapping} == arrays.keys():
+                return f", but has the names of {variant} of {project.name}"
+    return ""

@@ -1,7 +1,6 @@
 """The confusion matrix as a picture: which classes are taken for which."""
 
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +18,6 @@ from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
     TITLE_FONT_SIZE,
     new_figure,
-    save_png,
     style_axes,
 )
 
@@ -35,20 +33,6 @@ NO_IMAGES_COLOR = "0.88"
 # Black up to here and white beyond has a contrast of 4.5 or more on every colour of the map.
 LARGEST_SHARE_IN_BLACK = 50
 COLOR_BAR_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)
-
-
-def plot_confusion_matrix(
-    confusion: Int[np.ndarray, "true_classes predicted_classes"],
-    class_names: Sequence[str],
-    path: str | os.PathLike[str],
-) -> None:
-    """Write ``draw_confusion_matrix(confusion, class_names)`` to ``path`` as a PNG.
-
-    Raises:
-        DataError: as ``draw_confusion_matrix``.
-        ConfigError: when ``path`` is not a PNG in an existing folder that can be written.
-    """
-    save_png(draw_confusion_matrix(confusion, class_names), path)
 
 
 def draw_confusion_matrix(

@@ -1,6 +1,5 @@
 """A contact sheet: images of a data set as evaluation and as training see them."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,6 @@ from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
     TITLE_FONT_SIZE,
     new_figure,
-    save_png,
 )
 
 # All in pixels of the picture.
@@ -35,23 +33,6 @@ HEADING_FONT_SIZE = 8
 HEADING_COLOR = "0.45"
 EDGE_COLOR = "0.85"
 HEADINGS = ("evaluated", "in training")
-
-
-def plot_contact_sheet(
-    names: Sequence[str],
-    evaluated: UInt8[np.ndarray, "rows h w 3"],
-    trained: UInt8[np.ndarray, "rows versions h w 3"],
-    path: str | os.PathLike[str],
-    *,
-    title: str,
-) -> None:
-    """Write ``draw_contact_sheet(…)`` to ``path`` as a PNG.
-
-    Raises:
-        DataError: as ``draw_contact_sheet``.
-        ConfigError: when ``path`` is not a PNG in an existing folder that can be written.
-    """
-    save_png(draw_contact_sheet(names, evaluated, trained, title=title), path)
 
 
 def draw_contact_sheet(

@@ -1,6 +1,5 @@
 """Training curves: loss, accuracy and learning rate by epoch."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from bottleneck_transformer_flax.figures.style import (
     TRAIN_COLOR,
     VALIDATION_COLOR,
     new_figure,
-    save_png,
     style_axes,
 )
 
@@ -23,16 +21,6 @@ History = Sequence[Mapping[str, Any]]
 
 REQUIRED_KEYS = ("epoch", "train_loss", "train_accuracy", "learning_rate")
 MOST_POINTS_WITH_MARKERS = 20
-
-
-def plot_training_curves(history: History, path: str | os.PathLike[str]) -> None:
-    """Write ``draw_training_curves(history)`` to ``path`` as a PNG of 1800 × 600 pixels.
-
-    Raises:
-        DataError: as ``draw_training_curves``.
-        ConfigError: when ``path`` is not a PNG in an existing folder that can be written.
-    """
-    save_png(draw_training_curves(history), path)
 
 
 def draw_training_curves(history: History) -> Figure:

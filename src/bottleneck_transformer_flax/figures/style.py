@@ -5,7 +5,6 @@ no backend is chosen and no state is shared with the program that calls.
 """
 
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bottleneck_transformer_flax.errors import ConfigError, reraise
-from bottleneck_transformer_flax.figures.paths import check_png_path
 from bottleneck_transformer_flax.files import write_bytes
 
 DOTS_PER_INCH = 150
@@ -52,14 +50,28 @@ def png_bytes(figure: Figure) -> bytes:
     return png.getvalue()
 
 
-def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
+def check_png_path(path: Path) -> None:
+    """Check that a figure can be written to a path, before any work is done for it.
+
+    Raises:
+        ConfigError: when ``path`` does not end in ``.png``, or its folder does not exist.
+    """
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"figure path is {path}; expected a name that ends in .png")
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"figure path is {path}, but {path.parent} is not a folder; "
+            "create it or choose another path"
+        )
+
+
+def save_png(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG; ``path`` holds either all of it or what it held before.
 
     Raises:
         ConfigError: when ``path`` does not end in ``.png``, its folder does not exist, or it
             cannot be written.
     """
-    path = Path(path)
     check_png_path(path)
     content = png_bytes(figure)
     with reraise(

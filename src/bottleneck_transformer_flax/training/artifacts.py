@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from bottleneck_transformer_flax.checkpoints.cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.hub import means_repository
+from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
-from bottleneck_transformer_flax.figures.confusion import plot_confusion_matrix
-from bottleneck_transformer_flax.figures.curves import plot_training_curves
+from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
+from bottleneck_transformer_flax.figures.curves import draw_training_curves
+from bottleneck_transformer_flax.figures.style import save_png
 from bottleneck_transformer_flax.files import write_text
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import Setup
@@ -76,11 +77,12 @@ def write_artifacts(
     evaluation = None
     if predictions is not None:
         evaluation = {"split": split} | predictions.to_json(setup.class_names)
-    plot_training_curves(rows, run.curves)
+    save_png(draw_training_curves(rows), run.curves)
     if predictions is not None:
         write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
         predictions.save(run.predictions)
-        plot_confusion_matrix(predictions.confusion, setup.class_names, run.confusion)
+        confusion = draw_confusion_matrix(predictions.confusion, setup.class_names)
+        save_png(confusion, run.confusion)
     _save_example(getattr(setup.splits, split) or setup.splits.train, run.example)
     # Last, since its presence says that the run is finished.
     _save(run.pretrained, setup, variables, model_card(setup, evaluation, "after the last step"))
