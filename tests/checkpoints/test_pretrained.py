@@ -83,9 +83,13 @@ def test_files_are_plain_utf_8(saved):
     assert set(preprocessing) == {"size", "crop", "mean", "std", "interpolation"}
 
 
-def test_a_run_directory_stands_for_its_pretrained_folder(saved, small_variables):
+def test_a_run_stands_for_its_pretrained_folder_and_the_same_size_changes_nothing(
+    saved, small_variables
+):
     shutil.copytree(saved, saved.parent / "run" / "pretrained")
-    assert_same_bits(load_pretrained(saved.parent / "run").variables, small_variables)
+    loaded = load_pretrained(saved.parent / "run", image_size=SIZE)
+    assert_same_bits(loaded.variables, small_variables)
+    assert loaded.preprocessing == PREPROCESSING
 
 
 def test_another_size_resizes_tables_and_preprocessing(saved):
@@ -99,12 +103,6 @@ def test_another_size_resizes_tables_and_preprocessing(saved):
     assert np.isfinite(logits).all()
     with pytest.raises(ConfigError, match="3 × 16"):
         load_pretrained(saved, image_size=(3, 16))
-
-
-def test_the_same_size_changes_nothing(saved, small_variables):
-    loaded = load_pretrained(saved, image_size=SIZE)
-    assert_same_bits(loaded.variables, small_variables)
-    assert loaded.preprocessing == PREPROCESSING
 
 
 def test_saving_replaces_a_pretrained_directory_and_its_card(saved):
@@ -121,10 +119,12 @@ def test_saving_replaces_a_pretrained_directory_and_its_card(saved):
 def test_saving_into_an_empty_folder_through_a_link_keeps_the_link(tmp_path, small):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    save_pretrained(tmp_path / "link", *small)
+    save_pretrained(tmp_path / "link", *small, card="data: \udce9")
     assert (tmp_path / "link").is_symlink()
-    assert entries(tmp_path / "real") == FILES
+    assert entries(tmp_path / "real") == ["README.md", *FILES]
     assert entries(tmp_path) == ["link", "real"]
+    # What is not UTF-8 in a card is escaped.
+    assert "\\udce9" in (tmp_path / "real/README.md").read_text()
 
 
 def test_nothing_else_is_overwritten(saved, small, tmp_path, monkeypatch):
@@ -133,15 +133,15 @@ def test_nothing_else_is_overwritten(saved, small, tmp_path, monkeypatch):
     (theirs / "config.json").write_text('{"model_type": "bert"}')
     (theirs / "README.md").write_text("theirs")
     (saved / "thesis.tex").write_text("three years")
+    before = contents(saved), contents(theirs)
     for folder, told in (
         (saved, r"holds other files \(thesis\.tex\)"),
         (theirs, r"holds other files \(README.md, config.json\)"),
         (saved / "thesis.tex", "is a file"),
     ):
-        before = contents(folder.parent if folder.is_file() else folder)
         with pytest.raises(CheckpointError, match=told):
             save_pretrained(folder, *small)
-        assert contents(folder.parent if folder.is_file() else folder) == before
+    assert (contents(saved), contents(theirs)) == before
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="current folder"):
         save_pretrained(".", *small)
@@ -160,11 +160,6 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, small):
         with pytest.raises(CheckpointError, match=told):
             save_pretrained(tmp_path / "new", *arguments)
     assert entries(tmp_path) == []
-
-
-def test_a_card_that_is_not_utf_8_is_escaped(tmp_path, small):
-    save_pretrained(tmp_path / "b", *small, card="data: \udce9")
-    assert "\\udce9" in (tmp_path / "b/README.md").read_text()
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

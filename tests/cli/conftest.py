@@ -9,10 +9,11 @@ import pytest
 
 from bottleneck_transformer_flax.cli import main
 from bottleneck_transformer_flax.models.variants import VARIANTS
+from reference.finished_runs import finished_once, finished_run
 from reference.hub_client import hub
 from training.tiny import SMALL_VARIANT, small_variant, write_data
 
-__all__ = ["hub", "small_variant"]
+__all__ = ["finished_once", "finished_run", "hub", "small_variant"]
 
 # Options under which a folder of 16 × 16 images trains in a second, once compiled.
 QUICK = ("--variant", "small", "--image-size", "16", "16", "--num-workers", "0")

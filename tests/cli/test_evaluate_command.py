@@ -10,11 +10,8 @@ from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import evaluate
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
-from reference.finished_runs import finished_run, random_predictions
+from reference.finished_runs import random_predictions
 from training.tiny import CLASSES, truncated_jpeg, write_classes
-
-__all__ = ["finished_run"]
-KEYS = ("top1", "top5", "loss", "count", "per_class")
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +21,7 @@ def run(finished_run):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Scores without a model: the sources that were scored."""
+    """The sources that were scored, without a model."""
     sources = []
 
     def score(pretrained, source, **options):
@@ -59,14 +56,6 @@ def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, 
     }
 
 
-def test_nothing_but_bad_images(call, run):
-    for path in list((run / "../../data/val").rglob("*.png")):
-        path.write_text("no image")
-    called = call("evaluate", "--skip-bad-images", "--json")
-    assert called.code == 1
-    assert "no images" in called.err.splitlines()[-1]
-
-
 def test_a_table_and_a_picture(call, run, scored, tmp_path):
     called = call("evaluate", "--confusion", "c.png")
     assert called.code == 0, called
@@ -79,8 +68,8 @@ def test_a_table_and_a_picture(call, run, scored, tmp_path):
 @pytest.mark.parametrize("inside", ["", "pretrained"])
 def test_a_checkpoint_by_name(call, run, scored, inside):
     result = result_of(call("evaluate", "--json", "--checkpoint", run / inside))
+    assert result.keys() > {"top1", "top5", "loss", "count", "per_class"}
     assert result["count"] == 9
-    assert set(KEYS) < set(result)
 
 
 @pytest.mark.parametrize("spelling", ["data/", "./data", "absolute"])
@@ -150,13 +139,6 @@ def test_another_folder_is_scored_whole_and_by_class_name(call, scored, tmp_path
     assert result["count"] == 2
 
 
-def test_classes_that_the_model_lacks(fails, tmp_path):
-    write_classes(tmp_path / "more", {"bee": 2, "wasp": 2})
-    message = fails(1, "evaluate", "--data", "more")
-    assert "'wasp'" in message
-    assert "'ant', 'bee', 'cat'" in message
-
-
 def test_a_model_whose_images_are_not_known(fails, run):
     (run / "pretrained").rename("copied")
     assert "name images with --data" in fails(2, "evaluate", "--checkpoint", "copied")
@@ -168,19 +150,10 @@ def test_a_model_whose_images_are_not_known(fails, run):
         (("--data", "nowhere"), 1, "nowhere"),
         (("--checkpoint", "nowhere"), 1, "nowhere"),
         (("--batch-size", "0"), 2, "batch_size"),
-        (("--split", "all"), 2, "split"),
-        (("--split", "most"), 2, "split"),
+        (("--split", "all"), 2, "split is 'all', but data comes in parts"),
         (("--image-size", "2", "2"), 2, "2 × 2"),
         (("--confusion", "nowhere/c.png"), 2, "nowhere"),
-        (("--confusion", "c.doc"), 2, "c.doc"),
-        (("--no-such-option",), 2, "no-such-option"),
-        (("surplus",), 2, "surplus"),
     ],
 )
 def test_refusals(fails, options, code, named):
     assert named in fails(code, "evaluate", *options)
-
-
-def test_a_damaged_record_of_the_run(fails, run):
-    (run / "run.json").write_text("{")
-    assert "run.json" in fails(1, "evaluate")

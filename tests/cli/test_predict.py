@@ -13,10 +13,8 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.inference import predictor
-from reference.finished_runs import finished_run
 from training.tiny import CLASSES, truncated_jpeg
 
-__all__ = ["finished_run"]
 GOOD = ("data/val/ant/0.png", "data/val/bee/1.png", "data/val/cat/2.png")
 
 
@@ -81,8 +79,9 @@ def test_the_newest_of_several_runs_is_taken(call, run):
     (later / "classes.json").write_text('["x", "y", "z"]')
     os.utime(later, (2e9, 2e9))
     for options, classes in ((), "xyz"), (("--checkpoint", run), CLASSES):
-        (line,) = lines_of(call("predict", GOOD[0], "--json", *options))
-        assert {one["class"] for one in line["predictions"]} == {*classes}
+        (line,) = lines_of(call("predict", GOOD[0], "--json", "--top-k", "2", *options))
+        assert len(line["predictions"]) == 2
+        assert {one["class"] for one in line["predictions"]} < {*classes}
 
 
 @pytest.mark.usefixtures("brightness")
@@ -128,33 +127,14 @@ def test_standard_input_that_is_no_image(fails, monkeypatch):
     assert "standard input" in fails(1, "predict", "-")
 
 
-@pytest.mark.usefixtures("brightness")
-def test_top_k(call):
-    (line,) = lines_of(call("predict", GOOD[0], "--json", "--top-k", "2"))
-    assert len(line["predictions"]) == 2
-
-
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "code", "named"),
     [
-        ((GOOD[0], "--top-k", "0"), "top_k"),
-        ((GOOD[0], "--batch-size", "0"), "batch_size"),
-        ((GOOD[0], "--image-size", "1", "1"), "1 × 1"),
-        ((GOOD[0], "--top-k", "few"), "top-k"),
-        ((GOOD[0], "--no-such-option"), "no-such-option"),
-        ((), "image"),
+        ((GOOD[0], "--top-k", "0"), 2, "top_k"),
+        ((GOOD[0], "--image-size", "1", "1"), 2, "1 × 1"),
+        ((), 2, "no image was named"),
+        ((GOOD[0], "--checkpoint", "data"), 1, "data is not a pretrained directory"),
     ],
 )
-def test_bad_usage_exits_with_2(fails, options, named):
-    assert named in fails(2, "predict", *options).lower()
-
-
-@pytest.mark.parametrize("name", ["nowhere", "data", "data/val/ant/0.png"])
-def test_a_checkpoint_that_is_none(fails, name):
-    assert name in fails(1, "predict", GOOD[0], "--checkpoint", name)
-
-
-def test_a_damaged_checkpoint_is_one_line(fails, run):
-    weights = run / "pretrained" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:99])
-    assert "model.safetensors" in fails(1, "predict", GOOD[0])
+def test_refusals(fails, options, code, named):
+    assert named in fails(code, "predict", *options)

@@ -70,12 +70,8 @@ def test_what_is_uploaded_meanwhile_is_not_mixed_in(repository, hub, monkeypatch
 
 
 def test_a_fine_tuned_model_with_its_own_classes_in_a_pickled_file(hub, arrays, config, tmp_path):
-    described = changed(
-        config,
-        {"mean": [0.5, 0.5, 0.5], "license": "cc-by-4.0"},
-        label_names=["ant", "bee"],
-        num_classes=2,
-    )
+    cfg = {"mean": [0.5, 0.5, 0.5], "license": "cc-by-4.0"}
+    described = changed(config, cfg, label_names=["ant", "bee"], num_classes=2)
     tensors = {name: torch.tensor(array) for name, array in (arrays | head_of(2)).items()}
     torch.save(tensors, tmp_path / "weights.bin")
     weights = (tmp_path / "weights.bin").read_bytes()
@@ -92,10 +88,8 @@ def test_a_fine_tuned_model_with_its_own_classes_in_a_pickled_file(hub, arrays, 
 
 
 def test_the_licence_is_the_cards(hub, arrays, config):
-    files = {
-        "config.json": changed(config, {"license": None}),
-        "model.safetensors": save(arrays),
-    }
+    described = changed(config, {"license": None})
+    files = {"config.json": described, "model.safetensors": save(arrays)}
     cards = {
         "plain": (b"---\nlicense: mit\n---\n# A model\n", "mit"),
         "none": (b"# A model\n", None),
@@ -106,7 +100,8 @@ def test_the_licence_is_the_cards(hub, arrays, config):
         assert import_checkpoint(f"someone/{name}").licence == licence
 
 
-def test_our_own_repository_is_copied_with_its_card(hub, arrays, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("hub")
+def test_our_own_repository_is_copied_with_its_card(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", WRITER)
     own = load_pretrained("botnet_tiny")
     card = "---\nlicense: mit\n---\n# Shoes\n"
@@ -119,24 +114,19 @@ def test_our_own_repository_is_copied_with_its_card(hub, arrays, tmp_path, monke
         import_checkpoint("lab/shoes", classes=("a", "b"))
 
 
-def test_repositories_that_cannot_be_imported(repository, hub, arrays, config, tmp_path):
-    weights = {"model.safetensors": save(arrays)}
+def test_repositories_that_cannot_be_imported(repository, hub, arrays, config):
     names = changed(config, label_names=["a", "b"])
     resnet = changed(config, architecture="resnet50")
-    hub.add("someone/no-weights", {"config.json": config})
-    hub.add("someone/two", {"config.json": names} | weights)
-    hub.add("timm/resnet50.a1_in1k", {"config.json": resnet})
-    hub.add("someone/bert", {"config.json": b'{"model_type": "bert"}'})
-    hub.add("someone/data", {"README.md": b"#"})
-    for name, told in (
-        ("someone/no-weights", "has neither model.safetensors nor pytorch_model.bin"),
-        ("timm/resnet50.a1_in1k", "is a resnet50, which this package does not have"),
-        ("someone/bert", "does not describe one of timm's models"),
-        ("someone/data", "lacks config.json"),
-        ("someone/none", "no such repository"),
+    hub.add("someone/two", {"config.json": names, "model.safetensors": save(arrays)})
+    for name, files, told in (
+        ("bare", {"config.json": config}, "has neither model.safetensors nor pytorch_model.bin"),
+        ("resnet", {"config.json": resnet}, "is a resnet50, which this package does not have"),
+        ("bert", {"config.json": b'{"model_type": "bert"}'}, "does not describe one of timm's"),
+        ("data", {"README.md": b"#"}, "lacks config.json"),
     ):
+        hub.add(f"someone/{name}", files)
         with pytest.raises(CheckpointError, match=told):
-            import_checkpoint(name)
+            import_checkpoint(f"someone/{name}")
     with pytest.raises(ConfigError, match="2 class names for the 1000 outputs of someone/two"):
         import_checkpoint("someone/two")
     with pytest.raises(ConfigError, match="omit --variant"):

@@ -93,11 +93,8 @@ def test_mistakes_match_a_loop_over_images(problem, wanted):
 
 def test_the_loss_does_not_depend_on_the_order_of_the_images():
     losses = random_predictions(0, 30, 3, 1).losses
-    labels, top_classes = [0] * 30, [[0]] * 30
-    forwards, backwards = (
-        predictions_of(labels, top_classes, 1, values).loss for values in (losses, losses[::-1])
-    )
-    assert forwards == backwards
+    first, second = (predictions_of([0] * 30, [[0]] * 30, 1, way) for way in (losses, losses[::-1]))
+    assert first.loss == second.loss
     assert sum(losses.tolist()) != sum(losses[::-1].tolist())
 
 
@@ -122,27 +119,20 @@ def test_odd_losses(losses, mean):
 
 
 def test_small_label_types_do_not_overflow():
-    labels = np.array([99, 3], np.int8)
-    small = dataclasses.replace(
-        predictions_of([0, 0], [[0], [0]], 100), labels=labels, top_classes=labels[:, None]
-    )
+    labels, predictions = np.array([99, 3], np.int8), predictions_of([0, 0], [[0], [0]], 100)
+    small = dataclasses.replace(predictions, labels=labels, top_classes=labels[:, None])
     assert small.confusion[99, 99] == small.confusion[3, 3] == 1
 
 
 def test_json_holds_plain_numbers():
-    predictions = predictions_of(
-        [0, 0, 1], [[0, 1], [1, 0], [1, 2]], 3, np.array([0.5, 0.25, 0.75], np.float32)
-    )
-    expected = {
-        "top1": 2 / 3,
-        "top5": 1.0,
-        "loss": 0.5,
-        "count": 3,
+    losses = np.array([0.5, 0.25, 0.75], np.float32)
+    predictions = predictions_of([0, 0, 1], [[0, 1], [1, 0], [1, 2]], 3, losses)
+    expected = {"top1": 2 / 3, "top5": 1.0, "loss": 0.5, "count": 3} | {
         "per_class": [
             {"class": "cat", "accuracy": 0.5, "count": 2},
             {"class": "dog", "accuracy": 1.0, "count": 1},
             {"class": "emu", "accuracy": None, "count": 0},
-        ],
+        ]
     }
     as_json = predictions.to_json(["cat", "dog", "emu"])
     assert json.loads(json.dumps(as_json, allow_nan=False)) == expected

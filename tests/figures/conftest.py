@@ -25,18 +25,19 @@ def assert_readable(monkeypatch):
         width, height = figure.canvas.get_width_height()
         owners = np.full((height, width), -1)
         renderer = RendererAgg(width, height, figure.dpi)
+        canvas = np.asarray(renderer.buffer_rgba())
         # Boxes around slanted names overlap where the names do not: compare their ink.
         for index, text in enumerate(texts):
             box = text.get_window_extent()
             assert box.x0 >= 0 and box.y0 >= 0, f"{text.get_text()!r} is cut off"
             assert box.x1 <= width and box.y1 <= height, f"{text.get_text()!r} is cut off"
-            renderer.clear()
             text.draw(renderer)
             near = (
                 slice(max(0, int(height - box.y1) - 3), int(height - box.y0) + 3),
                 slice(max(0, int(box.x0) - 3), int(box.x1) + 3),
             )
-            ink = np.asarray(renderer.buffer_rgba())[near][..., 3] > 0
+            ink = canvas[near][..., 3] > 0
+            canvas[near] = 0
             assert ink.any(), f"{text.get_text()!r} left no ink"
             covered = owners[near][ink].max()
             assert covered < 0, f"{text.get_text()!r} overlaps {texts[covered].get_text()!r}"

@@ -33,11 +33,12 @@ def lines_of(figure):
     ]
 
 
-@pytest.mark.parametrize("num_epochs", [1, 2, 4, 60])
+@pytest.mark.parametrize("num_epochs", [1, 2, 3, 60])
 def test_curves_are_readable(num_epochs, assert_readable):
     figure = draw_training_curves(make_history(num_epochs))
     assert figure.canvas.get_width_height() == (1800, 600)
     texts = assert_readable(figure)
+    assert all(tick == round(tick) for axes in figure.axes for tick in axes.get_xticks())
     for text in ("Loss", "Accuracy (%)", "Learning rate"):
         assert texts.count(text) == 1
     assert texts.count("train") == texts.count("validation") == 2
@@ -61,7 +62,10 @@ def test_odd_values_are_readable(change, num_epochs, assert_readable):
     history = make_history(num_epochs)
     for row in history[-2:]:
         row.update(change)
-    assert_readable(draw_training_curves(history))
+    figure = draw_training_curves(history)
+    assert_readable(figure)
+    # No axis has a common factor, which is easily overlooked.
+    assert {axes.yaxis.get_offset_text().get_text() for axes in figure.axes} == {""}
 
 
 def test_lines_hold_the_history():
@@ -93,14 +97,6 @@ def test_few_points_have_markers_and_many_have_none():
     assert [markers(1), markers(20), markers(21), markers(60, 5)] == ["os", "os", "", "s"]
 
 
-def test_title_tells_the_last_validation_accuracy():
-    history = make_history(5, validate_every=2)
-    history[3]["validation_accuracy"] = 0.91234
-    assert (
-        draw_training_curves(history).get_suptitle() == "Validation accuracy 91.23% after epoch 4"
-    )
-
-
 def with_best(history, *epochs):
     return [
         row | {"best": row["epoch"] in epochs} if "validation_accuracy" in row else row
@@ -128,21 +124,17 @@ def test_the_best_epoch_has_a_ring_where_a_worse_one_came_after_it(num_epochs, a
 @pytest.mark.parametrize("epochs", [(), (4,), (1, 4)])
 def test_without_a_worse_one_after_it_there_is_no_ring(epochs):
     # The fifth epoch was not validated.
-    figure = draw_training_curves(with_best(make_history(5, validate_every=2), *epochs))
+    history = make_history(5, validate_every=2)
+    history[3]["validation_accuracy"] = 0.91234
+    figure = draw_training_curves(with_best(history, *epochs))
     assert set(lines_of(figure)[1]) == {"train", "validation"}
-    assert figure.get_suptitle() == "Validation accuracy 40.00% after epoch 4"
+    assert figure.get_suptitle() == "Validation accuracy 91.23% after epoch 4"
 
 
 def test_runs_without_validation_have_no_validation_curve(assert_readable):
     texts = assert_readable(draw_training_curves(make_history(3, validate_every=9)))
     assert "Training curves" in texts
     assert "validation" not in texts
-
-
-@pytest.mark.parametrize("num_epochs", [1, 2, 3, 60])
-def test_epochs_are_whole_numbers(num_epochs):
-    for axes in draw_training_curves(make_history(num_epochs)).axes:
-        assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_histories_that_cannot_be_drawn_are_refused():
@@ -153,10 +145,3 @@ def test_histories_that_cannot_be_drawn_are_refused():
     history[1]["learning_rate"] = None
     with pytest.raises(DataError, match="row 1 has no train_loss, learning_rate"):
         draw_training_curves(history)
-
-
-def test_axes_have_no_common_factor():
-    history = [row | {"train_loss": 1e12, "learning_rate": 1e-9} for row in make_history(3)]
-    figure = draw_training_curves(history)
-    figure.canvas.draw()
-    assert [axes.yaxis.get_offset_text().get_text() for axes in figure.axes] == ["", "", ""]

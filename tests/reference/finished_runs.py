@@ -1,6 +1,8 @@
 """A finished run on disk that nothing was trained for: random weights, random predictions."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,15 +36,22 @@ def random_predictions(source, seed=0):
 
 
 @pytest.fixture
-def finished_run(tmp_path, monkeypatch):
+def finished_run(finished_once, tmp_path, monkeypatch):
     """``runs/one`` in the working directory, trained on ``data/train`` and ``data/val``."""
     monkeypatch.chdir(tmp_path)
-    write_data(tmp_path / "data")
-    run = RunDirectory(tmp_path.joinpath("runs", "one").relative_to(tmp_path))
+    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
+    return Path("runs/one")
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    write_data(folder / "data")
+    run = RunDirectory(folder / "runs/one")
     run.create(RunConfig(data="data", epochs=2))
     variables = random_variables(abstract_variables(BoTNet(SMALL), SIZE), seed=3)
-    save_pretrained(run.pretrained, BoTNet(SMALL), variables, CROPPED, CLASSES)
-    predictions = random_predictions(load_splits("data").validation)
+    save_pretrained(run.pretrained, BoTNet(SMALL), variables, CROPPED, CLASSES, card="# Insects\n")
+    predictions = random_predictions(load_splits(str(folder / "data")).validation)
     predictions.save(run.path / "predictions.npz")
     evaluation = predictions.to_json(CLASSES) | {"split": "validation"}
     run.evaluation.write_text(json.dumps(evaluation))
@@ -50,4 +59,4 @@ def finished_run(tmp_path, monkeypatch):
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
     row |= {"validation_loss": 1.0, "validation_accuracy": 0.5}
     run.write_metrics([row | {"epoch": epoch, "step": 2 * epoch} for epoch in (1, 2)])
-    return run.path
+    return folder

@@ -185,15 +185,6 @@ class Handler(BaseHTTPRequestHandler):
             }
         )
 
-    def tree(self, name, revision):
-        entries = []
-        for path, content in self._version(name, revision).files.items():
-            entry = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
-            if path.endswith(LARGE_SUFFIX):
-                entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 130}
-            entries.append(entry)
-        self._send_json(entries)
-
     def resolve(self, name, revision, path):
         commit = self._version(name, revision)
         if self._repository(name).gated:
@@ -254,11 +245,8 @@ class Handler(BaseHTTPRequestHandler):
         objects = []
         for asked in json.loads(self.body)["objects"]:
             if asked["oid"] not in self.server.stored:
-                actions = {
-                    "upload": {"href": f"{self.server.endpoint}/storage/{asked['oid']}"},
-                    "verify": {"href": f"{self.server.endpoint}/{name}.git/verify"},
-                }
-                asked = {**asked, "actions": actions}
+                upload = {"href": f"{self.server.endpoint}/storage/{asked['oid']}"}
+                asked = {**asked, "actions": {"upload": upload}}
             objects.append(asked)
         self._send_json({"transfer": "basic", "objects": objects})
 
@@ -267,12 +255,6 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(400, "the content is not what was announced")
         self.server.stored[digest] = self.body
         self._send(b"")
-
-    def verify(self, name):
-        asked = json.loads(self.body)
-        if len(self.server.stored.get(asked["oid"], b"")) != asked["size"]:
-            raise Refused(404, "not stored")
-        self._send_json({})
 
     def commit(self, name, revision):
         self._require_writer(name.partition("/")[0])
@@ -293,7 +275,6 @@ NAME = r"([^/]+/[^/]+)"
 ROUTES = [
     ("GET", f"/api/models/{NAME}", Handler.information),
     ("GET", f"/api/models/{NAME}/revision/(.+)", Handler.information),
-    ("GET", f"/api/models/{NAME}/tree/(.+)", Handler.tree),
     ("HEAD", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
     ("GET", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
     ("POST", "/api/repos/create", Handler.create),
@@ -301,6 +282,5 @@ ROUTES = [
     ("POST", f"/api/models/{NAME}/preupload/(.+)", Handler.before_upload),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/storage/(.+)", Handler.store),
-    ("POST", rf"/{NAME}\.git/verify", Handler.verify),
     ("POST", f"/api/models/{NAME}/commit/(.+)", Handler.commit),
 ]

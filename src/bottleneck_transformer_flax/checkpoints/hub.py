@@ -1,4 +1,4 @@
-"""Pretrained directories on the Hugging Face hub: downloaded into its cache, and shared.
+"""Download and upload of pretrained directories on the Hugging Face hub.
 
 huggingface_hub's environment variables hold here too: HF_TOKEN, HF_HOME, HF_ENDPOINT,
 HF_HUB_OFFLINE. Imports no jax, and huggingface_hub only to download or upload.
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bottleneck_transformer_flax.checkpoints.hub_errors import explain, is_transport_error
 from bottleneck_transformer_flax.checkpoints.pretrained_files import (
-    CARD,
     FILES,
     REQUIRED,
     find_pretrained,
@@ -23,7 +22,7 @@ from bottleneck_transformer_flax.errors import CheckpointError, reraise
 
 _log = logging.getLogger(__name__)
 _PART = r"\w(?:[\w.-]{0,94}\w)?"
-_REPOSITORY = re.compile(rf"({_PART}/{_PART})(?:@(\w[\w.-]*))?", re.ASCII)
+_REPOSITORY = re.compile(rf"{_PART}/{_PART}(@\w[\w.-]*)?", re.ASCII)
 
 
 def is_repository(source: str) -> bool:
@@ -31,11 +30,9 @@ def is_repository(source: str) -> bool:
 
     A path may have that form too: see ``means_repository``.
     """
-    found = _REPOSITORY.fullmatch(source)
-    if found is None:
-        return False
-    name = found[1]
-    return "--" not in name and ".." not in name and not name.endswith(".git")
+    name = source.partition("@")[0]
+    is_name = "--" not in name and ".." not in name and not name.endswith(".git")
+    return is_name and _REPOSITORY.fullmatch(source) is not None
 
 
 def means_repository(source: str) -> bool:
@@ -52,17 +49,17 @@ def means_repository(source: str) -> bool:
 def download_repository(
     repository: str, files: Sequence[str], *, required: Sequence[str] = ()
 ) -> Path:
-    """Download files of a hub repository into the hub's own cache, unless they are there already.
+    """Download a repository's files into the hub's own cache, unless they are there already.
 
-    Without a network the cache is used as it is.
+    Without a network, what the cache holds is used.
 
     Args:
         repository: "owner/name", or "owner/name@revision" for a branch, a tag or a commit.
-        files: names; those that the repository lacks are skipped.
-        required: names that the repository must have.
+        files: names of files; any that the repository lacks are skipped.
+        required: names of files that the repository must have.
 
     Returns:
-        Folder of this version in the cache, for reading only.
+        Folder of this version in the cache; it must not be written to.
 
     Raises:
         CheckpointError: when the download fails, or the repository lacks a required file or has
@@ -91,7 +88,7 @@ def download_repository(
 
 
 def at_commit(repository: str, folder: Path) -> str:
-    """Name of a repository at the commit that ``download_repository`` put into a folder."""
+    """Name of a repository, pinned to the commit that ``download_repository`` downloaded."""
     return f"{_parse(repository)[0]}@{folder.name}"
 
 
@@ -103,8 +100,7 @@ def upload_pretrained(
     Args:
         directory: pretrained directory or run directory.
         repository: "owner/name", the owner being the user logged in or an organization.
-        private: hide it from others. If the repository is already there and public, nothing is
-            uploaded.
+        private: hide it from others; nothing is uploaded to an existing public repository.
         message: commit message.
 
     Returns:
@@ -156,33 +152,19 @@ def _files_to_share(directory: Path) -> list[Path]:
     return [folder / name for name in FILES if (folder / name).is_file()]
 
 
-def card_licence(folder: Path) -> str | None:
-    """Licence that a folder's model card states, by the hub's name for it."""
-    if not (folder / CARD).is_file():
-        return None
-    from huggingface_hub import metadata_load
-
-    try:
-        licence = (metadata_load(folder / CARD) or {}).get("license")
-    except Exception:
-        # The errors of its YAML reader share no base class.
-        return None
-    return licence if isinstance(licence, str) else None
-
-
 def _parse(repository: str) -> tuple[str, str | None]:
     """Name and revision of a repository."""
-    found = _REPOSITORY.fullmatch(repository)
-    if found is None or not is_repository(repository):
+    if not is_repository(repository):
         raise CheckpointError(
             f"{repository!r} is not the name of a hub repository; expected owner/name or "
             "owner/name@revision, of letters, digits, '-', '_' and '.'"
         )
-    return found[1], found[2]
+    name, _, revision = repository.partition("@")
+    return name, revision or None
 
 
 def _cached(name: str, revision: str | None, files: Sequence[str]) -> str | None:
-    """Folder of a repository in the cache if it holds all files asked for."""
+    """Folder of a repository in the cache; None if it lacks any of the files."""
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -195,7 +177,7 @@ def _cached(name: str, revision: str | None, files: Sequence[str]) -> str | None
 
 @contextlib.contextmanager
 def _hub_errors(repository: str, participle: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line, and keep it from warning of it at length."""
+    """Raise huggingface_hub's errors as ours, in one line, and hide its longer warnings."""
     failure = f"{repository} cannot be {participle}"
     remedy = "install the extra 'hub': pip install 'bottleneck-transformer-flax[hub]'"
     with reraise(ImportError, CheckpointError, failure, remedy=remedy):

@@ -12,7 +12,7 @@ def explain(error: Exception, repository: str, *, uploading: bool) -> str:
     """Cause and remedy of a failure.
 
     Args:
-        error: what huggingface_hub raised; the real cause is often further down its chain.
+        error: what huggingface_hub raised; the real cause may be further down its chain.
         repository: "owner/name", perhaps with "@revision".
         uploading: whether the repository was to be written rather than read.
     """
@@ -48,15 +48,13 @@ def explain(error: Exception, repository: str, *, uploading: bool) -> str:
 
 
 def is_transport_error(error: BaseException) -> bool:
-    """Whether the network failed rather than the hub.
-
-    Told by the name of the class: huggingface_hub's HTTP library depends on its version.
-    """
+    """Whether the network failed rather than the hub."""
+    # By name, because the HTTP library depends on the version of huggingface_hub.
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def _explain_answer(error: Any, repository: str, uploading: bool, not_cached: str) -> str:
-    """Cause and remedy of an answer of the hub's, an HfHubHTTPError."""
+    """Cause and remedy of an HfHubHTTPError, by the status that the hub answered with."""
     from huggingface_hub import constants, errors
 
     status, said = error.response.status_code, _line(error.server_message or error)
@@ -108,7 +106,7 @@ def _is_full_disk(error: BaseException) -> bool:
 
 
 def _line(said: object) -> str:
-    """An error or a text as one line, shortened."""
+    """Write an error or a text in one line, shortened."""
     if isinstance(said, OSError) and said.strerror and said.filename is not None:
         return f"{said.filename}: {said.strerror}"
     line = " ".join(str(said).split()).rstrip(".") or type(said).__name__

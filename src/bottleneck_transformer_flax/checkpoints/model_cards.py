@@ -1,12 +1,14 @@
-"""Metadata of model cards, as the hub reads it: YAML above the text. Needs no library."""
+"""Metadata of model cards, as the Hugging Face hub reads it: YAML above the text."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 
 from bottleneck_transformer_flax.checkpoints.hub import is_repository
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD
 
 _METRICS = {
     "top1": ("accuracy", "Top-1 accuracy"),
@@ -25,14 +27,14 @@ def card_metadata(
     licence: str | None = None,
     base_model: str | None = None,
 ) -> str:
-    """The metadata block that opens a card, from its first "---" to its last.
+    """Write the metadata block that opens a card, from its first "---" to its last.
 
     The form is the hub's: https://huggingface.co/docs/hub/model-cards.
 
     Args:
         model_name: name that the results are listed under.
         dataset_name: data set that the metrics were measured on.
-        metrics: fractions by "top1", "top5" or an identifier of the hub's; values that are not
+        metrics: fractions by "top1", "top5" or one of the hub's identifiers; values that are not
             finite are left out.
         licence: the hub's identifier, such as "apache-2.0".
         base_model: hub repository that this model was fine-tuned from. Any other name is left out,
@@ -50,8 +52,21 @@ def card_metadata(
     return "\n".join(["---", *lines, "---", ""])
 
 
+def licence_of_card(folder: Path) -> str | None:
+    """Licence that the model card in a folder states, by the hub's name for it."""
+    if not (folder / CARD).is_file():
+        return None
+    from huggingface_hub import metadata_load
+
+    try:
+        licence = (metadata_load(folder / CARD) or {}).get("license")
+    except Exception:  # The errors of its YAML reader share no base class.
+        return None
+    return licence if isinstance(licence, str) else None
+
+
 def _results(model_name: str, dataset_name: str, metrics: Mapping[str, float]) -> list[str]:
-    # An identifier has the hub's form: that of "Fashion-MNIST" is "fashion-mnist".
+    # The hub writes identifiers as in "fashion-mnist".
     identifier = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-") or "unknown"
     lines = [
         "model-index:",
@@ -69,14 +84,14 @@ def _results(model_name: str, dataset_name: str, metrics: Mapping[str, float]) -
         lines += [
             f"    - type: {_quoted(kind)}",
             f"      name: {_quoted(name)}",
-            # Decimal, because YAML would read 1e-05 as a text.
+            # Not 1e-05, which YAML would read as a text.
             f"      value: {Decimal(repr(float(value))):f}",
         ]
     return lines
 
 
 def _quoted(text: str) -> str:
-    """A text as a YAML scalar that is never read as a number, a list or a truth value."""
+    """Quote a text, so that YAML never reads it as a number, a list or a truth value."""
     return _NOT_IN_YAML.sub(
         lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False)
     )

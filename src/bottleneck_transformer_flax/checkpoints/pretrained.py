@@ -145,7 +145,7 @@ def load_pretrained(
 
 
 def _find(source: str | Path) -> Path:
-    """The directory of a source, downloaded into the hub's cache if it names a repository."""
+    """Find the directory of a source, after downloading it if it names a repository."""
     name = str(source)
     if isinstance(source, Path) or not means_repository(name):
         return find_pretrained(source)

@@ -1,4 +1,4 @@
-"""The files of a pretrained directory, and where such directories are. No jax."""
+"""Names of the files in a pretrained directory, and how such a directory is found. No jax."""
 
 import json
 from importlib import resources
@@ -16,7 +16,7 @@ EMBEDDED = ("botnet_tiny",)
 
 
 def find_pretrained(source: str | Path) -> Path:
-    """The pretrained directory on this machine that a source names; see ``load_pretrained``.
+    """Find the pretrained directory on this machine that a source names.
 
     Raises:
         CheckpointError: when there is none.

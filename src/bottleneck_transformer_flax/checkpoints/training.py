@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import chain, count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -42,8 +41,8 @@ class TrainingCheckpoints:
     """Checkpoints of one run, by step; only the newest ``keep`` stay.
 
     A checkpoint is a train state (a tree of arrays) and the run's progress (a JSON value). It gets
-    its final name only when it is complete, SHA-256 digests of its files included. Saving goes on
-    in the background, and leaving the context waits for it. Where several processes train, all of
+    its final name only when it is complete, SHA-256 digests of its files included. It is written
+    in the background; leaving the context waits for that. Where several processes train, all of
     them call ``save`` and ``restore`` together.
     """
 
@@ -51,7 +50,7 @@ class TrainingCheckpoints:
         """Open or create the directory.
 
         Raises:
-            CheckpointError: when a file is in its place or above it.
+            CheckpointError: when there is a file where the directory, or one above it, should be.
         """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -81,12 +80,7 @@ class TrainingCheckpoints:
         """Return the checkpoints themselves."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Wait until everything saved is on disk."""
         try:
             with self._write_errors_explained():
@@ -111,8 +105,8 @@ class TrainingCheckpoints:
             step: training step.
             state: tree of arrays, which may be donated once this returns.
             progress: JSON value.
-            wait: whether to wait for an earlier checkpoint that is still being written; if not,
-                this one is left out, so that training never stands still for a slow disk.
+            wait: whether to wait while an earlier checkpoint is still being written; if not, this
+                one is left out, so that training never stands still for a slow disk.
 
         Raises:
             CheckpointError: when this save or the one before it failed, as on a full disk. Earlier
@@ -167,7 +161,7 @@ class TrainingCheckpoints:
         return Saved(step, state, progress)
 
     def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-        """Named parts of a checkpoint."""
+        """Read parts of a checkpoint by their names."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
@@ -215,16 +209,16 @@ class TrainingCheckpoints:
 
 
 def write_digests(folder: Path) -> None:
-    """Write down the SHA-256 of every file in the subfolders of a checkpoint.
+    """Record the SHA-256 of every file in the subfolders of a checkpoint.
 
-    The files beside the subfolders are orbax's own: it goes on writing them, and can do without.
+    Files beside the subfolders are orbax's own: it changes them later, and restores without them.
     """
     digests = {name: _digest(folder / name) for name in _files(folder)}
     (folder / DIGESTS_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 
 def find_damage(folder: Path) -> str | None:
-    """The first difference between a checkpoint and its digests in words, None if there is none."""
+    """Describe the first difference between a checkpoint and its digests; None if there is none."""
     record = folder / DIGESTS_FILE
     if not record.exists():
         return f"{DIGESTS_FILE} is missing"
@@ -251,7 +245,7 @@ def _digest(path: Path) -> str:
 
 
 def _shortened(error: Exception) -> str:
-    """Reason of an error, without its middle if it is long, as orbax's are."""
+    """Give the reason of an error, without its middle if it is as long as orbax's are."""
     text = reason(error)
     half = _LONGEST_REASON // 2
     return text if len(text) <= 2 * half else f"{text[:half]} … {text[-half:]}"

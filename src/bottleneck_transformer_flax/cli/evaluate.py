@@ -126,7 +126,7 @@ def score(
 def _source(
     parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
 ) -> "tuple[ImageSource, Split, str]":
-    """The images to score, their split, and the data set they are from."""
+    """Choose the images to score; with them come their split and their data set."""
     from bottleneck_transformer_flax.data.datasets import (
         comes_in_parts,
         load_folder_all,
@@ -141,12 +141,12 @@ def _source(
     config = default_config("embedded") if trained is None else trained.read_config()
     data = parsed.data or config.data
     in_parts = comes_in_parts(data)
-    foreign = trained is None or Path(data).resolve() != Path(config.data).resolve()
+    is_own = trained is not None and Path(data).resolve() == Path(config.data).resolve()
     if parsed.split == "all" and in_parts:
         raise ConfigError(
             f"split is 'all', but {data} comes in parts; choose train, validation or test"
         )
-    if parsed.split == "all" or (parsed.split is None and foreign and not in_parts):
+    if parsed.split == "all" or (parsed.split is None and not is_own and not in_parts):
         return load_folder_all(data), "all", data
     splits = load_splits(
         data,

@@ -46,7 +46,7 @@ class PredictOptions:
 
 
 class Item(NamedTuple):
-    """An image to classify: its name, and its pixels or the reason why it cannot be read."""
+    """An image to classify: its name, and either its pixels or why they cannot be read."""
 
     name: str
     image: Image.Image | None
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     if not parsed.images:
         raise ConfigError("no image was named; expected files, folders, or - for standard input")
 
-    # jax takes a second to import: only now, so that help and bad usage are answered at once.
+    # These import jax, which takes a second: help and bad usage are answered without it.
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.inference.predictor import Predictor
 

@@ -20,12 +20,7 @@ from bottleneck_transformer_flax.cli.report_facts import (
     headline_of_evaluation,
     options_in_words,
 )
-from bottleneck_transformer_flax.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    reraise,
-)
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError, reraise
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
     RunPage,
@@ -70,13 +65,8 @@ class ReportOptions:
 def run(arguments: Sequence[str]) -> int:
     """The command."""
     parsed = options.parse(ReportOptions, "report", arguments)
-    for name, value, least in (
-        ("count", parsed.count, 0),
-        ("batch_size", parsed.batch_size, 1),
-        ("num_workers", parsed.num_workers or 0, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    if parsed.count < 0:
+        raise ConfigError(f"count is {parsed.count}; expected at least 0")
     run_directory = _choose(parsed.run)
     config = run_directory.read_config()
     out = parsed.out or run_directory.path / "report.html"
@@ -106,7 +96,7 @@ def _choose(given: Path | None) -> RunDirectory:
 
 
 def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions) -> RunPage:
-    # jax takes a second to import: only now, so that help and bad usage are answered at once.
+    # These import jax, which takes a second: help and bad usage are answered without it.
     from bottleneck_transformer_flax.figures.curves import draw_training_curves
     from bottleneck_transformer_flax.figures.style import png_bytes
     from bottleneck_transformer_flax.training.artifacts import DATA_SETS
@@ -142,7 +132,7 @@ def _finished(
     evaluation = _read_evaluation(run_directory)
     split = evaluation["split"]
     pretrained = load_pretrained(run_directory.pretrained)
-    kept = run_directory.predictions
+    kept, confusion = run_directory.predictions, run_directory.confusion
     predictions = Predictions.load(kept) if kept.is_file() else None
     mistakes: tuple[ShownMistake, ...] = ()
     notes: list[str] = []
@@ -170,9 +160,7 @@ def _finished(
             ClassAccuracy(row["class"], row["accuracy"], row["count"])
             for row in evaluation["per_class"]
         ),
-        confusion=run_directory.confusion.read_bytes()
-        if run_directory.confusion.is_file()
-        else None,
+        confusion=confusion.read_bytes() if confusion.is_file() else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of a run as rows of its page."""
+"""Facts about a run, as its page shows them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def headline_of_evaluation(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
 
 
 def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
-    """The epoch with the best validation accuracy, and the time that all epochs took."""
+    """Best validation accuracy with its epoch, and the time that all epochs took."""
     validated = [row for row in rows if row.get("validation_accuracy") is not None]
     facts: list[Fact] = []
     if validated:
@@ -55,7 +55,7 @@ def facts_of_run(config: RunConfig, rows: Sequence[dict[str, Any]]) -> tuple[Fac
 
 
 def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tuple[Fact, ...]:
-    """Input size, parameters and classes of the model, and how many images it was scored on."""
+    """Input size, parameters and classes of the model, and the number of images scored."""
     from bottleneck_transformer_flax.models.flops import count_parameters
 
     height, width = pretrained.preprocessing.size
@@ -68,7 +68,7 @@ def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tupl
 
 
 def confused_pairs(predictions: "Predictions", classes: Sequence[str]) -> tuple[ConfusedPair, ...]:
-    """The classes most often taken for another one, the most frequent pair first."""
+    """Pairs of classes most often confused, the most frequent first."""
     confusion = predictions.confusion
     counts, wrong = confusion.sum(axis=1), confusion * ~np.eye(len(classes), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
@@ -85,7 +85,7 @@ def confused_pairs(predictions: "Predictions", classes: Sequence[str]) -> tuple[
 
 
 def options_in_words(config: RunConfig) -> Iterator[Fact]:
-    """Every option of a run by its path."""
+    """Name every option of a run by its path, with its value."""
     for path, value in config.flattened().items():
         as_text = value if isinstance(value, str) else json.dumps(value)
         yield path, "not set" if value is None else as_text

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
-from bottleneck_transformer_flax.checkpoints.pretrained_files import find_pretrained
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import ConfigError
 
@@ -42,10 +42,7 @@ def run(arguments: Sequence[str]) -> int:
             f"there is no finished run in {options.RUNS}/; name what to share with --checkpoint"
         )
     url = upload_pretrained(
-        find_pretrained(checkpoint),
-        parsed.repository,
-        private=parsed.private,
-        message=parsed.message,
+        Path(checkpoint), parsed.repository, private=parsed.private, message=parsed.message
     )
     if parsed.json:
         print(json.dumps({"checkpoint": checkpoint, "repository": parsed.repository, "url": url}))

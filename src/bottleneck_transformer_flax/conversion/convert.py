@@ -1,4 +1,4 @@
-"""The projects whose checkpoints can be converted, and the conversion of arrays in both ways."""
+"""Conversion between other projects' checkpoints and this package's models, in both directions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ PROJECTS: dict[ProjectName, Project] = {"timm": TIMM, "distribuuuu": DISTRIBUUUU
 
 
 def project_of(variant: str) -> Project:
-    """The project that a variant's checkpoints come from.
+    """Find the project that a variant's checkpoints come from.
 
     Raises:
         ConfigError: when the variant is unknown, or no other project has it.
@@ -54,13 +54,13 @@ def convert_arrays(
     classes: tuple[str, ...] | None,
     source: str,
 ) -> Pretrained:
-    """The model that a checkpoint's arrays are the weights of.
+    """Build the model that a checkpoint's arrays belong to.
 
     Args:
         arrays: float32 arrays by their names in the checkpoint.
         variant: architecture of the model.
         preprocessing: how images become model input.
-        classes: names of the outputs; by default ImageNet's for a thousand of them, or numbers.
+        classes: names of the outputs; by default ImageNet's for a thousand outputs, else numbers.
         source: name of the checkpoint in messages.
 
     Raises:
@@ -140,7 +140,7 @@ def _trained_size(
     expected: Mapping[str, Any],
     size: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """The image size that a checkpoint's relative tables are for, None if they do not differ.
+    """Image size that a checkpoint's relative tables were trained at; None if it is ``size``.
 
     Grids shrink by fixed strides, so the largest grid tells the size of the image.
     """
@@ -154,7 +154,7 @@ def _trained_size(
                 fitting[axis] = max(fitting[axis], expected[flax_names[0]].shape[0])
     if found == fitting:
         return None
-    # A side of n positions has a table of 2 n - 1 rows.
+    # A grid of n positions along an axis has a table of 2 n - 1 rows.
     height, width = (
         math.ceil(side / ((fits + 1) // 2)) * ((rows + 1) // 2)
         for side, fits, rows in zip(size, fitting, found, strict=True)
@@ -163,7 +163,7 @@ def _trained_size(
 
 
 def _other_model(arrays: Arrays) -> str:
-    """Words that name a known model with exactly these arrays, empty if there is none."""
+    """Name a known model that has arrays of these names; empty if there is none."""
     for project in PROJECTS.values():
         for variant in project.variants:
             mapping = project.mapping(get_config(variant))

@@ -1,8 +1,4 @@
-"""``botnet import``: another project's file or repository as a pretrained model with its card.
-
-Opening a source gives its arrays and everything known about them; the arrays become a model's
-variables, and a model card says where they are from.
-"""
+"""Import of a file or a hub repository: a pretrained model, and a card that names its origin."""
 
 import hashlib
 from pathlib import Path
@@ -10,11 +6,10 @@ from typing import NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.hub import (
     at_commit,
-    card_licence,
     download_repository,
     means_repository,
 )
-from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata
+from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata, licence_of_card
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
 from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     CARD,
@@ -61,7 +56,7 @@ class Imported(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A checkpoint's arrays, and everything known about them."""
+    """Arrays of a checkpoint, and everything known about them."""
 
     arrays: Arrays
     variant: str
@@ -87,9 +82,9 @@ def import_checkpoint(
         source: file (see ``read_arrays``), or "owner/name" or "owner/name@revision" of a repository
             in timm's format or in this package's own.
         variant: architecture of a file's weights; a repository states its own.
-        image_size: (height, width) the model was trained at, if other than the published weights'.
-        classes: names of the outputs; by default those that the repository states, ImageNet's for
-            a thousand outputs, or numbers.
+        image_size: (height, width) the model was trained at, unless it is the published weights'.
+        classes: names of the outputs; by default the repository's, or else ImageNet's for a
+            thousand outputs and numbers for any other count.
 
     Raises:
         CheckpointError: when the source cannot be read, or holds another model; the message lists
@@ -145,17 +140,17 @@ def _open_file(source: str | Path, variant: str | None) -> _Source:
 
 
 def _open_repository(repository: str, folder: Path) -> _Source:
-    """Open a repository in timm's format, whose configuration is in a folder of the cache."""
+    """Open a repository in timm's format; ``folder`` holds its configuration."""
     config = read_timm_config(folder / CONFIG, repository)
     if config.architecture not in TIMM.variants:
         raise CheckpointError(
             f"{repository} is a {config.architecture}, which this package does not have; of timm's "
             f"models it has {', '.join(TIMM.variants)}"
         )
-    # Everything is of the configuration's commit, whatever is uploaded meanwhile.
+    # Everything is read at the configuration's commit, whatever is uploaded meanwhile.
     commit, name = at_commit(repository, folder), repository.partition("@")[0]
     weights = _download_weights(repository, commit)
-    licence = card_licence(download_repository(commit, [CONFIG, CARD])) or config.licence
+    licence = licence_of_card(download_repository(commit, [CONFIG, CARD])) or config.licence
     source = _Source(
         read_arrays(weights),
         config.architecture,
@@ -178,7 +173,7 @@ def _open_repository(repository: str, folder: Path) -> _Source:
 
 
 def _download_weights(repository: str, commit: str) -> Path:
-    """Download the weights, in the format that cannot hold code if there is one."""
+    """Download the weights, preferably in the format that cannot hold code."""
     for name in (WEIGHTS, PICKLED_WEIGHTS):
         folder = download_repository(commit, [CONFIG, name])
         if (folder / name).is_file():
@@ -201,7 +196,7 @@ def _import_own(
     card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
     variant = find_variant(pretrained.model.config)
     name = None if variant is None else variant.name
-    return Imported(pretrained, card, name, card_licence(folder), None)
+    return Imported(pretrained, card, name, licence_of_card(folder), None)
 
 
 def _card(source: _Source, pretrained: Pretrained) -> str:

@@ -76,9 +76,9 @@ POINTWISE = Layout(
 
 
 def projections(*head_sizes: int) -> Layout:
-    """One 1×1 convolution to several projections of heads × size, one after the other.
+    """Layout of one 1×1 convolution that holds several projections, one after the other.
 
-    (heads · sum of sizes, in, 1, 1) to one (in, heads, size) for each size.
+    (heads · sum of sizes, in, 1, 1) to an (in, heads, size) for each size.
     """
 
     def to_flax(array: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -124,7 +124,7 @@ def dense(flax_name: str, torch_name: str, layout: Layout) -> Iterator[MappedArr
 def to_flax(
     mapping: Sequence[MappedArray], arrays: Arrays, expected: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's arrays as a model's variables.
+    """Convert a checkpoint's arrays into a model's variables.
 
     Args:
         mapping: mapping of the project and the model.
@@ -160,7 +160,7 @@ def to_flax(
 
 
 def to_torch(mapping: Sequence[MappedArray], variables: Arrays) -> dict[str, np.ndarray]:
-    """A model's variables as a checkpoint's arrays."""
+    """Convert a model's variables into a checkpoint's arrays."""
     return {
         torch_name: np.ascontiguousarray(
             layout.to_torch([np.asarray(variables[name]) for name in flax_names])

@@ -16,7 +16,7 @@ class PublicWeights:
         name: repository of the Hugging Face hub, or the project and its name of the model.
         variant: variant that the weights belong to.
         project: project whose names and layouts the file has; None for this package's own.
-        url: page that describes them.
+        url: page that describes the weights.
         licence: licence of the weights.
         data: data set that the accuracy was measured on.
         top1: top-1 accuracy in percent, as the project reports it.
@@ -49,7 +49,7 @@ class PublicWeights:
 
     @property
     def command(self) -> str:
-        """Command that makes a pretrained directory of them, or that uses the package's own."""
+        """Command that imports the weights, or that uses those of this package."""
         if self.project is None:
             return f"botnet predict --checkpoint {self.name} IMAGE"
         source = self.name if self.on_hub else f"FILE --variant {self.variant}"
@@ -105,6 +105,6 @@ PUBLIC_WEIGHTS = (
 
 
 def published_weights(variant: str, project: ProjectName) -> PublicWeights | None:
-    """Weights of a variant that a project has published, if there are any."""
+    """Find the weights of a variant that a project has published, if any."""
     rows = (row for row in PUBLIC_WEIGHTS if (row.variant, row.project) == (variant, project))
     return next(rows, None)

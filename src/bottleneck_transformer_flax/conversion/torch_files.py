@@ -22,7 +22,7 @@ from bottleneck_transformer_flax.files import write_bytes
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pt", ".bin", ".tar")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys that training scripts keep the arrays under, averaged weights first."""
+"""Keys under which training scripts keep the arrays, averaged weights first."""
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 
@@ -136,7 +136,7 @@ def _reading(path: Path) -> AbstractContextManager[None]:
 
 
 def _named_tensors(loaded: Any) -> dict[str, Any]:
-    """The tensors of a state_dict, or of the first wrapper around one."""
+    """Tensors of a state_dict, or of the first wrapper around one."""
     if not isinstance(loaded, dict):
         return {}
     for wrapper in _WRAPPERS:

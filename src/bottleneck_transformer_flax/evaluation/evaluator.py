@@ -10,6 +10,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.distributed import DataParallel
+from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
 from bottleneck_transformer_flax.inference.engine import NO_LABEL, Engine, Scores
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -63,17 +64,19 @@ class Evaluator:
         Args:
             variables: the model's parameters and batch statistics.
             source: images, labelled with the model's classes.
-            bad_images: decides about images that cannot be read; left out, they count nowhere. By
+            bad_images: whether images that cannot be read are left out, and then count nowhere; by
                 default the first one is an error.
             on_batch: called after every batch with the number of images done.
-            should_stop: asked before every batch; where it is true in any process, all leave.
+            should_stop: asked before every batch; true in any process stops them all.
 
         Returns:
             The predictions; None where ``should_stop`` ended the pass.
 
         Raises:
-            DataError: when an image cannot be read and is not to be left out.
+            DataError: when there are no images, or one cannot be read and is not to be left out.
         """
+        if not len(source):
+            raise DataError("there are no images to evaluate; choose a split that has some")
         batches = evaluation_batches(
             source,
             self._transform,
@@ -99,7 +102,7 @@ class Evaluator:
     def _predictions(self, source: ImageSource, scores: list[Scores]) -> Predictions:
         columns = zip(*scores, strict=True)
         top_classes, top_probabilities, losses, labels = map(np.concatenate, columns)
-        # Batches come in the order of the source: the number of a row is its position.
+        # Batches come in the order of the source, so a row's index is its position there.
         positions = np.flatnonzero(labels != NO_LABEL)
         return Predictions(
             num_classes=self._num_classes,

@@ -1,4 +1,4 @@
-"""What one pass over labelled images found; every metric derives from it. No jax."""
+"""Results of one pass over labelled images, from which every metric derives. No jax."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ class Mistake(NamedTuple):
 
 
 def digest(source: ImageSource) -> str:
-    """A hash of which images with which labels a source has, whatever folder they are in."""
+    """Hash of a source's image names and labels, independent of the folder that it is in."""
     record = (source.names, source.labels.tolist())
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
@@ -64,7 +64,7 @@ class Predictions:
     source_digest: str = ""
 
     def __post_init__(self) -> None:
-        """Check the classes, and make the arrays read-only as the rest of the record is."""
+        """Check the classes, and make the arrays as immutable as the record."""
         for name, classes in (("label", self.labels), ("predicted class", self.top_classes)):
             outside = classes[(classes < 0) | (classes >= self.num_classes)]
             if outside.size:
@@ -89,7 +89,7 @@ class Predictions:
 
     @property
     def top5(self) -> float:
-        """Fraction of images whose label is among the five likeliest classes; else as top1."""
+        """Fraction of images with the label among the five likeliest classes; else as ``top1``."""
         right = (self.top_classes[:, :5] == self.labels[:, None]).any(axis=1)
         return int(right.sum()) / self._count_or_raise()
 
@@ -128,10 +128,10 @@ class Predictions:
         return np.divide(correct, counts, out=accuracy, where=counts > 0)
 
     def mistakes(self, count: int) -> list[Mistake]:
-        """The images taken for another class, the most probable first; the earlier among equals.
+        """Images taken for another class, the most confident first, the earlier first among equals.
 
         Args:
-            count: mistakes to give, at most.
+            count: most mistakes to give.
         """
         probabilities = self.top_probabilities[:, 0]
         wrong = np.flatnonzero(self.top_classes[:, 0] != self.labels)
@@ -141,7 +141,7 @@ class Predictions:
         return [Mistake(*row) for row in rows]
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Every metric as plain JSON values, accuracies as fractions in [0, 1].
+        """Write every metric as plain JSON values, accuracies as fractions in [0, 1].
 
         ``None`` stands for the accuracy of a class without images, and for a loss that is
         infinite or NaN, for which JSON has no value. The loss has 6 decimals.
@@ -158,7 +158,7 @@ class Predictions:
         return {
             "top1": self.top1,
             "top5": self.top5,
-            # Further digits would be those of float32 rounding, and differ between batch sizes.
+            # Further digits are float32 rounding, which depends on the batch size.
             "loss": round(self.loss, 6) if math.isfinite(self.loss) else None,
             "count": self.count,
             "per_class": [
@@ -179,7 +179,7 @@ class Predictions:
         Raises:
             CheckpointError: when the file is missing or damaged.
         """
-        # What is damaged decides who notices: zipfile, zlib or NumPy.
+        # Depending on the damage, zipfile, zlib or NumPy notices.
         remedy = "remove it, and the predictions are computed again"
         with reraise(Exception, CheckpointError, f"{path} cannot be read", remedy=remedy):
             with path.open("rb") as stream, np.load(stream) as file:

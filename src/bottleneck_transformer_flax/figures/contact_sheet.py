@@ -100,7 +100,7 @@ def _check(
 
 
 def _sheet(width: int, height: int) -> tuple[Figure, Axes]:
-    """A figure with axes that measure its pixels from the top left corner."""
+    """Make a figure with axes that count its pixels from the top left corner."""
     figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     axes.set_axis_off()
@@ -128,7 +128,7 @@ def _show(
 
 
 def _shown_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) on the sheet."""
+    """Height and width that an image has on the sheet."""
     scale = LONGEST_SIDE / max(height, width)
     if scale >= 1:
         return height * int(scale), width * int(scale)
@@ -136,14 +136,14 @@ def _shown_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _label(name: str) -> str:
-    """A name in a few short lines."""
+    """Break a name into a few short lines."""
     return "\n".join(
         textwrap.wrap(name, NAME_COLUMNS, max_lines=NAME_LINES, placeholder=" …") or [""]
     )
 
 
 def _extent(text: str) -> tuple[int, int]:
-    """(width, height) of a name in pixels."""
+    """Measure the width and height of a name in pixels."""
     if not text.strip():
         return 0, 0
     drawn = new_figure(1.0, 1.0).text(0, 0, text, fontsize=NAME_FONT_SIZE, parse_math=False)
@@ -152,7 +152,7 @@ def _extent(text: str) -> tuple[int, int]:
 
 
 def _title_lines(title: str, width: int) -> list[str]:
-    """The title in lines that fit between the margins."""
+    """Break the title into lines that fit between the margins."""
     # A letter is about half as wide as high.
     letter = 0.55 * TITLE_FONT_SIZE * DOTS_PER_INCH / 72
     return textwrap.wrap(title, max(10, int((width - 2 * MARGIN) / letter)))

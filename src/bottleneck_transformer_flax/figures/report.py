@@ -14,12 +14,12 @@ from typing import NamedTuple
 from PIL import Image
 
 MOST_CLASSES = 100
-"""Up to so many classes are all shown; of more, only the worst and the best."""
+"""A page with more classes shows only the worst and the best."""
 WORST_SHOWN, BEST_SHOWN = 50, 10
 SMALL_SIDE, LARGE_SIDE = 64, 224
-"""In pixels: smaller images are enlarged to about the second, larger ones reduced to it."""
+"""In pixels: images up to the small side are enlarged towards the large one, others reduced."""
 Fact = tuple[str, str]
-"""A name and a value, both as they are shown."""
+"""A name and a value, as they are shown."""
 
 
 class _Html(str):
@@ -53,7 +53,7 @@ class ShownMistake(NamedTuple):
 
 
 class ConfusedPair(NamedTuple):
-    """How many images of a class are taken for another one, also as a fraction of the class."""
+    """Number of images of a class taken for another one, also as a fraction of the class."""
 
     true_class: str
     predicted_class: str
@@ -95,7 +95,7 @@ class RunPage:
 
 
 def report_page(page: RunPage) -> str:
-    """The page as HTML: no script, no link, pictures within it; for a screen, a phone or paper."""
+    """Write the page as self-contained HTML without scripts, for a screen, a phone or paper."""
     curves = "loss, accuracy and learning rate by epoch"
     sections = (
         _picture("Training curves", page.curves, curves),
@@ -118,7 +118,7 @@ def report_page(page: RunPage) -> str:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A small picture of an image; a tiny one is enlarged so that its pixels can be seen."""
+    """Encode a small picture of an image; a tiny one is enlarged to show its pixels."""
     encoded = io.BytesIO()
     longest = max(image.size)
     if longest <= SMALL_SIDE:
@@ -214,8 +214,8 @@ def _data_address(picture: bytes) -> str:
 
 
 def _fill(fragment: str, **values: str) -> _Html:
-    """A fragment of report.html with its placeholders replaced."""
-    # A file name need not be text: what there is of it is shown.
+    """Fill in the placeholders of a fragment of report.html."""
+    # A file name may hold what is not UTF-8; it becomes question marks.
     escaped = {
         name: value
         if isinstance(value, _Html)

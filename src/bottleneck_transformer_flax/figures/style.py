@@ -1,4 +1,4 @@
-"""What every figure shares: ink, resolution, and how a PNG reaches the disk.
+"""Colours and resolution that all figures share, and how a figure is written as a PNG.
 
 Figures are built on ``matplotlib.figure.Figure`` and drawn by Agg, never through pyplot, so that
 no backend is chosen and no state is shared with the program that calls.
@@ -25,14 +25,14 @@ TITLE_FONT_SIZE = 11
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
-    """An empty white figure with an Agg canvas."""
+    """Make an empty white figure with an Agg canvas."""
     figure = Figure((width_inches, height_inches), dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def style_axes(axes: Axes) -> None:
-    """Quiet frame and ticks, so that the data is the darkest thing on the page."""
+    """Lighten frame and ticks, so that the data is the darkest thing on the page."""
     axes.set_facecolor("white")
     for spine in axes.spines.values():
         spine.set_color(FRAME_COLOR)
@@ -40,7 +40,7 @@ def style_axes(axes: Axes) -> None:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG."""
+    """Encode the figure as a PNG."""
     png = io.BytesIO()
     with warnings.catch_warnings():
         # A character that no font here has is drawn as a box; there is nothing to do.
@@ -66,7 +66,7 @@ def check_png_path(path: Path) -> None:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG; ``path`` holds either all of it or what it held before.
+    """Write the figure as a PNG, whole or not at all.
 
     Raises:
         ConfigError: when ``path`` does not end in ``.png``, its folder does not exist, or it

@@ -23,7 +23,7 @@ class Scores(NamedTuple):
         classes: likeliest classes, best first; the lower class first among equals.
         probabilities: probability of each of them, in [0, 1].
         losses: cross-entropy of each label; meaningless where there is none.
-        labels: as given. In several processes each knows only its own rows beforehand.
+        labels: true classes as given, in the same order as the scores.
     """
 
     classes: Int[Array | np.ndarray, "b k"]
@@ -73,7 +73,7 @@ class Engine:
         images: UInt8[np.ndarray, "b h w c"],
         labels: Int[np.ndarray, " b"],
     ) -> Scores:
-        """Score one batch, of which each process gives its own rows and gets all of them.
+        """Score one batch; each process passes its own rows and gets the scores of all rows.
 
         Args:
             variables: the model's parameters and batch statistics.

@@ -1,4 +1,4 @@
-"""From images to named probabilities, the one way in."""
+"""Classification of images: pixels in, names and probabilities of classes out."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ Ranking = list[tuple[str, float]]
 
 
 class Predictor:
-    """Classifies images with a pretrained model, compiled for as few batch sizes as will do."""
+    """Classifies images with a pretrained model, compiled for only a few batch sizes."""
 
     def __init__(self, pretrained: Pretrained, *, batch_size: int = 32, top_k: int = 5) -> None:
-        """For a model.
+        """Fold the model's batch norms; compile nothing yet.
 
         Args:
-            pretrained: the model with its preprocessing and class names.
-            batch_size: the most images computed together; fewer are padded to a size compiled
-                before, or else to the next power of two.
-            top_k: classes to give for each image, at most all of the model's.
+            pretrained: model with its preprocessing and class names.
+            batch_size: most images computed together; fewer are padded to a batch size that is
+                compiled already, or else to the next power of two.
+            top_k: number of classes to rank; all of the model's if it has fewer.
 
         Raises:
             ConfigError: when ``batch_size`` or ``top_k`` is below 1.
@@ -41,7 +41,7 @@ class Predictor:
         self._compiled_sizes: set[int] = set()
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Ranking]:
-        """For every RGB image its likeliest classes with their probabilities, best first."""
+        """Rank the likeliest classes of every RGB image, best first."""
         rankings: list[Ranking] = []
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
@@ -58,7 +58,7 @@ class Predictor:
         return rankings
 
     def _size_for(self, count: int) -> int:
-        """The batch size to compute so many images in."""
+        """Choose the batch size to pad ``count`` images to."""
         if all(size < count for size in self._compiled_sizes):
             next_power_of_two = 1 << (count - 1).bit_length()
             self._compiled_sizes.add(min(self.batch_size, next_power_of_two))
