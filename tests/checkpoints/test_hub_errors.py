@@ -143,8 +143,10 @@ def test_a_repository_of_something_else(hub, refusal):
     assert "lacks config.json;" in refusal(download_repository, "lab/empty", [CONFIG])
 
 
-@pytest.mark.parametrize(("token", "name"), [(READER, ANT), (WRITER, "others/ant")])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("token", "name", "there"),
+    [(READER, ANT, True), (READER, ANT, False), (WRITER, "others/ant", True)],
+)
 def test_an_upload_that_is_not_permitted(hub, refusal, saved, monkeypatch, token, name, there):
     monkeypatch.setenv("HF_TOKEN", token)
     if there:

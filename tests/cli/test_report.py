@@ -117,15 +117,15 @@ def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(cal
     assert page.texts_in("small")
 
 
-def unfinished(run, epochs):
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_an_unfinished_run_has_its_curves_so_far_but_is_not_taken_by_itself(
+    call, fails, run, epochs
+):
     shutil.rmtree(run / "pretrained")
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:epochs]))
-
-
-@pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_an_unfinished_run_has_its_curves_so_far(call, run, epochs):
-    unfinished(run, epochs)
+    assert "no finished run" in fails(1, "report")
+    assert not (run / "report.html").exists()
     called = call("report", run)
     page = page_of(called, run / "report.html")
     note = f"The run is not finished: {epochs} of 2 epochs are over."
@@ -145,12 +145,6 @@ def test_a_run_that_held_no_images_out_has_no_scores(call, run):
     (run / "metrics.jsonl").write_text(rows)
     page = page_of(call("report"), run / "report.html")
     assert "The run has no scores, because no images were held out." in page.texts_in("p")
-
-
-def test_only_a_finished_run_is_taken_by_itself(fails, run):
-    unfinished(run, 1)
-    assert "no finished run" in fails(1, "report")
-    assert not (run / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,15 @@ class Handler(BaseHTTPRequestHandler):
             }
         )
 
+    def tree(self, name, revision):
+        files = self._version(name, revision).files
+        self._send_json(
+            [
+                {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
+                for path, content in files.items()
+            ]
+        )
+
     def resolve(self, name, revision, path):
         commit = self._version(name, revision)
         if self._repository(name).gated:
@@ -275,6 +284,7 @@ NAME = r"([^/]+/[^/]+)"
 ROUTES = [
     ("GET", f"/api/models/{NAME}", Handler.information),
     ("GET", f"/api/models/{NAME}/revision/(.+)", Handler.information),
+    ("GET", f"/api/models/{NAME}/tree/(.+)", Handler.tree),
     ("HEAD", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
     ("GET", f"/{NAME}/resolve/([^/]+)/(.+)", Handler.resolve),
     ("POST", "/api/repos/create", Handler.create),

@@ -82,7 +82,7 @@ def import_checkpoint(
         source: file (see ``read_arrays``), or "owner/name" or "owner/name@revision" of a repository
             in timm's format or in this package's own.
         variant: architecture of a file's weights; a repository states its own.
-        image_size: (height, width) the model was trained at, unless it is the published weights'.
+        image_size: (height, width) the model was trained at; by default the published size.
         classes: names of the outputs; by default the repository's, or else ImageNet's for a
             thousand outputs and numbers for any other count.
 
