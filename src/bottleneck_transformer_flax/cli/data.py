@@ -57,8 +57,8 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Draw some training images, each as evaluation sees it and as training might see it, in several
-    versions.
+    """Draw some training images, each as evaluation sees it and in several versions that training
+    might see.
 
     The augmentation's defaults are those of `botnet train --data DATA`.
     """
@@ -116,7 +116,7 @@ def _pack(arguments: Sequence[str]) -> int:
 
 
 def _check_apart(data: str, out: Path) -> None:
-    """Check that the folder to write is not inside the data set, which would then contain itself."""
+    """Check that the folder to write is not inside the data set, which would contain itself."""
     folder, written = Path(data).resolve(), out.resolve()
     if Path(data).is_dir() and (folder == written or folder in written.parents):
         raise ConfigError(f"{out} is in {data}, which is to be packed; name a folder elsewhere")
