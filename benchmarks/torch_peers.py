@@ -21,7 +21,7 @@ from benchmarks.cases import (
 from benchmarks.implementations import PRODUCT_SIDE, Built, process_peak_bytes
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from reference.timm_networks import load_attention, load_network, named_network
+from reference.timm_networks import load_attention, load_network, timm_model
 
 Module = Callable[..., Any]
 
@@ -52,7 +52,7 @@ def build(
     inputs, labels = inputs_and_labels(folder)
     if network is not None:
         inputs = np.resize(inputs, (case.batch_size, *(size or case.size), 3))
-        module: Any = named_network(network, case.config.num_classes)
+        module: Any = timm_model(network, num_classes=case.config.num_classes)
     elif case.of_layer:
         module = load_attention(case.attention_layer("reference"), case.size, timm_arrays(folder))
     else:

@@ -1,6 +1,5 @@
 """Operations against slow loops and their exact properties; how policies draw them."""
 
-import pickle
 from collections import Counter
 
 import numpy as np
@@ -198,36 +197,21 @@ def test_trivial_draws_one_operation_of_any_strength():
         assert_uniform(signs, [1.0] if name in UNSIGNED else [-1.0, 1.0])
 
 
-def test_magnitude_zero_changes_nothing():
-    policy, rng = policy_of("rand", 4, 0.0), np.random.default_rng(0)
-    assert {abs(amount) for _ in range(100) for _, amount in draw_operations(policy, rng)} == {0.0}
-
-
 def changed(policy, pixels, seed):
     image = apply_policy(Image.fromarray(pixels), policy, np.random.default_rng(seed))
     return checked(image, pixels)
 
 
 @pytest.mark.parametrize("name", ["rand", "trivial"])
-def test_a_policy_applies_what_it_draws_in_order(name):
-    policy, pixels = policy_of(name, 3, 12.0), noise(12, 17)
+@pytest.mark.parametrize("shape", [(12, 17), *SHAPES])
+def test_a_policy_applies_what_it_draws_in_order(name, shape):
+    policy, pixels = policy_of(name, 3, 12.0), noise(*shape)
     table = RAND_OPERATIONS if name == "rand" else WIDE_OPERATIONS
     for seed in range(40):
         expected = Image.fromarray(pixels)
         for operation, amount in draw_operations(policy, np.random.default_rng(seed)):
             expected = table[operation].apply(expected, amount)
         np.testing.assert_array_equal(changed(policy, pixels, seed), np.asarray(expected))
-
-
-@pytest.mark.parametrize("name", ["rand", "trivial"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_policy_depends_on_the_generator_alone(name, shape):
-    policy, pixels = Augmentation(policy=name), noise(*shape)
-    original, copy = pixels.copy(), pickle.loads(pickle.dumps(policy))
-    results = [changed(policy, pixels, seed).tobytes() for seed in range(60)]
-    assert [changed(copy, pixels, seed).tobytes() for seed in range(60)] == results
-    assert len(set(results)) > (20 if min(shape) > 1 else 3)
-    np.testing.assert_array_equal(pixels, original)
 
 
 def test_none_gives_the_image_itself_and_draws_nothing():

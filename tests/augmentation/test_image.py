@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -49,6 +49,7 @@ def resize_then_crop(image: Image.Image, record: Preprocessing) -> np.ndarray:
     crop=st.sampled_from([1.0, 0.95, 0.875, 0.5]),
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
 )
+@example(shape=(1, 20000), size=(40, 40), crop=1.0, interpolation="bilinear")
 def test_evaluation_is_resize_then_crop(shape, size, crop, interpolation):
     record = Preprocessing(size=size, crop=crop, interpolation=interpolation)
     # Little contrast: where a filter overshoots [0, 255] after its first pass, Pillow cuts off,
@@ -63,25 +64,6 @@ def test_evaluation_is_resize_then_crop(shape, size, crop, interpolation):
 
 def evaluated(image, **options):
     return EvaluationTransform(Preprocessing(**options))(DecodedImage(image))
-
-
-def test_known_sizes():
-    # 320 x 480 fits 256 at scale 0.8 (height), so 384 columns, of which the middle 224 stay.
-    ramp = np.zeros((320, 480, 3), np.uint8)
-    ramp[..., 0] = np.linspace(0, 255, 480)[None]
-    found = evaluated(Image.fromarray(ramp), size=(224, 224))
-    expected = 255 * np.array([80.5, 303.5]) / 384
-    np.testing.assert_allclose(found[100, [0, -1], 0], expected, atol=1.5)
-    assert evaluated(noise(1, 20000), size=(64, 64)).shape == (64, 64, 3)
-
-
-def test_proportions_are_kept_for_a_size_that_is_not_square():
-    """A disc stays a disc, and the side that is too long is cut."""
-    rows, columns = np.mgrid[:200, :300]
-    disc = (np.hypot(rows - 99.5, columns - 149.5) < 50).astype(np.uint8) * 255
-    found = evaluated(Image.fromarray(np.stack([disc] * 3, -1)), size=(100, 50), crop=1.0)
-    for axis in (0, 1):
-        assert abs((found[..., 0] > 127).any(axis=axis).sum() - 50) <= 1
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
@@ -137,12 +119,13 @@ def test_shift_moves_over_zeros_evenly():
 def test_random_box_has_the_area_and_shape_asked_for():
     rng = np.random.default_rng(0)
     options = Augmentation(crop="resized", min_scale=0.2, aspect_ratio=(0.5, 2.0))
-    boxes = np.array([random_box((300, 400), 1.0, options, rng) for _ in range(3000)])
+    aspect = 0.8  # The model's input, to whose shape the ratio is relative.
+    boxes = np.array([random_box((300, 400), aspect, options, rng) for _ in range(3000)])
     left, top, right, bottom = boxes.T
     assert left.min() == top.min() == 0
     assert (right.max(), bottom.max()) == (400, 300)
     area = (right - left) * (bottom - top) / (300 * 400)
-    ratio = (right - left) / (bottom - top)
+    ratio = (right - left) / (bottom - top) / aspect
     assert 0.198 < area.min() < 0.21
     assert 0.95 < area.max() <= 1
     assert 0.49 < ratio.min() < 0.55
@@ -151,15 +134,6 @@ def test_random_box_has_the_area_and_shape_asked_for():
     small = area < 0.3
     assert abs(np.log(ratio[small]).mean()) < 0.1
     assert abs(area[small].mean() - 0.25) < 0.01
-
-
-def test_random_box_is_relative_to_the_models_input():
-    options = Augmentation(crop="resized", min_scale=0.08, aspect_ratio=(1.0, 1.0))
-    rng = np.random.default_rng(0)
-    left, top, right, bottom = np.array(
-        [random_box((1000, 1000), 0.5, options, rng) for _ in range(100)]
-    ).T
-    np.testing.assert_allclose((right - left) / (bottom - top), 0.5, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.numpy import save, save_file
 
 from bottleneck_transformer_flax import load_pretrained
 from conversion.small_timm import NAME, REPOSITORY, arrays, config, file
-from reference.timm_models import randomize, timm
+from reference.timm_networks import randomize, timm
 from training.tiny import colour_images, entries
 
 __all__ = ["arrays", "config", "file"]

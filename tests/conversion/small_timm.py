@@ -15,7 +15,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.small_models import SMALL_MODELS
-from reference.timm_models import timm, timm_model
+from reference.timm_networks import timm, timm_model
 from reference.variables import random_variables
 
 NAME = "eca_botnext26ts_256"

@@ -16,7 +16,7 @@ from bottleneck_transformer_flax.models.surgery import replace_head, resize_rela
 from bottleneck_transformer_flax.models.variants import get_config
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from conversion.small_timm import NAME, head_of
-from reference.timm_models import timm_model
+from reference.timm_networks import timm_model
 from training.tiny import assert_same_bits
 
 

@@ -15,7 +15,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.forms import BACKEND_FORMS, FORMS, in_form
-from reference.timm_models import randomize, timm
+from reference.timm_networks import randomize, timm
 from training.tiny import assert_same_bits
 
 # Every kind of block is in the first two; the others are among the slow tests.

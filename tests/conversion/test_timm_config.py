@@ -9,7 +9,7 @@ from bottleneck_transformer_flax.conversion.timm import read_timm_config
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from reference.timm_models import timm, timm_model
+from reference.timm_networks import timm, timm_model
 
 # JSON has lists where the records' types say tuples.
 pytestmark = pytest.mark.usefixtures("as_users_have_it")

@@ -1,7 +1,7 @@
 """ImageNet's classes are those of timm, in the order of the labels."""
 
 from bottleneck_transformer_flax.data import imagenet
-from reference.timm_models import timm
+from reference.timm_networks import timm
 
 
 def test_the_classes_in_order():

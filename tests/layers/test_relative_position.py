@@ -58,15 +58,6 @@ def test_the_centre_is_exact_even_where_it_is_zero(old, new):
     np.testing.assert_array_equal(resize(table, new)[new - 1], np.zeros(3))
 
 
-@pytest.mark.parametrize(("old", "new"), [(2, 9), (14, 3), (5, 16)])
-def test_linear_stays_linear(old, new):
-    slope, constant = np.array([1, -2, 0.5], np.float32), np.array([0, 3, -1], np.float32)
-    offsets = np.arange(-(old - 1), old, dtype=np.float32)[:, None]
-    resized = resize(jnp.asarray(offsets * slope + constant), new)
-    scaled = np.linspace(-(old - 1), old - 1, 2 * new - 1)[:, None]
-    np.testing.assert_allclose(resized, scaled * slope + constant, atol=1e-4)
-
-
 @pytest.mark.parametrize(("short", "long"), [(2, 3), (3, 5), (4, 7), (3, 9)])
 def test_there_and_back_is_exact_where_the_finer_grid_holds_the_coarser(short, long):
     table = random_table(short)

@@ -130,24 +130,24 @@ def test_a_wrong_execution_names_the_field_what_came_and_what_is_allowed(field, 
         Execution(**{field: value})
 
 
-def test_lists_and_tuples_whole_numbers_and_fractions_are_the_same_config():
-    config = BoTNetConfig(stage_sizes=[3, 4, 23, 12], block_pattern=["C", "C", "CA", "A"])
-    same = BoTNetConfig(stage_sizes=(3, 4, 23, 12), block_pattern=("C", "C", "CA", "A"))
-    assert config == same
-    assert hash(config) == hash(same)
-    assert config.stage_sizes == (3, 4, 23, 12)
-    assert isinstance(config.stage_sizes, tuple)
-    whole, fraction = (BoTNetConfig(stage_sizes=STAGES, se_ratio=ratio) for ratio in (0, 0.0))
-    assert whole == fraction
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, jnp.dtype(jnp.bfloat16)])
-def test_every_way_to_say_a_dtype_is_the_same_config(dtype):
-    config = BoTNetConfig(stage_sizes=STAGES, dtype=dtype)
-    same = BoTNetConfig(stage_sizes=STAGES, dtype="bfloat16")
-    assert config == same
-    assert hash(config) == hash(same)
-    assert jnp.ones(1, dtype=config.dtype).dtype == jnp.bfloat16
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("field", "written", "same"),
+    [
+        ("stage_sizes", [3, 4, 23, 12], (3, 4, 23, 12)),
+        ("stage_sizes", np.array(STAGES), STAGES),
+        ("block_pattern", ["C", "C", "CA", "A"], ("C", "C", "CA", "A")),
+        ("se_ratio", 0, 0.0),
+        ("se_ratio", np.float32(0.25), 0.25),
+        ("num_classes", np.int64(7), 7),
+        ("dtype", jnp.bfloat16, "bfloat16"),
+        ("dtype", jnp.dtype(jnp.bfloat16), "bfloat16"),
+    ],
+)
+def test_equal_settings_are_one_config_however_they_are_written(field, written, same):
+    config, other = (BoTNetConfig(**{"stage_sizes": STAGES, field: x}) for x in (written, same))
+    assert (config, hash(config)) == (other, hash(other))
+    assert BoTNetConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_the_defaults_are_those_of_the_fixed_surface():
@@ -172,19 +172,12 @@ def test_a_config_is_frozen_and_keyword_only():
 def test_json_round_trip(name):
     for dtype in ("float32", "bfloat16"):
         config = get_config(name, dtype=dtype, num_classes=7)
-        text = json.dumps(config.to_json())
-        again = BoTNetConfig.from_json(json.loads(text))
-        assert again == config
-        assert hash(again) == hash(config)
-        assert json.loads(text)["dtype"] == dtype
+        values = json.loads(json.dumps(config.to_json()))
+        assert BoTNetConfig.from_json(values) == config
+        assert values["dtype"] == dtype
 
 
-@pytest.mark.usefixtures("as_users_have_it")
-def test_json_takes_numpys_numbers_and_may_leave_out_what_has_a_default():
-    config = BoTNetConfig(
-        stage_sizes=np.array([3, 4, 6, 3]), num_classes=np.int64(7), se_ratio=np.float32(0.25)
-    )
-    assert BoTNetConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+def test_json_may_leave_out_what_has_a_default():
     assert BoTNetConfig.from_json({"stage_sizes": [3, 4, 6, 3]}) == BoTNetConfig(stage_sizes=STAGES)
 
 

@@ -90,30 +90,6 @@ def test_every_variant_has_a_golden_and_every_golden_is_of_a_variant():
     assert sorted([*files, *others]) == sorted(VARIANTS)
 
 
-@pytest.mark.parametrize("file", sorted(GOLDENS.glob("*.txt")), ids=lambda file: file.stem)
-def test_every_block_has_the_parts_of_its_kind(file):
-    """Attention or a 3×3, which channel attention may follow; a shortcut where shapes change."""
-    config = VARIANTS[file.stem].config
-    parts = {}
-    for line in file.read_text("utf-8").splitlines():
-        stage, *path = line.split()[0].split("/")
-        if path[0].startswith("block"):
-            parts.setdefault(stage, {}).setdefault(path[0], set()).add(path[1])
-    for stage, (name, blocks) in enumerate(parts.items()):
-        for kind, (block, parts_of_block) in zip(
-            config.block_kinds(stage), blocks.items(), strict=True
-        ):
-            own = {"attention", "attention_norm"} if kind == "A" else {"spatial"}
-            if kind == "C" and config.se_ratio:
-                own.add("squeeze_excite")
-            if kind == "C" and file.stem.startswith("eca"):
-                own.add("efficient_attention")
-            # Our small one's c2 has as many channels as its stem, at the same resolution.
-            if block == "block_1" and (file.stem, name) != ("botnet_small", "c2"):
-                own.add("shortcut")
-            assert parts_of_block == {"reduce", "expand"} | own
-
-
 @pytest.mark.parametrize("name", ["botnet_t3", "resnet50"])
 def test_decay_leaves_out_norms_and_biases_alone(name):
     for line in (GOLDENS / f"{name}.txt").read_text("utf-8").splitlines():

@@ -19,8 +19,7 @@ from bottleneck_transformer_flax.models.flops import abstract_variables, count_p
 from bottleneck_transformer_flax.models.variants import VARIANTS, get_config
 from reference.forms import BACKEND_FORMS, FORMS, in_form
 from reference.small_models import variant_shapes
-from reference.timm_models import randomize
-from reference.timm_networks import load_network, timm_network
+from reference.timm_networks import load_network, randomize, timm_network
 from reference.variables import random_variables
 
 SIZE = (64, 64)

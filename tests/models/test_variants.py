@@ -1,12 +1,10 @@
 """The named models against what was published about them."""
 
-import math
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
-from flax.traverse_util import flatten_dict
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -21,7 +19,7 @@ from bottleneck_transformer_flax.models.variants import (
     list_variants,
 )
 from reference import counts
-from reference.small_models import NAMES, OWN, SMALL_MODELS, kinds, stem_stride, variant_shapes
+from reference.small_models import NAMES, OWN, kinds, variant_shapes
 
 # name: stage sizes, image size, c5 has stride 1, SE ratio, activation, attention in c5
 PUBLISHED = {
@@ -121,13 +119,6 @@ def test_the_network_has_the_parameters_of_its_row_in_float32(name):
     assert set(shapes) == {"params", "batch_stats"}
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
     assert count_parameters(shapes) == VARIANTS[name].parameters
-    norms = [
-        math.prod(leaf.shape)
-        for path, leaf in flatten_dict(shapes["params"]).items()
-        if path[-2].endswith("norm")
-    ]
-    count = VARIANTS[name].parameters - sum(norms)
-    assert count == WITHOUT_NORMS.get(name, count)
 
 
 @pytest.mark.parametrize("name", kinds("botnet_t3", "botnet_small"))
@@ -135,45 +126,6 @@ def test_the_networks_multiply_adds_are_those_of_its_row_whatever_its_execution(
     variant = VARIANTS[name]
     model = BoTNet(config=variant.config, execution=Execution(attention_backend="blockwise"))
     assert count_multiply_adds(model, variant.image_size) == variant.multiply_adds
-
-
-SIZE = (96, 160)
-
-
-@pytest.mark.parametrize("name", kinds("botnet50", "botnet_t3", "resnet50"))
-def test_shapes_and_dtypes_of_all_outputs(name):
-    model = SMALL_MODELS[name]
-    config = model.config.replace(dtype="bfloat16")
-    model = model.clone(config=config)
-    images = jnp.zeros((2, *SIZE, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-
-    def outputs(method):
-        return jax.eval_shape(lambda v, x: model.apply(v, x, method=method), variables, images)
-
-    logits = outputs("__call__")
-    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    strides = [stem_stride(name) * factor for factor in (1, 2, 4, 4)]
-    strides[3] *= 1 if "_s1_" in name or "_t" in name or name in OWN else 2
-    maps = outputs("feature_maps")
-    assert list(maps) == ["c2", "c3", "c4", "c5"]
-    for index, (stride, features) in enumerate(zip(strides, maps.values(), strict=True)):
-        height, width = (math.ceil(side / stride) for side in SIZE)
-        assert features.shape == (2, height, width, config.out_channels(index))
-        assert features.dtype == jnp.bfloat16
-    grids = {
-        f"c{stage + 2}/block_{index + 1}": strides[stage - 1 if index == 0 else stage]
-        for stage in range(4)
-        for index, kind in enumerate(config.block_kinds(stage))
-        if kind == "A"
-    }
-    attention = outputs("attention_maps")
-    assert list(attention) == list(grids)
-    for stride, weights in zip(grids.values(), attention.values(), strict=True):
-        grid = tuple(math.ceil(side / stride) for side in SIZE)
-        assert weights.shape == (2, 2, *grid, *grid)
-        assert weights.dtype == jnp.float32
 
 
 @pytest.mark.usefixtures("as_users_have_it")

@@ -13,17 +13,6 @@ def softmax(logits):
     return exponentials / exponentials.sum()
 
 
-def position_logits(query, height_table, width_table):
-    """(b, h, w, n, d) scaled queries → (b, n, h, w, h, w)."""
-    b, h, w, n, _ = query.shape
-    logits = np.zeros((b, n, h, w, h, w))
-    for image, head, i, j in np.ndindex(b, n, h, w):
-        for k, m in np.ndindex(h, w):
-            offset = height_table[k - i + h - 1] + width_table[m - j + w - 1]
-            logits[image, head, i, j, k, m] = query[image, i, j, head] @ offset
-    return logits
-
-
 def weights(query, key, height_table, width_table, position_query=None):
     """Scaled queries and keys (b, h, w, n, d) → (b, n, h, w, h, w).
 
@@ -32,12 +21,15 @@ def weights(query, key, height_table, width_table, position_query=None):
     query, key, height_table, width_table = as_float64(query, key, height_table, width_table)
     b, h, w, n, _ = query.shape
     position_query = query if position_query is None else position_query
-    logits = position_logits(position_query, height_table, width_table)
+    shares = np.zeros((b, n, h, w, h, w))
     for image, head, i, j in np.ndindex(b, n, h, w):
+        logits = np.zeros((h, w))
         for k, m in np.ndindex(h, w):
-            logits[image, head, i, j, k, m] += query[image, i, j, head] @ key[image, k, m, head]
-        logits[image, head, i, j] = softmax(logits[image, head, i, j])
-    return logits
+            offset = height_table[k - i + h - 1] + width_table[m - j + w - 1]
+            content = query[image, i, j, head] @ key[image, k, m, head]
+            logits[k, m] = content + position_query[image, i, j, head] @ offset
+        shares[image, head, i, j] = softmax(logits)
+    return shares
 
 
 def attend(query, key, value, height_table, width_table):
@@ -67,20 +59,12 @@ def project(x, kernel):
     return output
 
 
-def scaled_query(x, parameters):
-    query = project(x, parameters["query"]["kernel"])
-    return query * query.shape[-1] ** -0.5
-
-
 def self_attention_weights(x, parameters, *, scaled_positions=True):
     """The weights of the whole layer, (b, n, h, w, h, w), from its parameters by name."""
-    return weights(
-        scaled_query(x, parameters),
-        project(x, parameters["key"]["kernel"]),
-        parameters["relative_height"],
-        parameters["relative_width"],
-        None if scaled_positions else project(x, parameters["query"]["kernel"]),
-    )
+    query, key = (project(x, parameters[name]["kernel"]) for name in ("query", "key"))
+    scaled = query * query.shape[-1] ** -0.5
+    tables = parameters["relative_height"], parameters["relative_width"]
+    return weights(scaled, key, *tables, scaled if scaled_positions else query)
 
 
 def self_attention(x, parameters, *, scaled_positions=True):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from reference.conversion_arrays import golden_arrays, golden_images, sampled
-from reference.timm_models import timm_model
+from reference.timm_networks import timm_model
 
 GOLDENS = Path(__file__).parents[1] / "goldens/conversion"
 # With the gain under which neither the images' differences nor their sum take over.

@@ -1,40 +1,17 @@
-"""Event files of TensorBoard, read byte by byte, as it would read them."""
+"""Event files of TensorBoard, read as their format says."""
 
 import struct
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 
-def crc32c(data):
-    """Castagnoli's checksum, a bit at a time."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(data):
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def events_in(path):
-    """TFRecord: the length and its checksum, then so many bytes and theirs."""
-    data, events, start = path.read_bytes(), [], 0
+    """TFRecord: the length of an event, a checksum, the event, another checksum."""
+    data, start = path.read_bytes(), 0
     while start < len(data):
-        (length,) = struct.unpack("<Q", data[start : start + 8])
-        assert struct.unpack("<I", data[start + 8 : start + 12]) == (
-            masked(data[start : start + 8]),
-        )
-        body = data[start + 12 : start + 12 + length]
-        assert struct.unpack("<I", data[start + 12 + length : start + 16 + length]) == (
-            masked(body),
-        )
-        events.append(Event.FromString(body))
+        (length,) = struct.unpack_from("<Q", data, start)
+        yield Event.FromString(data[start + 12 : start + 12 + length])
         start += 16 + length
-    return events
 
 
 def shown(folder):

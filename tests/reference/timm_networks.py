@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from bottleneck_transformer_flax.conversion.convert import PROJECTS
-from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.variants import find_variant
@@ -32,32 +31,46 @@ class ActivatedShortcut(torch.nn.Module):
     """timm's attention blocks don't activate their shortcut; the paper's authors do."""
 
     def __init__(self, shortcut: torch.nn.Module, activation: torch.nn.Module) -> None:
-        """Around timm's shortcut."""
         super().__init__()
         self.inner = shortcut
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Project, then activate."""
         activated: torch.Tensor = self.activation(self.inner(x))
         return activated
 
 
-def timm_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet:
-    """The network of a config for images of (height, width), untrained, in inference.
+def randomize(network: torch.nn.Module, seed: int) -> None:
+    """Random parameters and batch statistics, of a scale that keeps activations near one."""
+    generator = torch.Generator().manual_seed(seed)
 
-    Raises:
-        ConfigError: when timm has no parts for it.
-    """
+    def normal(like: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator) * std + mean
+
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.copy_(normal(tensor, 0, 0.3).exp())
+            elif name.endswith("running_mean") or name.endswith("bias"):
+                tensor.copy_(normal(tensor, 0, 0.2))
+            elif tensor.ndim == 1:
+                tensor.copy_(normal(tensor, 0.8, 0.2))
+            elif tensor.ndim >= 2:
+                fan_in = tensor[0].numel() if tensor.ndim == 4 else tensor.shape[-1]
+                tensor.copy_(normal(tensor, 0, fan_in**-0.5))
+
+
+def timm_model(name: str, **options: Any) -> Any:
+    """One of the networks that timm has a name for, untrained, in inference."""
+    return timm.create_model(name, **options).eval()
+
+
+def timm_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet:
+    """The network of one of the paper's or of timm's configs, untrained, in inference."""
     variant = find_variant(config)
     if variant is not None and variant.name in PROJECTS["timm"].variants:
-        network: Any = timm.create_model(
-            variant.name, num_classes=config.num_classes, img_size=image_size
-        )
-    else:
-        network = _paper_network(config, image_size)
-    ready: ByobNet = network.eval()
-    return ready
+        return timm_model(variant.name, num_classes=config.num_classes, img_size=image_size)
+    return _paper_network(config, image_size).eval()
 
 
 def load_network(
@@ -65,22 +78,12 @@ def load_network(
 ) -> ByobNet:
     """``timm_network`` with weights under the names of timm's checkpoints."""
     network = timm_network(config, image_size)
-    named = {
-        name.replace(".inner.", "."): name
-        for name in network.state_dict()
-        if "num_batches_tracked" not in name
-    }
-    state = {named[name]: torch.from_numpy(array) for name, array in arrays.items()}
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if "num_batches_tracked" not in name] + unexpected
-    if wrong:
-        raise ConfigError(f"timm's network and ours differ in {', '.join(wrong)}")
-    return network
-
-
-def named_network(name: str, num_classes: int) -> torch.nn.Module:
-    """A network that timm has a name for, untrained."""
-    network: torch.nn.Module = timm.create_model(name, num_classes=num_classes)
+    state = network.state_dict()
+    names = {name.replace(".inner.", "."): name for name in state if "num_batches" not in name}
+    assert names.keys() == arrays.keys()
+    network.load_state_dict(
+        state | {names[name]: torch.from_numpy(array) for name, array in arrays.items()}
+    )
     return network
 
 
@@ -103,19 +106,6 @@ def load_attention(
 def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet:
     """The paper's networks, which timm does not name but has the parts of."""
     kinds = [set(config.block_kinds(stage)) for stage in range(4)]
-    built_alike = config.replace(
-        num_classes=1000,
-        stem="7x7",
-        stem_pool=True,
-        channel_attention_position="output",
-        efficient_channel_attention=False,
-        query_key_dim=None,
-        group_size=None,
-        final_channels=None,
-        se_divisor=1,
-    )
-    if config.replace(num_classes=1000) != built_alike or any(len(kind) > 1 for kind in kinds):
-        raise ConfigError("timm has no parts for this network; it has for the paper's and its own")
     activation = _ACTIVATIONS[config.activation]
     excite = {"rd_ratio": config.se_ratio, "rd_divisor": 1, "act_layer": activation}
     blocks = tuple(
