@@ -34,6 +34,10 @@ README = Path(__file__).parents[1] / "README.md"
         ),
         ("from bottleneck_transformer_flax import Preprocessing", ["jax", "flax"]),
         ("from bottleneck_transformer_flax import BoTNet, load_pretrained", ["torch", "timm"]),
+        (
+            "import bottleneck_transformer_flax.data.datasets",
+            ["jax", "flax", "pyarrow", "array_record"],
+        ),
     ],
 )
 def test_importing_a_name_imports_no_framework_that_it_does_not_need(statement, unwanted):

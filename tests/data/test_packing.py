@@ -22,6 +22,7 @@ from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_images
 from data.sources.test_parquet import write as write_parquet
+from reference.damage import cut_short, flip_a_bit
 
 COUNTS = {"ant": 5, "bee": 4, "cat": 8}
 
@@ -179,11 +180,9 @@ def test_what_is_finished_is_checked_and_only_what_is_damaged_written_again(fold
     packed = pack_folder(root, out, shards=4)
     whole, before = contents_below(out), inodes(out)
     damaged, missing, short = sorted(before)[:3]
-    content = bytearray((out / "all" / damaged).read_bytes())
-    content[len(content) // 2] ^= 1
-    (out / "all" / damaged).write_bytes(content)
+    flip_a_bit(out / "all" / damaged)
     (out / "all" / missing).unlink()
-    (out / "all" / short).write_bytes(b"")
+    cut_short(out / "all" / short)
     assert pack_folder(root, out, shards=4) == packed
     assert contents_below(out) == whole
     (last,) = set(before) - {damaged, missing, short}

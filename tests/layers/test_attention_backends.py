@@ -18,7 +18,6 @@ from bottleneck_transformer_flax.layers.attention_backends.fused import max_fuse
 from bottleneck_transformer_flax.layers.attention_backends.reference import reference_attention
 from bottleneck_transformer_flax.models.execution import AttentionBackend
 from bottleneck_transformer_flax.models.flops import equations
-from reference import attention as oracle
 
 NAMES = ("query", "key", "value", "height_table", "width_table")
 
@@ -95,25 +94,13 @@ def test_all_heads_at_once_where_no_cores_share_a_product(monkeypatch):
     assert text.count("scan") == 1
 
 
-@jax.jit
-def outputs_of_all(*arrays):
-    return {name: function(*arrays) for name, function in BACKENDS.items()}
-
-
-def test_all_are_the_oracle():
-    arrays = draw(3, 4, batch=1)
-    expected = oracle.attend(*oracle.as_float64(*arrays))
-    for name, output in outputs_of_all(*arrays).items():
-        np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5, err_msg=name)
-
-
 def test_large_logits_overflow_nothing():
     grid = (1, 2, 3, 1, 4)
     query, key = jnp.full(grid, 1e4), jnp.ones(grid).at[0, 1, 2].set(2.0)
     value = jnp.arange(24, dtype=jnp.float32).reshape(grid)
-    outputs = outputs_of_all(query, key, value, jnp.zeros((3, 4)), jnp.zeros((5, 4)))
-    for name, output in outputs.items():
-        expected = np.broadcast_to(value[0, 1, 2], grid)
+    expected = np.broadcast_to(value[0, 1, 2], grid)
+    for name, function in BACKENDS.items():
+        output = jax.jit(function)(query, key, value, jnp.zeros((3, 4)), jnp.zeros((5, 4)))
         np.testing.assert_allclose(output, expected, atol=1e-5, err_msg=name)
 
 

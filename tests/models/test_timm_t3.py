@@ -38,7 +38,7 @@ def theirs():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_t3_gives_the_logits_of_timm(record_property, form):
+def test_t3_gives_the_logits_of_timm(form):
     network, images, expected = theirs()
     state = {
         name.replace(".shortcut.inner.", ".shortcut."): tensor.numpy()
@@ -50,9 +50,6 @@ def test_t3_gives_the_logits_of_timm(record_property, form):
     model, variables = in_form(form, BoTNet(config=CONFIG), imported)
     logits = np.asarray(jax.jit(model.apply)(variables, images))
 
-    difference = float(np.abs(logits - expected).max())
-    record_property("largest_difference", difference)
-    print(f"{form}: largest difference of T3's logits from timm's: {difference:.2e}")
     assert 0.1 < expected.std() < 100
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
@@ -99,14 +96,10 @@ def test_a_training_step_has_the_gradients_and_statistics_of_timm(form):
     compared = [name for name in ours if not name.endswith("running_var")]
     # PyTorch's running variance is of n − 1 positions, Flax's of n.
     assert set(compared) == set(theirs)
-    differences = {
-        name: float(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max())
-        for name in compared
-    }
-    largest = max(differences, key=differences.__getitem__)
-    print(f"{form}: loss {our_loss - their_loss.item():.1e}, {largest} {differences[largest]:.1e}")
     assert abs(our_loss - their_loss.item()) < 1e-5
-    assert differences[largest] < 1e-4
+    for name in compared:
+        difference = np.abs(ours[name] - theirs[name]).max()
+        assert difference < 1e-4 * np.abs(theirs[name]).max(), name
 
 
 @pytest.mark.parametrize("name", ["botnet_t3", pytest.param("botnet_t6", marks=pytest.mark.slow)])

@@ -43,16 +43,6 @@ def test_images_are_those_of_the_files(tmp_path):
         assert source.content(index) == Path(source.describe(index)).read_bytes()
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    make(tmp_path, "x/bad.png").joinpath("x/bad.png").write_text("no image")
-    (tmp_path / "x/lost.png").symlink_to(tmp_path / "nowhere.png")
-    source = list_classes(tmp_path)
-    assert source.names == ("x/bad.png", "x/lost.png")
-    for index, name in enumerate(source.names):
-        with pytest.raises(DataError, match=rf"^{tmp_path}/{name}: cannot be read as an image"):
-            source.read(index)
-
-
 def test_nested_upper_case_hidden_and_other_files(tmp_path):
     make(tmp_path, "cat/2019/may/a.JPG", "cat/b.Jpeg", "cat/notes.txt", "cat/.hidden.png")
     make(tmp_path, "cat/.cache/c.png", ".git/d.png", "beside.png", "cat/noSuffix")
