@@ -114,17 +114,6 @@ def test_gradients_are_the_oracles_finite_differences(part):
         np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5)
 
 
-def test_parameters_are_what_the_paper_names():
-    kernel = {"kernel": (CHANNELS, HEADS, HEAD_DIM)}
-    assert jax.tree.map(jnp.shape, PARAMETERS) == {
-        "query": kernel,
-        "key": kernel,
-        "value": kernel,
-        "relative_height": (2 * H - 1, HEAD_DIM),
-        "relative_width": (2 * W - 1, HEAD_DIM),
-    }
-
-
 def test_the_softmax_is_joint_over_all_keys():
     x = random_images(1, H, W, CHANNELS)
     weights = np.asarray(jax.jit(partial(LAYER.apply, method="weights"))({"params": PARAMETERS}, x))

@@ -19,7 +19,7 @@ from bottleneck_transformer_flax.models.variants import (
     list_variants,
 )
 from reference import counts
-from reference.small_models import NAMES, OWN, kinds, variant_shapes
+from reference.small_models import NAMES, OWN, TIMM, kinds, variant_shapes
 
 # name: stage sizes, image size, c5 has stride 1, SE ratio, activation, attention in c5
 PUBLISHED = {
@@ -39,13 +39,6 @@ PUBLISHED = {
     "seresnet50": ((3, 4, 6, 3), 224, False, 1 / 16, "relu", False),
     "seresnet101": ((3, 4, 23, 3), 224, False, 1 / 16, "relu", False),
     "seresnet152": ((3, 8, 36, 3), 224, False, 1 / 16, "relu", False),
-}
-# Kinds of blocks, channels that the stages give out (timm's byoanet.py).
-TIMM = {
-    "botnet26t_256": (("CC", "CC", "CA", "AA"), (256, 512, 1024, 2048)),
-    "sebotnet33ts_256": (("CC", "CCA", "CCA", "AA"), (256, 512, 1024, 1536)),
-    "botnet50ts_256": (("CCC", "CCCA", "CACACA", "CAC"), (256, 512, 1024, 2048)),
-    "eca_botnext26ts_256": (("CC", "CC", "CA", "AA"), (256, 512, 1024, 2048)),
 }
 WITHOUT_NORMS = {
     "botnet_t3": 30_429_144,
@@ -75,15 +68,6 @@ def test_the_names_are_the_papers_timms_and_our_own():
     assert sorted(list_variants()) == sorted([*PUBLISHED, *TIMM, *OWN])
     list_variants().clear()
     assert "botnet_t3" in list_variants()
-
-
-@pytest.mark.parametrize("name", TIMM)
-def test_timms_rows_are_timms(name):
-    kinds, channels = TIMM[name]
-    variant = get_variant(name)
-    assert variant.image_size == (256, 256)
-    assert tuple(variant.config.block_kinds(stage) for stage in range(4)) == kinds
-    assert tuple(variant.config.out_channels(stage) for stage in range(4)) == channels
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

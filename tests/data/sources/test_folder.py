@@ -24,12 +24,17 @@ def images(*classes: str, count: int = 4) -> list[str]:
     return [f"{name}/{number}.png" for name in classes for number in range(count)]
 
 
-def test_classes_and_images_are_sorted(tmp_path):
-    make(tmp_path, "dog/b.jpg", "dog/a.png", "cat/z.png", "Zebra/1.png")
+def test_classes_and_images_are_sorted_without_hidden_and_other_files(tmp_path):
+    """Nested ones and those with upper-case suffixes are among them."""
+    make(tmp_path, "dog/b.jpg", "dog/a.png", "Zebra/1.png", "cat/2019/may/a.JPG", "cat/b.Jpeg")
+    make(tmp_path, "cat/notes.txt", "cat/.hidden.png", "cat/.cache/c.png", "cat/noSuffix")
+    make(tmp_path, ".git/d.png", "beside.png")
     source = list_classes(tmp_path)
     assert source.class_names == ("Zebra", "cat", "dog")
-    assert source.names == ("Zebra/1.png", "cat/z.png", "dog/a.png", "dog/b.jpg")
-    assert source.labels.tolist() == [0, 1, 2, 2]
+    cats = ("cat/2019/may/a.JPG", "cat/b.Jpeg")
+    assert source.names == ("Zebra/1.png", *cats, "dog/a.png", "dog/b.jpg")
+    assert source.labels.tolist() == [0, 1, 1, 2, 2]
+    assert source.passed_over == 2
 
 
 def test_images_are_those_of_the_files(tmp_path):
@@ -41,14 +46,6 @@ def test_images_are_those_of_the_files(tmp_path):
         assert source.read(index).getpixel((3, 2)) == colour
         assert source.describe(index) == f"{tmp_path}/{source.names[index]}"
         assert source.content(index) == Path(source.describe(index)).read_bytes()
-
-
-def test_nested_upper_case_hidden_and_other_files(tmp_path):
-    make(tmp_path, "cat/2019/may/a.JPG", "cat/b.Jpeg", "cat/notes.txt", "cat/.hidden.png")
-    make(tmp_path, "cat/.cache/c.png", ".git/d.png", "beside.png", "cat/noSuffix")
-    source = list_classes(tmp_path)
-    assert source.names == ("cat/2019/may/a.JPG", "cat/b.Jpeg")
-    assert source.passed_over == 2
 
 
 def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
