@@ -116,17 +116,15 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path):
         (tmp_path / "another").read_bytes()
 
 
-@pytest.fixture
-def killed_process():
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_the_next_write_removes_what_a_killed_process_left(tmp_path, killed_process):
+def test_the_next_write_removes_what_a_killed_process_left_and_nothing_else(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    names = [f"{os.getppid()}.new", f"1.{killed.pid}.new", "b.new", "new"]
+    of_others = [tmp_path / f".a.json.{name}" for name in names]
+    for file in of_others:
+        file.touch()
     # In a container, the process that is killed and the next one often have the same number.
-    for number in (killed_process, os.getpid()):
+    for number in (killed.pid, os.getpid()):
         for left in (tmp_path / f".folder.{number}.new", tmp_path / f".folder.{number}.old"):
             left.mkdir()
             (left / "half").touch()
@@ -134,15 +132,8 @@ def test_the_next_write_removes_what_a_killed_process_left(tmp_path, killed_proc
     with atomic_directory(tmp_path / "folder") as folder:
         (folder / "whole").touch()
     write_text(tmp_path / "a.json", "whole")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.json", "folder", "whole"]
-
-
-def test_a_write_leaves_other_processes_and_other_names_alone(tmp_path, killed_process):
-    others = [f".a.{os.getppid()}.new", f".a.1.{killed_process}.new", ".a.b.new", ".a.new"]
-    for name in others:
-        (tmp_path / name).touch()
-    write_text(tmp_path / "a", "whole")
-    assert entries(tmp_path) == sorted(["a", *others])
+    written = [tmp_path / name for name in ("a.json", "folder", "folder/whole")]
+    assert sorted(tmp_path.rglob("*")) == sorted([*of_others, *written])
 
 
 @pytest.mark.parametrize("name", [".", "lock"])

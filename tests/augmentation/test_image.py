@@ -180,7 +180,7 @@ class Blank(DecodedImage):
     target=st.tuples(SIDES, SIDES),
     seed=st.integers(0, 1000),
 )
-def test_an_image_is_decoded_no_larger_than_its_box_needs(size, target, seed):
+def test_training_decodes_no_larger_than_the_box_needs_and_evaluation_whole(size, target, seed):
     transform, image = training("resized", target, shift_pixels=0), Blank(size)
     rng = np.random.default_rng(seed)
     left, top, right, bottom = random_box(size, target[1] / target[0], transform.augmentation, rng)
@@ -191,11 +191,7 @@ def test_an_image_is_decoded_no_larger_than_its_box_needs(size, target, seed):
         if (bottom - top) / n >= target[0] and (right - left) / n >= target[1]
     ]
     assert image.reduction == max(enough, default=1)
-
-
-def test_evaluation_decodes_whole():
-    image = Blank((400, 400))
-    EvaluationTransform(Preprocessing(size=(20, 20)))(image)
+    EvaluationTransform(transform.preprocessing)(image)
     assert image.reduction == 1
 
 
