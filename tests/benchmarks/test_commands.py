@@ -205,12 +205,18 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path, delay_seconds):
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
         start_new_session=True,
+        # A shell that runs the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list((tmp_path / "temporary").iterdir()):
         time.sleep(0.05)
     time.sleep(delay_seconds)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert (process.returncode, out, err) == (1, "", "benchmarks: error: interrupted\n")
     assert list((tmp_path / "temporary").iterdir()) == []
     sessions = [
