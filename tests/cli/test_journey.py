@@ -8,13 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from cli.conftest import QUICK
-from conversion.small_timm import NAME, arrays, file
-from training.tiny import assert_same_bits, entries, write_data
-
-__all__ = ["arrays", "file"]
+from training.tiny import entries, write_data
 
 SCORES = {"top1", "top5", "loss", "count", "per_class"}
 
@@ -80,17 +76,6 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
         "report.html",
         "run.json",
     ]
-
-
-def test_a_checkpoint_of_timm_is_imported_and_exported_back(call, arrays, file, monkeypatch):
-    monkeypatch.chdir(file.parent)
-    imported = call("import", file.name, "--variant", NAME, "--out", "ours", "--json")
-    assert imported.code == 0, imported
-    assert (imported.json()["variant"], imported.json()["num_classes"]) == (NAME, 1000)
-    exported = call("export", "--checkpoint", "ours", "--out", "back.safetensors", "--json")
-    assert exported.code == 0, exported
-    assert exported.json()["variant"] == NAME
-    assert_same_bits(load_file("back.safetensors"), arrays)
 
 
 @pytest.mark.parametrize(
