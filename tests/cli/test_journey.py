@@ -83,7 +83,11 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
     [
         (1, "train --data nowhere", "nowhere: no such folder"),
         (2, "train --epochs -1", "epochs is -1"),
-        (2, "train --epochz 3", "--epochz"),
+        (2, "train --epochs many", "epochs"),
+        (2, "train --optimizer lion", "optimizer"),
+        (2, "train --image-size 16", "image-size"),
+        (2, "train --image-size 0 16", "size is (0, 16)"),
+        (2, "train --coordinator node --num-processes 2 --process-id 0", "HOST:PORT"),
         (2, "train --variant botnet_t33", "did you mean 'botnet_t3'"),
         (1, "train --resume", "no run to resume in runs/"),
         (1, "evaluate --checkpoint nowhere", "nowhere does not exist"),
