@@ -21,12 +21,10 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--data", "photos", "--data=embedded"], ["--seed", "0"]]
-)
-def test_defaults_follow_the_data_that_is_given_last(call, arguments):
-    assert parse(arguments).config == default_config("embedded")
-    described = call("train", *arguments, "--data", "photos", "--resume", "--help").out
+def test_defaults_follow_the_data_that_is_given_last(call):
+    for arguments in ([], ["--data", "photos", "--data=embedded"], ["--seed", "0"]):
+        assert parse(arguments).config == default_config("embedded")
+    described = call("train", "--data", "photos", "--resume", "--help").out
     assert f"(default: {default_config('photos').epochs})" in " ".join(described.split())
 
 
@@ -83,26 +81,24 @@ def test_a_resumed_run_may_change_only_what_does_not_decide_its_result(runs):
     assert config.input.skip_bad_images
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"coordinator": None}, "expected all three of them, or none"),
-        ({"process_id": None}, "expected all three of them, or none"),
-        *[
-            ({"coordinator": value}, f"coordinator is '{value}'; expected HOST:PORT")
-            for value in ("localhost", "localhost:", ":1234", "localhost:abc", "a:0", "a:65536")
-        ],
-        ({"num_processes": 0}, "num_processes is 0; expected at least 1"),
-        ({"process_id": 2}, "process_id is 2; expected 0 to num_processes - 1 = 1"),
-        ({"process_id": -1}, "process_id is -1"),
-    ],
-)
-def test_impossible_processes_are_refused(changes, message):
-    good = {"num_processes": 2, "process_id": 1}
+def test_coordinator_number_and_index_are_given_together_and_checked():
+    good = {"coordinator": "node0:1234", "num_processes": 2, "process_id": 1}
     for coordinator in ("node0:1234", "10.0.0.1:1", "[::1]:65535"):
-        assert ProcessOptions(coordinator=coordinator, **good).given
+        assert ProcessOptions(**good | {"coordinator": coordinator}).given
     assert ProcessOptions(distributed=True).given
     assert not ProcessOptions().given
-    with pytest.raises(ConfigError) as caught:
-        ProcessOptions(**{"coordinator": "node0:1234"} | good | changes)
-    assert message in str(caught.value)
+    no_ports = ("localhost", "localhost:", ":1234", "localhost:abc", "a:0", "a:65536")
+    for name, value, message in (
+        ("coordinator", None, "expected all three of them, or none"),
+        ("process_id", None, "expected all three of them, or none"),
+        *(
+            ("coordinator", host, f"coordinator is '{host}'; expected HOST:PORT")
+            for host in no_ports
+        ),
+        ("num_processes", 0, "num_processes is 0; expected at least 1"),
+        ("process_id", 2, "process_id is 2; expected 0 to num_processes - 1 = 1"),
+        ("process_id", -1, "process_id is -1"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            ProcessOptions(**good | {name: value})
+        assert message in str(caught.value)

@@ -1,5 +1,7 @@
 """The step on a model that NumPy can differentiate: loss, masks, parts, averages, purity."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,10 +138,9 @@ def test_the_average_follows_with_a_decay_that_grows():
             expected,
             copied(state.variables),
         )
-        for ours, value in zip(
-            jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True
-        ):
-            np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-6)
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), state.average, expected
+        )
     # Both regimes were met, parameters and statistics both moved.
     assert 1 / 10 < decay < 4 / 13
     assert set(state.average) == {"params", "batch_stats"}
