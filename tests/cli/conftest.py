@@ -9,6 +9,7 @@ import pytest
 
 from bottleneck_transformer_flax.cli import main
 from bottleneck_transformer_flax.models.variants import VARIANTS
+from bottleneck_transformer_flax.training.estimate import Estimate
 from reference.finished_runs import finished_once, finished_run
 from reference.hub_client import hub
 from training.tiny import SMALL_VARIANT, small_variant, write_data
@@ -18,6 +19,21 @@ __all__ = ["finished_once", "finished_run", "hub", "small_variant"]
 # Options under which a folder of 16 × 16 images trains in a second, once compiled.
 QUICK = ("--variant", "small", "--image-size", "16", "16", "--num-workers", "0")
 QUICK += ("--batch-size", "6", "--epochs", "2", "--warmup-epochs", "1")
+
+
+ESTIMATE = Estimate(
+    steps=4,
+    images=24,
+    evaluations=2,
+    devices=2,
+    state_bytes=3_000_000,
+    temporaries_bytes=7_000_000,
+    compile_seconds=30.0,
+    step_seconds=0.5,
+    input_seconds=0.1,
+    evaluation_seconds=10.0,
+    test_seconds=8.0,
+)
 
 
 class Called(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax.data.datasets import fingerprint, load_splits
-from training.tiny import CLASSES, truncated_jpeg, write_classes, write_data
+from training.tiny import CLASSES, entries, truncated_jpeg, write_classes, write_data
 
 
 @pytest.fixture
@@ -24,55 +24,46 @@ def images(tmp_path, monkeypatch):
 
 def test_packed_images_are_the_same_data_set(call, images):
     truncated_jpeg(images / "bee/x.jpg")
-    arguments = ("data", "pack", "images", "out", "--shards", "2", "--skip-bad-images")
-    called = call(*arguments)
+    pack = ("data", "pack", "images", "out", "--shards", "2", "--skip-bad-images")
+    described = call(*pack, "--json")
     size = sum(file.stat().st_size for file in (images.parent / "out").rglob("*.arrayrecord"))
+    (reason,) = described.json()["left_out"]
+    assert reason.startswith("images/bee/x.jpg: cannot be read as an image")
+    assert described.out.count("\n") == 1
+    assert described.json() == {
+        "data": "images",
+        "out": "out",
+        "images": {"all": 12},
+        "files": 2,
+        "bytes": size,
+        "left_out": [reason],
+    }
+    called = call(*pack)
     assert (called.code, called.err) == (0, "")
-    (reason,) = [line for line in called.out.splitlines() if line.startswith("  ")]
-    assert reason.startswith("  images/bee/x.jpg: cannot be read as an image")
     assert called.out.splitlines() == [
         "packed   images: 12 images",
         "left out 1 that cannot be read:",
-        reason,
+        f"  {reason}",
         f"written  out: 2 files, {size / 1e6:.1f} MB",
         "next: botnet train --data out",
     ]
     (images / "bee/x.jpg").unlink()
     assert fingerprint(load_splits("out")) == fingerprint(load_splits("images"))
+    write_data(images.parent / "parts")
+    packed = call("data", "pack", "parts", "parts-out").out
+    assert "packed   parts: 12 train images and 9 val images" in packed
 
 
-def test_parts_are_packed_and_described_as_json(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_data(tmp_path / "images")
-    called = call("data", "pack", "images", "out", "--json")
-    assert called.out.count("\n") == 1
-    assert called.json().pop("bytes") > 0
-    assert called.json() | {"bytes": 0} == {
-        "data": "images",
-        "out": "out",
-        "images": {"train": 12, "val": 9},
-        "files": 2,
-        "left_out": [],
-        "bytes": 0,
-    }
-    again = call("data", "pack", "images", "out")
-    assert "packed   images: 12 train images and 9 val images" in again.out
-
-
-@pytest.mark.parametrize(
-    ("code", "arguments", "message"),
-    [
-        (2, ("images", "images"), "images is in images, which is to be packed"),
-        (2, ("images", "images/below/it"), "is in images, which is to be packed"),
-        (1, ("images", "full/file/out"), "full/file/out: Not a directory"),
-        (2, ("images",), "required"),
-    ],
-)
-def test_a_folder_that_cannot_be_written(fails, images, code, arguments, message):
-    (images.parent / "full").mkdir()
-    (images.parent / "full/file").touch()
-    assert message in fails(code, "data", "pack", *arguments)
-    assert not (images.parent / "out").exists()
+def test_a_folder_that_cannot_be_written(fails, images):
+    (images.parent / "file").touch()
+    for code, out, message in (
+        (2, ("images",), "images is in images, which is to be packed"),
+        (2, ("images/below/it",), "is in images, which is to be packed"),
+        (1, ("file/out",), "file/out: Not a directory"),
+        (2, (), "required"),
+    ):
+        assert message in fails(code, "data", "pack", "images", *out)
+    assert entries(images.parent) == ["file", "images"]
 
 
 def test_an_interruption_is_one_line_and_the_same_command_continues(call, images, tmp_path):
@@ -112,26 +103,20 @@ def finished(out):
 def test_show_is_decided_by_the_seed_and_the_augmentation(call, images):
     def shown(*options):
         arguments = ("--count", "3", "--versions", "1", "--image-size", "12", "16", *options)
-        called = call("data", "show", "images", "--json", "--out", "s.png", *arguments)
+        called = call("data", "show", "--json", "--out", "s.png", *arguments)
         assert called.out.count("\n") == 1
         with Image.open("s.png") as image:
             return called.json()["images"], image.tobytes()
 
     names, first = shown()
     assert len(set(names)) == 3
-    assert all(name.startswith("images/") for name in names)
+    # The embedded images, by default.
+    assert all(name.startswith("fashion-mnist ") for name in names)
     assert shown() == (names, first)
     assert shown("--seed", "1")[0] != names
     same_names, other = shown("--policy", "trivial", "--mixup-alpha", "1")
     assert same_names == names
     assert other != first
-
-
-def test_show_takes_the_embedded_images_by_default(call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    called = call("data", "show", "--count", "2", "--json")
-    assert called.code == 0, called
-    assert all(name.startswith("fashion-mnist ") for name in called.json()["images"])
 
 
 def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
@@ -149,28 +134,14 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
     assert sheet[:, evaluated].std() > 10
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("images", "--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
-        (("images", "--count", "0"), "count is 0; expected 1 to 100"),
-        (("images", "--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
-    ],
-)
-def test_wrong_options_draw_nothing(fails, images, arguments, message):
-    assert message in fails(2, "data", "show", *arguments)
-    assert not (images.parent / "sheet.png").exists()
-
-
-def test_a_bad_image_that_is_drawn_is_named(fails, images):
+def test_what_cannot_be_drawn_leaves_nothing(fails, images):
+    for options, message in (
+        (("--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
+        (("--count", "0"), "count is 0; expected 1 to 100"),
+        (("--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
+    ):
+        assert message in fails(2, "data", "show", "images", *options)
     for number in range(4):
         truncated_jpeg(images / f"bee/{number}.png")
     assert "images/bee/" in fails(1, "data", "show", "images", "--count", "100")
-
-
-@pytest.mark.parametrize(("arguments", "code"), [((), 2), (("--help",), 0)])
-def test_help(call, arguments, code):
-    called = call("data", *arguments)
-    assert called.code == code
-    assert "\n  pack" in (text := called.err if code else called.out)
-    assert "\n  show" in text
+    assert entries(images.parent) == ["images"]

@@ -51,14 +51,11 @@ def test_a_file_with_class_names(call, fails, file):
     names = [f"name {index}" for index in range(1000)]
     Path("names.txt").write_text("\ufeff" + "\n".join(names) + "\n", encoding="utf-8")
     options = ("--variant", NAME, "--classes", "names.txt", "--json")
-    called = call("import", "eca.safetensors", "--out", "eca", *options)
-    assert called.code == 0, called
-    parameters = called.json().pop("parameters")
-    assert isinstance(parameters, int)
-    assert called.json() == {
+    summary = call("import", "eca.safetensors", "--out", "eca", *options).json()
+    assert isinstance(summary.pop("parameters"), int)
+    assert summary == {
         "source": "eca.safetensors",
         "variant": NAME,
-        "parameters": parameters,
         "image_size": [256, 256],
         "num_classes": 1000,
         "licence": None,
@@ -83,13 +80,12 @@ def test_what_cannot_be_imported_or_exported_leaves_nothing(call, fails):
     imported = ("import", "eca.safetensors", "--variant", NAME)
     Path("taken").mkdir()
     Path("taken/thesis.tex").touch()
-    told = fails(1, *imported, "--out", "taken")
-    assert "taken holds other files (thesis.tex)" in told
+    assert "taken holds other files (thesis.tex)" in fails(1, *imported, "--out", "taken")
     assert "name it with --variant" in fails(2, "import", "eca.safetensors", "--out", "new")
     address = "https://huggingface.co/timm/botnet26t_256.c1_in1k"
     assert f"{address} does not exist" in fails(1, "import", address, "--out", "new")
-    for checkpoint, told in (("botnet_tiny", "which timm does not"), ("nowhere", "does not exist")):
-        assert told in fails(1, "export", "--checkpoint", checkpoint, "--out", "a.safetensors")
+    told = fails(1, "export", "--checkpoint", "botnet_tiny", "--out", "a.safetensors")
+    assert "which timm does not" in told
     assert entries(Path()) == ["eca.safetensors", "taken"]
     assert call(*imported, "--out", "eca").code == 0
     before = Path("eca/model.safetensors").read_bytes()
@@ -102,21 +98,17 @@ def test_the_printed_line_loads_an_export_into_timm(call):
     """timm rounds the grids of 90 × 86 pixels down where it builds them, up where it computes."""
     network = timm.create_model(NAME, img_size=(96, 96))
     randomize(network, seed=0)
-    state = {
-        name: value.numpy()
-        for name, value in network.state_dict().items()
-        if "num_batches" not in name
-    }
-    save_file(state, "eca.safetensors")
+    state = network.state_dict()
+    arrays = {name: value.numpy() for name, value in state.items() if "num_batches" not in name}
+    save_file(arrays, "eca.safetensors")
     size = ("--image-size", "90", "86")
     assert call("import", "eca.safetensors", "--variant", NAME, *size, "--out", "eca").code == 0
     called = call("export", "--checkpoint", "eca", "--format", "timm", "--out", "back.safetensors")
     (line,) = (line for line in called.out.splitlines() if line.startswith("in timm: "))
     assert "img_size=(96, 96)" in line
     loaded = eval(line.removeprefix("in timm: "), {"timm": timm}).eval()
-    for name, value in loaded.state_dict().items():
-        if "num_batches" not in name:
-            np.testing.assert_array_equal(value.numpy(), state[name])
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(loaded.state_dict()[name].numpy(), value)
     model, variables, _, _ = load_pretrained("eca")
     images = np.random.default_rng(0).normal(size=(1, 90, 86, 3)).astype(np.float32)
     with torch.no_grad():

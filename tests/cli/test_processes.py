@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cli.conftest import QUICK
-from training.tiny import assert_same_bits, colour_images, write_classes, write_data
+from training.tiny import assert_same_bits, colour_images, write_data
 
 BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
@@ -94,16 +94,11 @@ def test_a_run_stopped_by_signals_and_resumed_as_it_says_ends_with_the_same_bits
     assert_same_bits(first, second)
 
 
-@pytest.mark.parametrize("moment", ["importing jax", "computing", "waiting", "packing"])
+@pytest.mark.parametrize("moment", ["importing jax", "computing", "waiting"])
 def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, moment):
-    write_classes(tmp_path / "images", {"ant": 400})
     if moment == "waiting":
         process = start(tmp_path, "predict", "-", stdin=subprocess.PIPE, PYTHONUNBUFFERED="1")
         line_with(process.stdout, "model ")
-    elif moment == "packing":
-        process = start(tmp_path, "data", "pack", "images", "packed", "--num-workers", "2")
-        while not list(tmp_path.glob("packed/*/.*.new")):
-            assert process.poll() is None
     else:
         options = ["--num-workers", "2", "--batch-size", "1"]
         process = start(tmp_path, "evaluate", *options, PYTHONVERBOSE="1")
@@ -119,9 +114,6 @@ def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, moment):
     assert err.endswith("botnet: error: interrupted\n")
     assert "Exception ignored" not in err
     wait_for_the_end(process.pid)
-    if moment == "packing":
-        assert finish(start(tmp_path, "data", "pack", "images", "packed"))[0] == 0
-        assert list(tmp_path.glob("packed/**/.*.new")) == []
 
 
 def test_ctrl_c_on_a_terminal_shows_the_cursor_again(tmp_path):
@@ -150,56 +142,29 @@ def test_ctrl_c_on_a_terminal_shows_the_cursor_again(tmp_path):
     assert said.endswith(b"botnet: error: interrupted\r\n")
 
 
-@pytest.fixture
-def images(tmp_path):
-    """Two images, one with a name that is not valid UTF-8."""
+@pytest.mark.parametrize(
+    ("options", "encoding"), [((), "utf-8:strict"), (("--json",), "utf-8:strict"), ((), "ascii")]
+)
+def test_any_file_name_is_printed_in_any_encoding(tmp_path, options, encoding):
     names = ["plain.png", os.fsdecode(b"od\xff\xfed.png")]
     for name, pixels in zip(names, colour_images(2), strict=True):
         Image.fromarray(pixels).save(tmp_path / name)
-    return names
-
-
-@pytest.mark.parametrize("form", ["table", "json"])
-def test_a_file_name_that_is_not_text_is_printed_as_it_is(images, tmp_path, form):
-    options = ["--json"] if form == "json" else []
-    # As in every UTF-8 locale but C's own.
-    process = start(tmp_path, "predict", *images, *options, PYTHONIOENCODING="utf-8:strict")
+    process = start(tmp_path, "predict", *names, *options, PYTHONIOENCODING=encoding)
     code, out, err = finish(process)
     assert (code, err) == (0, "")
-    assert "plain.png" in out
-    assert (json.dumps(images[1]) if options else images[1]) in out
+    assert names[0] in out
+    assert (json.dumps(names[1]) if options else names[1]) in out
+    # The bars' blocks are no characters of ASCII.
+    assert ("?" in out) == (encoding == "ascii")
 
 
-def test_a_reader_that_leaves_early_is_no_error_message(tmp_path):
-    for command in ("variants", "variants --json", "--help"):
-        line = f"{shlex.join(BOTNET)} {command} | head -n 1"
-        done = subprocess.run(
-            line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert done.stderr == ""
-        assert done.stdout.count("\n") == 1
+READ_IN_PART = [f"{command} | head -n 1" for command in ("variants", "variants --json", "--help")]
 
 
-def test_a_terminal_without_our_characters_gets_question_marks(images, tmp_path):
-    code, out, err = finish(start(tmp_path, "predict", "plain.png", PYTHONIOENCODING="ascii"))
-    assert (code, err) == (0, "")
-    assert "?" in out
-
-
-def test_closed_standard_input_or_output_is_no_traceback(tmp_path):
-    for command in ("predict - <&-", "variants >&-"):
-        done = subprocess.run(
-            f"{shlex.join(BOTNET)} {command}",
-            shell=True,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-
-
-def test_python_m_is_the_command(tmp_path):
-    code, out, err = finish(start(tmp_path, "--help"))
-    assert (code, err) == (0, "")
-    assert out.startswith("usage: botnet")
+@pytest.mark.parametrize("command", [*READ_IN_PART, "predict - <&-", "variants >&-"])
+def test_a_reader_that_leaves_early_and_closed_streams_are_no_traceback(tmp_path, command):
+    line = f"{shlex.join(BOTNET)} {command}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    if command in READ_IN_PART:
+        assert (done.stderr, done.stdout.count("\n")) == ("", 1)

@@ -87,14 +87,10 @@ class Shown:
             self.display._live.refresh()
         return screen(self.file.getvalue())
 
-
-def figures(lines):
-    """Names and values of lines such as "loss  1.235   learning rate  0.0123"."""
-    found = {}
-    for line in lines:
-        parts = re.split(r" {2,}", line.strip())
-        found |= dict(zip(parts[::2], parts[1::2], strict=True))
-    return found
+    def figures(self, height=3):
+        """Names and values of the last lines, such as "loss  1.235   learning rate  0.0123"."""
+        parts = [re.split(r" {2,}", line.strip()) for line in self.lines()[-height:]]
+        return {row[i]: row[i + 1] for row in parts for i in range(0, len(row), 2)}
 
 
 EXPECTED = {
@@ -118,13 +114,15 @@ def test_a_terminal_shows_a_bar_and_the_figures_beneath_it(width, height):
     shown.display.on_epoch(ROW)
     for number in (1, 2):
         shown.step(number)
+    shown.display.on_stop()
     *above, bar = shown.lines()[:-height]
-    beneath = shown.lines()[-height:]
-    assert max(map(len, [bar, *beneath])) <= width
+    assert max(map(len, [bar, *shown.lines()[-height:]])) <= width
     assert bar.startswith("epoch 1/4 ")
     assert "left" in bar
-    assert figures(beneath) == EXPECTED
-    assert above[-1].startswith("epoch 1/4  loss 1.234  accuracy 50.0 %")
+    assert shown.figures(height) == EXPECTED
+    text = " ".join(above)
+    assert "epoch 1/4  loss 1.234  accuracy 50.0 %" in text
+    assert "stopping after this step; press Ctrl-C again" in text
     shown.display.on_end()
     assert [line for line in shown.lines() if line] == above
 
@@ -133,25 +131,17 @@ def test_compiling_is_no_measure_of_speed_and_each_epoch_is_measured_alone():
     shown = Shown(width=100)
     shown.start()
     shown.step(1, seconds=900.0)
-    assert "images/s" not in figures(shown.lines()[-3:])
+    # What is not known is not shown.
+    unknown = {"images/s", "MFU", "input wait", "best validation"}
+    assert shown.figures().keys() == EXPECTED.keys() - unknown
     shown.step(2)
     shown.step(3, input_seconds=1.5)
-    now = figures(shown.lines()[-3:])
+    now = shown.figures()
     assert (now["images/s"], now["input wait"]) == ("1,000", "50 %")
     shown.epoch = EpochMetrics()
     shown.step(4, seconds=1.0)
-    now = figures(shown.lines()[-3:])
+    now = shown.figures()
     assert (now["images/s"], now["input wait"]) == ("2,000", "50 %")
-    shown.display.on_end()
-
-
-def test_what_is_not_known_is_not_shown():
-    shown = Shown(width=100)
-    shown.start()
-    shown.step(1)
-    now = figures(shown.lines()[-3:])
-    unknown = {"images/s", "MFU", "input wait", "best validation"}
-    assert now.keys() == EXPECTED.keys() - unknown
     shown.display.on_end()
 
 
@@ -161,43 +151,11 @@ def test_the_best_epoch_is_shown_and_may_be_one_before_the_run_was_resumed():
     shown.start(*earlier, step=6)
     shown.display.on_epoch(ROW | {"epoch": 3, "best": False})
     shown.step(10)
-    assert figures(shown.lines()[-3:])["best validation"] == "50.0 %, epoch 1"
+    assert shown.figures()["best validation"] == "50.0 %, epoch 1"
     shown.display.on_epoch(ROW | {"epoch": 4, "validation_accuracy": 0.75})
     shown.step(11)
-    assert figures(shown.lines()[-3:])["best validation"] == "75.0 %, epoch 4"
+    assert shown.figures()["best validation"] == "75.0 %, epoch 4"
     shown.display.on_end()
-
-
-def test_a_stop_is_told_above_the_display():
-    shown = Shown()
-    shown.start()
-    shown.step(1)
-    shown.display.on_stop()
-    assert shown.lines()[-5].startswith("stopping after this step; press Ctrl-C again")
-    shown.display.on_end()
-
-
-def lines_of(*rows, setup=None):
-    """What is written elsewhere than on a terminal, after the run has begun."""
-    shown = Shown(terminal=False)
-    assert not shown.display.shows_mfu
-    shown.setup = setup or shown.setup
-    shown.start()
-    before = shown.file.getvalue()
-    shown.step(1)
-    shown.display.on_evaluation("validation", 1, 2)
-    for row in rows:
-        shown.display.on_epoch(ROW | row)
-    shown.display.on_end()
-    return shown.file.getvalue().removeprefix(before).splitlines()
-
-
-def test_elsewhere_an_epoch_is_a_line():
-    line = (
-        "epoch 1/4  loss 1.234  accuracy 50.0 %  validation loss 0.900  validation accuracy "
-        "25.0 %  1,053 images/s"
-    )
-    assert lines_of({}, {"input_wait": 0.2}) == [line, line]
 
 
 @pytest.mark.parametrize(
@@ -205,21 +163,34 @@ def test_elsewhere_an_epoch_is_a_line():
     [(None, False), ("files", True), ("packed", False)],
     ids=["in memory", "files", "packed"],
 )
-def test_waiting_for_images_is_told_and_what_to_do_about_it_once(
+def test_elsewhere_an_epoch_is_a_line_and_waiting_for_images_is_told_once(
     tmp_path, monkeypatch, data, to_be_packed
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed/dataset.json").write_text(json.dumps({"format": FORMAT}))
-    setup = setup_of()
+    shown = Shown(terminal=False)
+    assert not shown.display.shows_mfu
     if data is not None:
         train = FolderSource(tmp_path, (), np.zeros(0, np.int32), ("a",))
-        setup = dataclasses.replace(
-            setup, splits=setup.splits._replace(train=train), config=setup.config.replace(data=data)
+        config, splits = shown.setup.config, shown.setup.splits
+        shown.setup = dataclasses.replace(
+            shown.setup, splits=splits._replace(train=train), config=config.replace(data=data)
         )
-    first, hint, second = lines_of({"input_wait": 0.43}, {"input_wait": 0.9}, setup=setup)
-    assert first.endswith("1,053 images/s  waited 43 % of the time for images")
-    assert second.endswith("1,053 images/s  waited 90 % of the time for images")
+    shown.start()
+    before = len(shown.lines())
+    shown.step(1)
+    shown.display.on_evaluation("validation", 1, 2)
+    for wait in (0.1, 0.2, 0.43, 0.9):
+        shown.display.on_epoch(ROW | {"input_wait": wait})
+    shown.display.on_end()
+    line = (
+        "epoch 1/4  loss 1.234  accuracy 50.0 %  validation loss 0.900  validation accuracy "
+        "25.0 %  1,053 images/s"
+    )
+    *lines, hint, last, _ = shown.lines()[before - 1 :]
+    assert lines == [line, line, f"{line}  waited 43 % of the time for images"]
+    assert last == f"{line}  waited 90 % of the time for images"
     assert hint.startswith("hint    images come too slowly")
     assert "--num-workers" in hint
     assert ("botnet data pack" in hint) == to_be_packed

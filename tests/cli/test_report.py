@@ -58,9 +58,15 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, run, predictions, 
         assert fact in page.rows
 
 
-def test_pairs_are_counted(call, run, predictions, no_pass):
-    page = page_of(call("report", run, "--count", "0"), run / "report.html")
-    assert page.texts_in("small") == []
+def test_pairs_are_counted_and_few_mistakes_are_the_most_confident(
+    call, run, predictions, tmp_path, no_pass
+):
+    out = tmp_path / "new/folder/page.html"
+    called = call("report", run, "--out", out, "--count", "1", "--json")
+    assert called.json() == {"report": str(out), "notes": []}
+    page = assert_self_contained(out.read_text(encoding="utf-8"))
+    assert page.texts_in("small") == [path_of(predictions.mistakes(1)[0].position)]
+    assert not (run / "report.html").exists()
     counts = Counter((mistake[1], mistake[2]) for mistake in predictions.mistakes(24))
     expected = [
         [CLASSES[true], CLASSES[predicted], str(count), f"{100 * count / 3:.1f} %", ""]
@@ -70,32 +76,23 @@ def test_pairs_are_counted(call, run, predictions, no_pass):
     assert page.rows[start : start + len(counts)] == expected
 
 
-def test_few_mistakes_are_the_most_confident(call, run, predictions, tmp_path, no_pass):
-    out = tmp_path / "new/folder/page.html"
-    called = call("report", run, "--out", out, "--count", "1", "--json")
-    assert called.json() == {"report": str(out), "notes": []}
-    page = assert_self_contained(out.read_text(encoding="utf-8"))
-    assert page.texts_in("small") == [path_of(predictions.mistakes(1)[0].position)]
-    assert not (run / "report.html").exists()
-
-
-def test_without_its_images_the_page_says_so(call, run, tmp_path, no_pass):
-    (tmp_path / "data").rename(tmp_path / "moved")
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [("", "--data"), ("val/ant/0.png", "not those that the run was scored on")],
+)
+def test_without_the_images_that_were_scored_the_page_says_so(call, run, no_pass, moved, said):
+    images = run / "../../data" / moved
+    images.rename(images.with_name("moved.png"))
     called = call("report")
     page = page_of(called, run / "report.html")
     (note,) = [text for text in page.texts_in("p") if "not shown" in text]
-    assert "data" in note and "--data" in note
+    assert said in note
     assert called.err == f"note: {note}\n"
     assert page.texts_in("small") == []
     assert {"Accuracy by class, worst first", "Most confused classes"} < set(page.texts_in("h2"))
-    assert page_of(call("report", "--data", "moved"), run / "report.html").texts_in("small")
-
-
-def test_other_images_are_not_shown_for_those_that_were_scored(call, run, no_pass):
-    (run / "../../data/val/ant/0.png").rename(run / "../../data/val/ant/new.png")
-    page = page_of(call("report"), run / "report.html")
-    assert page.texts_in("small") == []
-    assert any("not those that the run was scored on" in text for text in page.texts_in("p"))
+    if not moved:
+        page = page_of(call("report", "--data", "moved.png"), run / "report.html")
+        assert page.texts_in("small")
 
 
 def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(call, run):
@@ -117,40 +114,38 @@ def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(cal
     assert page.texts_in("small")
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_an_unfinished_run_has_its_curves_so_far_but_is_not_taken_by_itself(
-    call, fails, run, epochs
-):
-    shutil.rmtree(run / "pretrained")
-    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run / "metrics.jsonl").write_text("".join(lines[:epochs]))
-    assert "no finished run" in fails(1, "report")
-    assert not (run / "report.html").exists()
+@pytest.mark.parametrize(
+    ("epochs", "note"),
+    [
+        (0, "The run is not finished: 0 of 2 epochs are over."),
+        (1, "The run is not finished: 1 of 2 epochs are over."),
+        (2, "All epochs are over, but results are missing: botnet train --resume writes them."),
+        (None, "The run has no scores, because no images were held out."),
+    ],
+)
+def test_a_run_without_scores_says_why(call, fails, run, epochs, note):
+    """Its page has the curves so far; a run that is not finished must be named."""
+    rows = (run / "metrics.jsonl").read_text()
+    if epochs is None:
+        (run / "evaluation.json").unlink()
+        rows = rows.replace("validation_accuracy", "unknown")
+    else:
+        shutil.rmtree(run / "pretrained")
+        assert "no finished run" in fails(1, "report")
+    (run / "metrics.jsonl").write_text("".join(rows.splitlines(keepends=True)[:epochs]))
     called = call("report", run)
     page = page_of(called, run / "report.html")
-    note = f"The run is not finished: {epochs} of 2 epochs are over."
-    if epochs == 2:
-        note = "All epochs are over, but results are missing: botnet train --resume writes them."
     assert note in page.texts_in("p")
     assert called.err == f"note: {note}\n"
-    assert len(page.of("img")) == min(epochs, 1)
-    assert ["epochs", f"{epochs} of 2"] in page.rows
+    assert len(page.of("img")) == (0 if epochs == 0 else 1)
+    assert ["epochs", f"{2 if epochs is None else epochs} of 2"] in page.rows
     (run / "metrics.jsonl").unlink()
     assert call("report", run).code == 0
-
-
-def test_a_run_that_held_no_images_out_has_no_scores(call, run):
-    (run / "evaluation.json").unlink()
-    rows = (run / "metrics.jsonl").read_text().replace("validation_accuracy", "unknown")
-    (run / "metrics.jsonl").write_text(rows)
-    page = page_of(call("report"), run / "report.html")
-    assert "The run has no scores, because no images were held out." in page.texts_in("p")
 
 
 @pytest.mark.parametrize(
     ("options", "code", "named"),
     [
-        (("nowhere",), 1, "nowhere is not a run"),
         (("data",), 1, "data is not a run"),
         (("--count", "-1"), 2, "count"),
         (("--out", "data"), 2, "data"),

@@ -13,7 +13,6 @@ from bottleneck_transformer_flax.cli.startup import (
     keep_compiled_programs,
 )
 
-VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
 HIT = "Persistent compilation cache hit for 'jit_program'"
 # JAX looks for its cache once in each process.
 PROGRAM = """
@@ -54,24 +53,17 @@ def entries(folder):
     return {path: path.read_bytes() for path in (folder / "cache" / COMPILED).glob("*-cache")}
 
 
-def test_a_compiled_program_is_there_for_the_next_process(elsewhere):
+def test_a_compiled_program_is_there_for_the_next_process_and_damage_is_no_message(elsewhere):
     assert compiled() == ""
     written = entries(elsewhere)
     assert len(written) >= 1
     assert (elsewhere / "cache" / COMPILED).stat().st_mode & 0o077 == 0
     assert HIT in compiled(JAX_LOG_COMPILES="1")
     assert entries(elsewhere) == written
-
-
-def test_a_damaged_entry_is_no_message(elsewhere):
-    compiled()
-    whole = entries(elsewhere)
-    for path, content in whole.items():
-        path.write_bytes(content[: len(content) // 2])
-    assert compiled() == ""
-    for path in whole:
-        path.write_bytes(b"not a program")
-    assert compiled() == ""
+    for damaged in (lambda content: content[: len(content) // 2], lambda _: b"not a program"):
+        for path, content in written.items():
+            path.write_bytes(damaged(content))
+        assert compiled() == ""
 
 
 def test_a_full_disk_is_no_message(elsewhere):
@@ -85,28 +77,23 @@ def test_a_full_disk_is_no_message(elsewhere):
     assert all(len(content) <= 100 for content in entries(elsewhere).values())
 
 
-@pytest.mark.parametrize("place", ["a file", "read only", "no home"])
-def test_without_a_place_for_the_cache_there_is_none(elsewhere, monkeypatch, place):
-    (elsewhere / "file").touch()
-    (elsewhere / "locked").mkdir(mode=0o555)
-    # Root, which many containers run as, may write anywhere but here.
-    locked = "/proc" if os.geteuid() == 0 else str(elsewhere / "locked")
-    cache, home = {
-        "a file": (str(elsewhere / "file"), str(elsewhere)),
-        "read only": (locked, str(elsewhere)),
-        "no home": ("", str(elsewhere / "file" / "none")),
-    }[place]
-    monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    monkeypatch.setenv("HOME", home)
-    keep_compiled_programs()
-    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
-
-
-@pytest.mark.parametrize("whose", ["writable by all", "another user's"])
-def test_a_folder_that_others_may_write_to_is_not_used(elsewhere, whose):
+@pytest.mark.parametrize(
+    "place", ["a file", "read only", "no home", "writable by all", "another user's"]
+)
+def test_without_a_place_of_its_own_there_is_no_cache(elsewhere, monkeypatch, place):
     folder = elsewhere / "cache" / COMPILED
     folder.mkdir(parents=True)
-    if whose == "writable by all":
+    if place == "a file":
+        (elsewhere / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "file"))
+    elif place == "read only":
+        # Root, which many containers run as, may write anywhere but here.
+        folder.chmod(0o555)
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc" if os.geteuid() == 0 else str(folder))
+    elif place == "no home":
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        monkeypatch.setenv("HOME", "/proc/none")
+    elif place == "writable by all":
         folder.chmod(0o777)
     else:
         os.chown(folder, 12345, -1) if os.geteuid() == 0 else pytest.skip("needs root")

@@ -305,7 +305,8 @@ if __name__ == "__main__":
     batches = training_batches(source, transform, batch_size=8, seed=0, num_workers=2)
     # As an exception it is lost where it falls into a destructor.
     interrupts = []
-    signal.signal(signal.SIGINT, lambda *received: interrupts.append(received))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *received: interrupts.append(received))
     batch = next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
     if sys.argv[1] == "wait":
@@ -317,12 +318,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and their signals are POSIX")
-@pytest.mark.parametrize(("mode", "status"), [("wait", 3), ("leave", 0)])
-def test_workers_end_quietly(tmp_path, mode, status):
-    """On Ctrl-C, which reaches the whole group, and when the program ends without ``close``."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+def test_workers_end_quietly(tmp_path, number):
+    """On a signal that reaches the whole group, and when the program ends without ``close``."""
     (tmp_path / "program.py").write_text(PROGRAM)
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py"), mode],
+        [sys.executable, str(tmp_path / "program.py"), "wait" if number else "leave"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -331,10 +332,10 @@ def test_workers_end_quietly(tmp_path, mode, status):
     assert process.stdout is not None
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
-    if mode == "wait":
-        os.killpg(process.pid, signal.SIGINT)
+    if number:
+        os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (status, "")
+    assert (process.returncode, errors) == (3 if number else 0, "")
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -76,7 +76,7 @@ def written(setup, variables, tmp_path_factory):
     return run, write_artifacts(run, setup, variables, [ROW], "test", predictions)
 
 
-def test_models_scores_and_pictures_are_written(written, data):
+def test_models_scores_and_pictures_are_written(written, variables, data):
     run, evaluation = written
     assert entries(run.path) == sorted(["curves.png", "example.png", "pretrained", *SCORED])
     for picture in (run.confusion, run.curves):
@@ -86,20 +86,18 @@ def test_models_scores_and_pictures_are_written(written, data):
     with Image.open(run.example) as image, Image.open(data / "test/ant/0.png") as first:
         assert image.tobytes() == first.tobytes()
     assert json.loads(run.evaluation.read_text()) == evaluation
-    expected = {"split": "test"} | made_predictions().to_json(CLASSES)
-    assert evaluation == expected
+    assert evaluation == {"split": "test"} | made_predictions().to_json(CLASSES)
     saved = Predictions.load(run.predictions)
     np.testing.assert_array_equal(saved.losses, made_predictions().losses)
-
-
-def test_the_pretrained_directory_is_the_model_that_was_scored(written, variables):
-    model, loaded, preprocessing, classes = load_pretrained(written[0].path)
+    model, loaded, preprocessing, classes = load_pretrained(run.path)
     assert (classes, model.config.num_classes) == (CLASSES, 3)
     assert (preprocessing.size, preprocessing.crop) == (SIZE, 0.9)
     assert_same_bits(loaded, jax.tree.map(np.asarray, variables))
 
 
-def test_the_card_tells_scores_and_options_but_not_where_folders_are(written, setup, data):
+def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
+    written, setup, variables, data, tmp_path
+):
     run, evaluation = written
     card = (run.pretrained / "README.md").read_text()
     assert f"| top-1 | {evaluation['top1']:.4f} |" in card
@@ -109,14 +107,11 @@ def test_the_card_tells_scores_and_options_but_not_where_folders_are(written, se
     options = json.loads(json.dumps(setup.config.to_json()))
     assert record == options | {"data": "photos"}
     assert str(data.parent) not in card
-
-
-def test_the_best_models_card_tells_its_validation_scores(setup, variables, tmp_path):
     save_best(RunDirectory(tmp_path), setup, variables, ROW)
-    card = (tmp_path / "best" / "README.md").read_text()
-    assert "after epoch 1, the best on the validation images" in card
-    assert "| validation images | 9 |" in card
-    assert "| top-1 | 0.6250 |" in card
+    best = (tmp_path / "best" / "README.md").read_text()
+    assert "after epoch 1, the best on the validation images" in best
+    assert "| validation images | 9 |" in best
+    assert "| top-1 | 0.6250 |" in best
 
 
 def test_a_model_that_nothing_scored_has_no_scores(setup, variables, tmp_path):

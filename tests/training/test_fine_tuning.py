@@ -8,7 +8,6 @@ from PIL import Image, ImageOps
 
 from bottleneck_transformer_flax import load_pretrained, save_pretrained
 from bottleneck_transformer_flax.data.datasets import load_splits
-from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -114,15 +113,25 @@ def test_a_pretrained_models_preprocessing_is_kept(data, pretrained):
     assert resized.pretrained.preprocessing == resized.preprocessing
 
 
-def test_the_same_classes_in_the_same_order_keep_their_head(data, tmp_path):
-    for folder, classes in (("same", CLASSES), ("reversed", CLASSES[::-1])):
-        start = pretrained_with(tmp_path / folder, *classes)
-        setup = make_setup(config_of(data, start))
-        params = jax.device_get(setup.initial_state().variables["params"])
-        before = load_pretrained(start).variables["params"]
-        assert_same_bits(params | {"head": before["head"]}, before)
-        assert setup.keeps_head == (folder == "same")
-        assert tree_differs(params["head"], before["head"]) == (folder == "reversed")
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_same_classes_in_the_same_order_keep_their_head(data, tmp_path, kept):
+    start = pretrained_with(tmp_path / "start", *(CLASSES if kept else CLASSES[::-1]))
+    setup = make_setup(config_of(data, start))
+    first = setup.initial_state()
+    params = jax.device_get(first.variables["params"])
+    before = load_pretrained(start).variables["params"]
+    assert_same_bits(params | {"head": before["head"]}, before)
+    assert setup.keeps_head == kept
+    assert tree_differs(params["head"], before["head"]) != kept
+    # A step uses the state up, and the setup can give it again.
+    for leaf in jax.tree.leaves(first):
+        leaf.delete()
+    assert_same_bits(jax.device_get(setup.initial_state().variables["params"]), params)
+    # ImageNet's folders are called by synsets.
+    write_classes(tmp_path / "imagenet", {"n01440764": 3, "n01443537": 3})
+    names = ("tench", "goldfish") if kept else ("goldfish", "tench")
+    named = pretrained_with(tmp_path / "named", *names)
+    assert make_setup(config_of(tmp_path / "imagenet", named)).keeps_head == kept
 
 
 @pytest.mark.slow
@@ -133,27 +142,6 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(data, pretrained, tmp_path)
     assert not stopped.finished
     _, resumed = go(tmp_path / "resumed", config)
     assert_same_bits(resumed.variables, whole.variables)
-
-
-def test_a_setup_gives_its_initial_state_again_when_a_step_has_used_it_up(data, pretrained):
-    setup = make_setup(config_of(data, pretrained))
-    first = setup.initial_state()
-    before = jax.device_get(first)
-    for leaf in jax.tree.leaves(first):
-        leaf.delete()
-    assert_same_bits(jax.device_get(setup.initial_state()), before)
-
-
-def test_imagenets_folders_are_the_same_classes(tmp_path):
-    write_classes(tmp_path / "data", {"n01440764": 3, "n01443537": 3})
-    for classes, kept in (("tench", "goldfish"), True), (("goldfish", "tench"), False):
-        start = pretrained_with(tmp_path / classes[0], *classes)
-        assert make_setup(config_of(tmp_path / "data", start)).keeps_head == kept
-
-
-def test_a_start_that_is_not_there(data):
-    with pytest.raises(CheckpointError, match="nowhere does not exist"):
-        make_setup(config_of(data, "nowhere"))
 
 
 GROUPS = {

@@ -10,41 +10,17 @@ from jax.extend.core import jaxprs_in_params
 from bottleneck_transformer_flax import resize_relative_positions
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.training.config import OptimizerOptions
-from bottleneck_transformer_flax.training.optimizer import make_optimizer
-from bottleneck_transformer_flax.training.train_state import create_state
-from bottleneck_transformer_flax.training.train_step import (
-    DeviceBatch,
-    make_train_step,
-)
-from training.tiny import CROPPED, SIZE, SMALL, colour_images, labels_of
+from training.tiny import CROPPED, SIZE, SMALL, batch_of, stepper
 
 pytestmark = pytest.mark.slow
 
 MOMENTUM = OptimizerOptions(optimizer="sgd", momentum=0.9, weight_decay=1e-4)
 
 
-def batch_of(count, size=SIZE, seed=3):
-    return DeviceBatch(colour_images(count, seed, size), labels_of(count), np.ones(count, bool))
-
-
-def stepper(*, rate=0.1, **changes):
+def network(*, rate=0.1, **changes):
     """A step of a model with some changes, its first state made anew, and the model."""
     model = BoTNet(config=SMALL.replace(**changes))
-    optimizer = make_optimizer(MOMENTUM, optax.constant_schedule(rate))
-    step = make_train_step(
-        model,
-        optimizer,
-        CROPPED,
-        seed=0,
-        label_smoothing=0.1,
-        ema_decay=0.9,
-    )
-
-    def start():
-        variables = model.init(jax.random.key(7), jnp.zeros((1, *SIZE, 3)))
-        return create_state(variables, optimizer, average=True)
-
-    return step, start, model
+    return *stepper(model, MOMENTUM, rate, label_smoothing=0.1, ema_decay=0.9), model
 
 
 def operands(jaxpr, primitives):
@@ -57,7 +33,7 @@ def operands(jaxpr, primitives):
 
 
 def test_bfloat16_is_of_the_computation_alone():
-    step, start, _ = stepper(dtype=jnp.bfloat16)
+    step, start, _ = network(dtype=jnp.bfloat16)
     program = step.trace(start(), batch_of(6)).jaxpr.jaxpr
     convolutions = list(operands(program, {"conv_general_dilated"}))
     assert convolutions
@@ -75,7 +51,7 @@ def test_bfloat16_is_of_the_computation_alone():
 def test_in_bfloat16_it_learns_what_it_learns_in_float32():
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        step, start, _ = stepper(dtype=dtype, rate=0.05)
+        step, start, _ = network(dtype=dtype, rate=0.05)
         state, losses[dtype] = start(), []
         for number in range(12):
             state, metrics = step(state, batch_of(24, seed=number))
@@ -87,10 +63,10 @@ def test_in_bfloat16_it_learns_what_it_learns_in_float32():
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 20)])
 def test_images_of_a_phase_are_seen_with_tables_of_their_grid(size):
-    step, start, model = stepper(rate=0.0)
+    step, start, model = network(rate=0.0)
     before = start()
     resized, variables = resize_relative_positions(model, before.variables, size)
-    batch = batch_of(6, size)
+    batch = batch_of(6, size=size)
     images = CROPPED.normalize(batch.image)
     logits, _ = resized.apply(variables, images, train=True, mutable=["batch_stats"])
     targets = optax.smooth_labels(jax.nn.one_hot(batch.label, 3), 0.1)
@@ -101,12 +77,12 @@ def test_images_of_a_phase_are_seen_with_tables_of_their_grid(size):
 
 def test_parameters_keep_their_shapes_over_the_phases_and_all_of_them_learn():
     # Residual branches that start as nothing would have no gradient in the first step.
-    step, start, _ = stepper(zero_residual_init=False)
+    step, start, _ = network(zero_residual_init=False)
     state = start()
     shapes = jax.tree.map(jnp.shape, state.variables)
     for size in ((8, 8), (12, 12), SIZE):
         before = jax.tree.map(np.array, state.variables["params"])
-        state, _ = step(state, batch_of(6, size))
+        state, _ = step(state, batch_of(6, size=size))
         assert jax.tree.map(jnp.shape, state.variables) == shapes
         for old, new in zip(
             jax.tree.leaves(before), jax.tree.leaves(state.variables["params"]), strict=True

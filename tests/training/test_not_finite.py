@@ -40,17 +40,11 @@ def test_the_message_names_the_last_good_checkpoint(tmp_path, rate, evaluate_eve
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables))
 
 
-def test_without_a_checkpoint_the_message_says_so(tmp_path):
-    with pytest.raises(TrainingError, match="no checkpoint had been written yet"):
-        go(tmp_path, without_average(learning_rate=1e38))
-    assert numbered(tmp_path) == []
-
-
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_model_that_an_epochs_last_update_breaks_is_neither_logged_nor_saved(tmp_path, epochs):
     # The loss of that step was still fine.
     config = without_average(learning_rate=1e38).replace(epochs=epochs, batch_size=7)
-    with pytest.raises(TrainingError, match="not finite at step 1 "):
+    with pytest.raises(TrainingError, match=r"at step 1 .*no checkpoint had been written yet"):
         go(tmp_path, config)
     assert numbered(tmp_path) == []
     assert not RunDirectory(tmp_path).metrics.exists()

@@ -1,25 +1,21 @@
 """The step on a model that NumPy can differentiate: loss, masks, parts, averages, purity."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from bottleneck_transformer_flax.training.config import OptimizerOptions
-from bottleneck_transformer_flax.training.optimizer import make_optimizer
-from bottleneck_transformer_flax.training.train_state import create_state
-from bottleneck_transformer_flax.training.train_step import (
-    DeviceBatch,
-    make_train_step,
-)
+from bottleneck_transformer_flax.training.train_step import DeviceBatch
 from training.tiny import (
     CROPPED,
     SMALL,
     LinearModel,
     assert_same_bits,
-    colour_images,
-    labels_of,
+    batch_of,
+    stepper,
     tree_differs,
 )
 
@@ -27,21 +23,8 @@ RATE = 0.1
 SGD = OptimizerOptions(optimizer="sgd", momentum=0.0, weight_decay=0.0)
 
 
-def batch_of(count, valid=None, seed=3):
-    valid = np.ones(count, bool) if valid is None else np.asarray(valid)
-    return DeviceBatch(colour_images(count, seed), labels_of(count), valid)
-
-
-def stepper(options=SGD, *, dropout=0.0, seed=0, rates=None, **rest):
-    """A step and a function that makes the same first state again."""
-    model = LinearModel(config=SMALL.replace(dropout_rate=dropout))
-    optimizer = make_optimizer(options, optax.constant_schedule(RATE), rates or {})
-
-    def start():
-        variables = model.init(jax.random.key(7), jnp.zeros((1, 16, 16, 3)))
-        return create_state(variables, optimizer, average=rest.get("ema_decay") is not None)
-
-    return make_train_step(model, optimizer, CROPPED, seed=seed, **rest), start
+def linear(options=SGD, *, dropout=0.0, **rest):
+    return stepper(LinearModel(config=SMALL.replace(dropout_rate=dropout)), options, RATE, **rest)
 
 
 def copied(tree):
@@ -71,34 +54,26 @@ def oracle(variables, batch, smoothing=0.0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
-def test_a_step_does_what_numpy_does(smoothing):
-    step, start = stepper(label_smoothing=smoothing)
-    for valid in (np.ones(7, bool), np.array([1, 1, 0, 1, 0, 1, 1], bool)):
-        check_step(step, start, batch_of(7, valid), smoothing)
-
-
-def check_step(step, start, batch, smoothing):
-    before = copied(start().variables)
+@pytest.mark.parametrize("valid", [np.ones(7, bool), np.array([1, 1, 0, 1, 0, 1, 1], bool)])
+def test_a_step_does_what_numpy_does(smoothing, valid):
+    step, start = linear(label_smoothing=smoothing)
+    batch, before = batch_of(7, valid), copied(start().variables)
     loss, correct, gradient, running = oracle(before, batch, smoothing)
     state, metrics = step(start(), batch)
-    assert float(metrics.loss_sum) == pytest.approx(loss, rel=1e-5)
-    assert int(metrics.correct) == correct
-    assert int(metrics.images) == batch.valid.sum()
     norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
-    assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-5)
-    assert float(metrics.update_norm) == pytest.approx(RATE * norm, rel=1e-5)
+    expected = (loss, correct, valid.sum(), norm, RATE * norm)
+    np.testing.assert_allclose(metrics, expected, rtol=1e-5)
     for name, value in gradient.items():
         expected = before["params"][name] - RATE * value
         np.testing.assert_allclose(state.variables["params"][name], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        state.variables["batch_stats"]["mean"], running, rtol=1e-5, atol=1e-6
-    )
+    statistics = state.variables["batch_stats"]["mean"]
+    np.testing.assert_allclose(statistics, running, rtol=1e-5, atol=1e-6)
     assert int(state.step) == 1
-    assert state.average is None
+    assert state.inference_variables is state.variables
 
 
-def test_masked_images_contribute_nothing_to_loss_accuracy_and_gradient():
-    step, start = stepper()
+def test_masked_images_contribute_nothing():
+    step, start = linear()
     valid = np.array([1, 0, 1, 1, 0, 0, 1], bool)
     batch = batch_of(7, valid)
     other_labels = np.where(valid, batch.label, (batch.label + 1) % 3).astype(np.int32)
@@ -107,22 +82,17 @@ def test_masked_images_contribute_nothing_to_loss_accuracy_and_gradient():
     second, second_metrics = step(start(), DeviceBatch(other_images, other_labels, valid))
     assert_same_bits(first_metrics, second_metrics)
     assert_same_bits(first.variables["params"], second.variables["params"])
-
-
-def test_a_batch_without_any_valid_image_moves_no_parameter():
-    step, start = stepper()
-    state, metrics = step(start(), batch_of(4, np.zeros(4, bool)))
+    state, metrics = step(start(), batch_of(7, np.zeros(7, bool)))
     assert_same_bits(state.variables["params"], start().variables["params"])
-    assert (float(metrics.loss_sum), int(metrics.images)) == (0.0, 0)
-    assert float(metrics.gradient_norm) == 0.0
+    assert not any(map(float, metrics))
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])
 def test_a_batch_in_parts_is_the_whole_batch(parts):
     # Unequal numbers of valid images in the parts: each part's mean would be another one.
     batch = batch_of(6, np.array([1, 1, 1, 0, 1, 0], bool))
-    whole, start = stepper(label_smoothing=0.1)
-    accumulated, _ = stepper(label_smoothing=0.1, accumulation_steps=parts)
+    whole, start = linear(label_smoothing=0.1)
+    accumulated, _ = linear(label_smoothing=0.1, accumulation_steps=parts)
     expected, expected_metrics = whole(start(), batch)
     state, metrics = accumulated(start(), batch)
     for name, value in expected.variables["params"].items():
@@ -132,7 +102,7 @@ def test_a_batch_in_parts_is_the_whole_batch(parts):
 
 
 def test_each_part_moves_the_statistics_on():
-    step, start = stepper(accumulation_steps=3)
+    step, start = linear(accumulation_steps=3)
     batch = batch_of(6)
     running = np.zeros(3)
     for first in range(3):
@@ -144,7 +114,7 @@ def test_each_part_moves_the_statistics_on():
 
 def test_parts_draw_their_own_dropout():
     # The same image twice: were both parts dropped alike, the sum would be twice that of one.
-    step, start = stepper(dropout=0.5, accumulation_steps=6)
+    step, start = linear(dropout=0.5, accumulation_steps=6)
     one = batch_of(1)
     sums = []
     for number in range(1, 7):
@@ -157,7 +127,7 @@ def test_parts_draw_their_own_dropout():
 
 def test_the_average_follows_with_a_decay_that_grows():
     decay = 0.15
-    step, start = stepper(ema_decay=decay)
+    step, start = linear(ema_decay=decay)
     state = start()
     expected = copied(state.variables)
     for number in range(4):
@@ -168,10 +138,9 @@ def test_the_average_follows_with_a_decay_that_grows():
             expected,
             copied(state.variables),
         )
-        for ours, value in zip(
-            jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True
-        ):
-            np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-6)
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), state.average, expected
+        )
     # Both regimes were met, parameters and statistics both moved.
     assert 1 / 10 < decay < 4 / 13
     assert set(state.average) == {"params", "batch_stats"}
@@ -180,7 +149,7 @@ def test_the_average_follows_with_a_decay_that_grows():
 
 
 def test_a_part_whose_rate_is_0_stays_the_same_to_the_bit_and_so_does_its_average():
-    step, start = stepper(ema_decay=0.9, rates={"kernel": 0.0})
+    step, start = linear(ema_decay=0.9, rates={"kernel": 0.0})
     state = start()
     for number in range(3):
         state, _ = step(state, batch_of(5, seed=number))
@@ -189,33 +158,20 @@ def test_a_part_whose_rate_is_0_stays_the_same_to_the_bit_and_so_does_its_averag
         assert tree_differs(variables["params"]["bias"], start().variables["params"]["bias"])
 
 
-def test_the_first_average_is_a_copy():
-    _, start = stepper(ema_decay=0.9)
+def test_the_state_is_used_up():
+    """JAX refuses to donate a buffer twice: the first average has buffers of its own."""
+    step, start = linear(ema_decay=0.9)
     state = start()
     assert_same_bits(state.average, state.variables)
-    pairs = zip(jax.tree.leaves(state.average), jax.tree.leaves(state.variables), strict=True)
-    assert all(a.unsafe_buffer_pointer() != v.unsafe_buffer_pointer() for a, v in pairs)
-
-
-def test_without_an_average_the_variables_serve():
-    _, start = stepper()
-    state = start()
-    assert state.average is None
-    assert state.inference_variables is state.variables
-
-
-def test_the_state_is_used_up():
-    step, start = stepper(ema_decay=0.9)
-    state = start()
     step(state, batch_of(4))
     for leaf in jax.tree.leaves((state.variables, state.average)):
         assert leaf.is_deleted()
 
 
 def test_a_step_is_pure_and_its_randomness_is_of_seed_and_step():
-    step, start = stepper(dropout=0.5)
-    again, _ = stepper(dropout=0.5)
-    other, _ = stepper(dropout=0.5, seed=1)
+    step, start = linear(dropout=0.5)
+    again, _ = linear(dropout=0.5)
+    other, _ = linear(dropout=0.5, seed=1)
     batch = batch_of(6)
     results = [one(start(), batch) for one in (step, step, again)]
     assert_same_bits(results[0], results[1])

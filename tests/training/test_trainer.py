@@ -79,23 +79,24 @@ def whole(tmp_path_factory):
     return path, outcome, recorder
 
 
-def test_callbacks_hear_of_every_step_evaluation_and_epoch_of_a_run(whole):
-    _, outcome, recorder = whole
+def test_callbacks_hear_the_same_of_every_step_evaluation_and_epoch(whole, tmp_path):
+    """MFU is measured only where one of them shows it."""
+    _, outcome, alone = whole
     assert (outcome.finished, outcome.step) == (True, 12)
-    assert recorder.events[0] == ("start", 0)
-    assert recorder.events[-1] == ("end", None)
-    assert [step.step for step in recorder.of("step")] == list(range(1, 13))
-    assert recorder.of("evaluation") == [("validation", 8, 9), ("validation", 9, 9)] * 4
-    assert [row["epoch"] for row in recorder.of("epoch")] == [1, 2, 3, 4]
-
-
-def test_callbacks_hear_the_same_in_their_order(tmp_path):
+    assert alone.events[0] == ("start", 0)
+    assert alone.events[-1] == ("end", None)
+    assert [step.step for step in alone.of("step")] == list(range(1, 13))
+    assert alone.of("evaluation") == [("validation", 8, 9), ("validation", 9, 9)] * 4
+    assert [row["epoch"] for row in alone.of("epoch")] == [1, 2, 3, 4]
+    assert not any("mfu" in row for row in alone.of("epoch"))
     first, second, heard = Recorder(), Recorder(), []
     for callback in (first, second):
         callback.at = lambda *_, callback=callback: heard.append(callback)
+    second.shows_mfu = True
     train(setup_of(CONFIG.replace(epochs=1)), RunDirectory(tmp_path), [first, second])
     assert first.events == second.events
     assert heard == [first, second] * len(first.events)
+    assert "mfu" in first.of("epoch")[0]
 
 
 def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
@@ -106,6 +107,9 @@ def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
     for row in rows:
         assert 0 <= row["train_accuracy"] <= 1
         assert 0 <= row["validation_accuracy"] <= 1
+    # The learning rate of an epoch is that of its last step.
+    rates = [2 / 3, *(0.5 * (1 + math.cos(math.pi * (step - 3) / 9)) for step in (5, 8, 11))]
+    assert [row["learning_rate"] / 0.05 for row in rows] == pytest.approx(rates, rel=1e-5)
     _, progress, steps = saved(path)
     assert steps == [9, 12]
     assert [untimed(row) for row in progress["rows"]] == rows
@@ -113,20 +117,10 @@ def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
     assert outcome.evaluation == expected
 
 
-def test_the_learning_rate_of_an_epoch_is_its_last_step_s(whole):
-    rates = [row["learning_rate"] for row in rows_of(whole[0])]
-    expected = [0.05 * 2 / 3] + [
-        0.05 * 0.5 * (1 + math.cos(math.pi * (step - 3) / 9)) for step in (5, 8, 11)
-    ]
-    assert rates == pytest.approx(expected, rel=1e-5)
-
-
-def test_mfu_is_measured_only_for_a_callback_that_shows_it(whole, tmp_path):
-    assert not any("mfu" in row for row in whole[2].of("epoch"))
-    recorder = Recorder()
-    recorder.shows_mfu = True
-    train(setup_of(CONFIG.replace(epochs=1)), RunDirectory(tmp_path), [recorder])
-    assert "mfu" in recorder.of("epoch")[0]
+def assert_same_run(path, expected):
+    """The same state, bit for bit, and the same rows."""
+    assert_same_bits(saved(path)[0], saved(expected)[0])
+    assert rows_of(path) == rows_of(expected)
 
 
 STOPS = {
@@ -136,41 +130,31 @@ STOPS = {
     "after epoch 2": after_epoch(2),
     "during an evaluation": lambda event, value: value == ("validation", 8, 9),
     "at the end of an evaluation": lambda event, value: value == ("validation", 9, 9),
+    "after every step": lambda event, value: event == "step",
 }
 
 
 @pytest.mark.parametrize("name", STOPS)
 def test_stopped_and_resumed_is_the_same_run_bit_for_bit(whole, tmp_path, name):
-    outcome, recorder = go(tmp_path, at=STOPS[name])
-    assert (outcome.finished, outcome.evaluation) == (False, None)
-    assert recorder.events[-2:] == [("stop", None), ("end", None)]
-    stopped_at = outcome.step
-    assert saved(tmp_path)[2][-1] == stopped_at < 12
-    outcome, recorder = go(tmp_path)
-    assert outcome.finished
-    assert recorder.of("start") == [stopped_at]
-    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
-    assert rows_of(tmp_path) == rows_of(whole[0])
-
-
-def test_stopped_after_every_step_it_is_still_the_same_run(whole, tmp_path):
-    starts = []
-    while True:
-        outcome, recorder = go(tmp_path, at=lambda event, value: event == "step")
+    starts, finished, at = [], False, STOPS[name]
+    while not finished:
+        outcome, recorder = go(tmp_path, at=at)
         starts += recorder.of("start")
-        if outcome.finished:
-            break
-    assert len(starts) > 4
-    assert starts == sorted(set(starts))
-    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
-    assert rows_of(tmp_path) == rows_of(whole[0])
+        finished = outcome.finished
+        if not finished:
+            assert outcome.evaluation is None
+            assert recorder.events[-2:] == [("stop", None), ("end", None)]
+            assert saved(tmp_path)[2][-1] == outcome.step
+        at = at if name == "after every step" else None
+    assert starts == sorted(starts)
+    assert (len(set(starts)) > 4) if name == "after every step" else (len(starts) == 2)
+    assert_same_run(tmp_path, whole[0])
 
 
 def test_the_same_options_give_the_same_bits_and_another_seed_others(whole, tmp_path):
     for seed in (3, 4):
         go(tmp_path / str(seed), CONFIG.replace(seed=seed))
-    assert_same_bits(saved(tmp_path / "3")[0], saved(whole[0])[0])
-    assert rows_of(tmp_path / "3") == rows_of(whole[0])
+    assert_same_run(tmp_path / "3", whole[0])
     assert tree_differs(saved(tmp_path / "4")[0].variables, saved(whole[0])[0].variables)
 
 
@@ -185,24 +169,22 @@ def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
     assert_same_bits(stopped, whole)
 
 
-def test_resuming_a_finished_run_takes_no_step_and_writes_the_same_artifacts(
+def test_a_finished_run_takes_no_step_and_writes_the_same_artifacts_of_the_average(
     whole, tmp_path, written
 ):
+    """Killed between its last checkpoint and its artifacts, it has only these left to write."""
     go(tmp_path)
+    stopped, _ = go(tmp_path, at=lambda event, value: event == "start")
+    assert (stopped.finished, stopped.step) == (False, 12)
     outcome, recorder = go(tmp_path)
     assert outcome.finished
     assert recorder.of("step") == []
-    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
-    assert rows_of(tmp_path) == rows_of(whole[0])
-    first, second = (predictions for *_, predictions in written)
+    assert_same_run(tmp_path, whole[0])
+    (_, _, variables, *_, first), (*_, second) = written
     np.testing.assert_array_equal(first.losses, second.losses)
-
-
-def test_a_finished_run_can_be_stopped_while_it_is_scored_again(tmp_path):
-    # Killed between its last checkpoint and its artifacts, a run has only these left to write.
-    go(tmp_path)
-    outcome, _ = go(tmp_path, at=lambda event, value: event == "start")
-    assert (outcome.finished, outcome.step) == (False, 12)
+    state = saved(tmp_path)[0]
+    assert_same_bits(variables, state.average)
+    assert tree_differs(state.average, state.variables)
 
 
 def test_validations_and_checkpoints_come_when_they_are_due_and_change_nothing(whole, tmp_path):
@@ -211,13 +193,6 @@ def test_validations_and_checkpoints_come_when_they_are_due_and_change_nothing(w
     assert ["validation_loss" in row for row in rows_of(tmp_path)] == [False, False, True, True]
     assert saved(tmp_path)[2] == [6, 12]
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
-
-
-def test_the_average_is_what_is_scored_and_saved(tmp_path, written):
-    go(tmp_path)
-    state, (_, _, variables, *_) = saved(tmp_path)[0], written[0]
-    assert_same_bits(variables, state.average)
-    assert tree_differs(state.average, state.variables)
 
 
 def test_the_best_model_is_the_first_of_the_highest_validation_accuracy(tmp_path, monkeypatch):
@@ -250,51 +225,39 @@ def test_images_grow_by_whole_strides_to_the_full_size():
     assert shapes == [size for size in sizes for _ in range(setup.steps_per_epoch)]
 
 
-def test_the_test_split_is_scored_once_by_the_last_model(whole, tmp_path):
-    outcome, recorder = go(tmp_path, test=10)
-    scored = [split for split, _, _ in recorder.of("evaluation")]
-    assert scored == ["validation"] * 8 + ["test"] * 2
-    assert outcome.evaluation["split"] == "test"
-    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
-
-
-@pytest.mark.parametrize(("test", "split"), [(10, "test"), (None, None)])
-def test_without_a_validation_split_nothing_is_validated_and_no_model_is_the_best(
-    tmp_path, written, test, split
+@pytest.mark.parametrize(("validation", "test"), [(9, 10), (None, 10), (None, None)])
+def test_the_last_model_is_scored_once_and_only_a_validation_split_makes_a_best_one(
+    whole, tmp_path, written, validation, test
 ):
-    outcome, recorder = go(tmp_path, validation=None, test=test)
+    outcome, recorder = go(tmp_path, validation=validation, test=test)
     assert outcome.finished
-    assert {split for split, _, _ in recorder.of("evaluation")} == {split} - {None}
-    assert not any({"validation_loss", "best"} & row.keys() for row in rows_of(tmp_path))
-    *_, predictions = written[0]
+    expected = ["validation"] * 8 if validation else []
+    expected += ["test"] * 2 if test else []
+    assert [split for split, _, _ in recorder.of("evaluation")] == expected
+    for row in rows_of(tmp_path):
+        assert {"validation_loss", "best"} <= row.keys() if validation else "best" not in row
+    *_, split, predictions = written[0]
     assert (predictions is None) == (test is None)
+    if validation:
+        assert split == "test"
+        assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
-def test_a_run_does_not_resume_with_other_images(tmp_path):
+def test_a_run_does_not_resume_from_what_it_did_not_begin_with(tmp_path):
+    """Other images, another model, or the checkpoint of an earlier version."""
     go(tmp_path, at=after_epoch(1))
     with pytest.raises(CheckpointError, match=r"not those that the run began with.*--like"):
         go(tmp_path, validation=8)
-    assert go(tmp_path)[0].finished
-
-
-def test_a_run_does_not_resume_from_another_model(tmp_path):
-    go(tmp_path, at=after_epoch(1))
     setup = setup_of()
-    other = dataclasses.replace(
-        setup, preprocessing=setup.preprocessing.replace(mean=(0.1, 0.1, 0.1))
-    )
+    preprocessing = setup.preprocessing.replace(mean=(0.1, 0.1, 0.1))
     with pytest.raises(CheckpointError, match=r"not the model that the run began with.*--like"):
-        train(other, RunDirectory(tmp_path))
+        train(dataclasses.replace(setup, preprocessing=preprocessing), RunDirectory(tmp_path))
     assert go(tmp_path)[0].finished
-
-
-def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(tmp_path):
-    setup = setup_of()
     progress = {"rows": [], "current": {}, "data": "hash", "start": "[]"}
-    with TrainingCheckpoints(RunDirectory(tmp_path).checkpoints) as checkpoints:
+    with TrainingCheckpoints(RunDirectory(tmp_path / "old").checkpoints) as checkpoints:
         checkpoints.save(3, setup.initial_state(), progress)
     with pytest.raises(CheckpointError, match=r"of an earlier version.*--like$"):
-        go(tmp_path)
+        go(tmp_path / "old")
 
 
 def test_bad_images_are_left_out_of_training_and_scores_and_listed(tmp_path, written):

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -24,7 +25,9 @@ from bottleneck_transformer_flax.training.config import (
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.train_state import TrainState
+from bottleneck_transformer_flax.training.optimizer import make_optimizer
+from bottleneck_transformer_flax.training.train_state import TrainState, create_state
+from bottleneck_transformer_flax.training.train_step import DeviceBatch, make_train_step
 
 # The import hook would check how records are built. But they take what JSON has, lists and strings,
 # bring it into form and check it themselves; and jax builds trees of anything. Lifted here and not
@@ -94,6 +97,22 @@ def colour_images(count, seed=0, size=SIZE):
 
 def labels_of(count):
     return (np.arange(count) % 3).astype(np.int32)
+
+
+def batch_of(count, valid=None, seed=3, size=SIZE):
+    valid = np.ones(count, bool) if valid is None else np.asarray(valid)
+    return DeviceBatch(colour_images(count, seed, size), labels_of(count), valid)
+
+
+def stepper(model, options, rate=0.1, rates=None, seed=0, **rest):
+    """A step, and a function that makes the same first state again."""
+    optimizer = make_optimizer(options, optax.constant_schedule(rate), rates or {})
+
+    def start():
+        variables = model.init(jax.random.key(7), jnp.zeros((1, *SIZE, 3)))
+        return create_state(variables, optimizer, average=rest.get("ema_decay") is not None)
+
+    return make_train_step(model, optimizer, CROPPED, seed=seed, **rest), start
 
 
 def array_source(count, seed=0, size=SIZE):

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return 1
     except OSError as error:
-        return _fail(_describe(error), 1)
+        reason = error.strerror or str(error)
+        return _fail(reason if error.filename is None else f"{error.filename}: {reason}", 1)
     except MemoryError as error:
         return _fail(f"not enough memory: {error or 'none is left'}; ask for less at once", 1)
     finally:
@@ -84,8 +85,3 @@ def _run(arguments: Sequence[str]) -> int:
 def _fail(message: str, code: int) -> int:
     print(f"botnet: error: {message}", file=sys.stderr)
     return code
-
-
-def _describe(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -81,7 +81,7 @@ class ShowOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     action, rest = options.choose_command(
         "botnet data", "Pack a data set, or look at it.", ACTIONS, arguments
     )

@@ -53,7 +53,7 @@ class EvaluateOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(EvaluateOptions, "evaluate", arguments)
     if parsed.confusion is not None:
         from bottleneck_transformer_flax.figures.style import check_png_path
@@ -126,7 +126,7 @@ def score(
 def _source(
     parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
 ) -> "tuple[ImageSource, Split, str]":
-    """Choose the images to score; with them come their split and their data set."""
+    """The images to score, their split, and the name of their data set."""
     from bottleneck_transformer_flax.data.datasets import (
         comes_in_parts,
         load_folder_all,

@@ -29,7 +29,7 @@ class ExportOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(ExportOptions, "export", arguments)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained

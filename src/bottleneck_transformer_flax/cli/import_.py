@@ -39,7 +39,7 @@ class ImportOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(ImportOptions, "import", arguments)
     if parsed.image_size is not None:
         checked_image_size(parsed.image_size)

@@ -54,7 +54,7 @@ class Item(NamedTuple):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(PredictOptions, "predict", arguments)
     if not parsed.images:
         raise ConfigError("no image was named; expected files, folders, or - for standard input")

@@ -88,7 +88,7 @@ class TrainingDisplay(Callback):
         self._bar.update(self._task, description=f"evaluating {done}/{total} {split} images")
 
     def on_epoch(self, row: dict[str, Any]) -> None:
-        """Leave a line that stays."""
+        """Print a line that stays."""
         self._keep_best(row)
         epochs = self._started.config.epochs
         parts = [
@@ -115,7 +115,7 @@ class TrainingDisplay(Callback):
         say(self._console, STOPPING)
 
     def on_end(self) -> None:
-        """Take the live part away; the lines stay."""
+        """Remove the live part; the lines stay."""
         self._live.stop()
 
     @property
@@ -129,7 +129,7 @@ class TrainingDisplay(Callback):
 
     def _picture(self) -> Group:
         """The bar with the figures beneath it, in as many columns as there is room for."""
-        # Drawn by a thread of its own, while the run goes on.
+        # A thread of rich's draws this, while on_step() may replace the figures.
         columns = self._figures
         table = _side_by_side(columns)
         unlimited = self._console.options.update(max_width=1000)

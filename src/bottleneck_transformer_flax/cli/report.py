@@ -63,7 +63,7 @@ class ReportOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(ReportOptions, "report", arguments)
     if parsed.count < 0:
         raise ConfigError(f"count is {parsed.count}; expected at least 0")

@@ -34,7 +34,7 @@ class ShareOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(ShareOptions, "share", arguments)
     checkpoint, run = options.choose_checkpoint(parsed.checkpoint)
     if parsed.checkpoint is None and run is None:

@@ -19,7 +19,6 @@ _LARGEST = 2**31 - 1
 COMPILED = Path("bottleneck_transformer_flax", "compiled")
 """The folder of compiled programs, relative to the user's cache folder."""
 MAX_COMPILED_BYTES = 512 * 2**20
-_MIN_COMPILE_SECONDS = 0.1
 _OFF = {"0", "false", "f", "no", "n", "off"}
 
 
@@ -29,7 +28,7 @@ def end_at_once(*_: object) -> None:
     Nothing needs saving, for files are written under another name and then renamed, and worker
     processes end when nobody listens to them any more. Python's KeyboardInterrupt is no
     alternative: while jax is imported, or in a callback from XLA, it crashes the process or is lost
-    in every third case.
+    one time in three.
     """
     if terminal := next((stream for stream in (1, 2) if os.isatty(stream)), None):
         # A progress bar has hidden the cursor, which is at the end of the bar.
@@ -90,8 +89,8 @@ def keep_compiled_programs() -> None:
     """Point JAX's persistent compilation cache at a folder in the user's cache.
 
     It sets environment variables: call it before jax is imported. The user's own
-    ``JAX_COMPILATION_CACHE_DIR`` and ``JAX_ENABLE_COMPILATION_CACHE`` take precedence. Where no
-    private folder can be had, programs are compiled each time.
+    ``JAX_COMPILATION_CACHE_DIR`` and ``JAX_ENABLE_COMPILATION_CACHE`` take precedence.
+    Without a private folder, programs are compiled each time.
     """
     switch = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or switch.lower() in _OFF:
@@ -106,8 +105,7 @@ def keep_compiled_programs() -> None:
     except (OSError, RuntimeError):
         return
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    least = str(_MIN_COMPILE_SECONDS)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", least)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     # JAX then compiles the program, as it would without a cache.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 

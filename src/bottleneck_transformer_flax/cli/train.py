@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = parse(arguments)
     # jax, which takes a second to import, only now: help and bad usage are answered at once.
     from bottleneck_transformer_flax.distributed import join_processes
@@ -223,7 +223,7 @@ def _stop_on_signals(stop: "StopRequest") -> "Iterator[StopRequest]":
 
 
 def _result_lines(directory: RunDirectory, outcome: "Outcome", seconds: float) -> Iterator[str]:
-    """What the run came to, and where it is."""
+    """The results of a run, and where they are."""
     evaluation = outcome.evaluation
     if evaluation is None:
         yield f"trained on all images, with none left to score the model on, in {seconds:.0f} s"

@@ -163,7 +163,7 @@ def _parse_basis(arguments: Sequence[str]) -> _Basis:
 def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
     for name, value in (("--like", basis.like), ("--recipe", basis.recipe)):
         if value is not None:
-            raise ConfigError(f"--resume goes on with a run's own options; leave out {name}")
+            raise ConfigError(f"--resume uses a run's own options; leave out {name}")
     runs, run = options.RUNS, None
     if basis.run_directory is not None:
         run = RunDirectory(basis.run_directory)

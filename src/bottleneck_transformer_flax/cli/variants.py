@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS, PublicWeights
+from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
 
@@ -28,7 +28,7 @@ class VariantsOptions:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parsed = options.parse(VariantsOptions, "variants", arguments)
     if parsed.json:
         print(json.dumps([_as_json(variant) for variant in VARIANTS.values()], indent=2))
@@ -71,7 +71,13 @@ def _text(value: float | None, form: str) -> str:
 
 def _as_json(variant: Variant) -> dict[str, Any]:
     """Counts in ones and accuracies as fractions, however the source gives them."""
-    weights = [_weights_as_json(row) for row in PUBLIC_WEIGHTS if row.variant == variant.name]
+    weights = [
+        dataclasses.asdict(row)
+        | {"top1": _scaled(row.top1, 0.01), "top5": _scaled(row.top5, 0.01)}
+        | {"command": row.command}
+        for row in PUBLIC_WEIGHTS
+        if row.variant == variant.name
+    ]
     return {
         "name": variant.name,
         "image_size": variant.image_size,
@@ -84,11 +90,6 @@ def _as_json(variant: Variant) -> dict[str, Any]:
         "weights": weights,
         "config": variant.config.to_json(),
     }
-
-
-def _weights_as_json(weights: PublicWeights) -> dict[str, Any]:
-    accuracy = {"top1": _scaled(weights.top1, 0.01), "top5": _scaled(weights.top5, 0.01)}
-    return dataclasses.asdict(weights) | accuracy | {"command": weights.command}
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -84,12 +84,7 @@ def pack(
         raise ConfigError(f"{out} is a file; name a new folder to write to")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, DataError(f"another process is packing into {out}; wait for it")):
-        progress = _Progress(out, digest, parts, _finished_before(out, digest))
-        # Nobody else writes here: whatever is unfinished was left by a process that ended.
-        for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
-            unfinished.unlink()
-        # First, so that the same call can be repeated after an interruption.
-        progress.write(PROGRESS_FILE)
+        progress = _begin(out, digest, parts)
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=progress.shards.get(job.file)) for job in jobs],
@@ -156,6 +151,17 @@ class _Progress:
         names = [source.names[index] for index in packed]
         write_bytes(folder / NAMES_FILE, json.dumps(names).encode())
         return len(packed)
+
+
+def _begin(out: Path, digest: str, parts: Mapping[str, ImageSource]) -> _Progress:
+    """Begin or continue a packing in a folder that no other process writes to."""
+    progress = _Progress(out, digest, parts, _finished_before(out, digest))
+    # Whatever is unfinished was left by a process that ended.
+    for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
+        unfinished.unlink()
+    # Written before the first image, so that the same call can be repeated after an interruption.
+    progress.write(PROGRESS_FILE)
+    return progress
 
 
 def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:

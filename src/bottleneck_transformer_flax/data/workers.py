@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -37,8 +38,10 @@ class Worker:
         self.connection, theirs = context.Pipe()
         arguments = (serve, theirs, *arguments)
         self._process = context.Process(target=_serve_until_orphaned, args=arguments, daemon=True)
-        with _interrupts_blocked():
+        with _signals_blocked():
             self._process.start()
+        # At exit Python would end it by SIGTERM, which it blocks, and wait for it for ever.
+        self._kill = multiprocessing.util.Finalize(self, self._process.kill, exitpriority=0)
         # If it stayed open here too, the end of the process would not be the end of the pipe.
         theirs.close()
 
@@ -49,7 +52,7 @@ class Worker:
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
-        self._process.kill()
+        self._kill()
         self._process.join()
         self.connection.close()
 
@@ -146,14 +149,17 @@ def _serve_until_orphaned(serve: Callable[..., None], *arguments: object) -> Non
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C from processes started meanwhile: this process answers it, and ends them."""
+def _signals_blocked() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM from processes started meanwhile: this one answers, and ends them.
+
+    A terminal sends Ctrl-C to all of them, and SLURM its SIGTERM.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # The tracker starts with the first process, and would unblock the signal again.
+    # The tracker starts with the first process, and would unblock the signals again.
     multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

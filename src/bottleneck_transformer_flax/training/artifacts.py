@@ -52,7 +52,7 @@ def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[s
     except OSError as error:
         raise CheckpointError(
             f"the best model could not be written to {run.best}: {error.strerror or error}; the "
-            "checkpoints are whole. See to the disk, then go on with --resume"
+            "checkpoints are intact. Make room on the disk, then continue with --resume"
         ) from error
 
 

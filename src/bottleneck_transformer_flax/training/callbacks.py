@@ -1,4 +1,4 @@
-"""What the trainer tells while a run goes on: to a terminal, a log, or a test."""
+"""What the trainer reports during a run, to a terminal, a log or a test."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bottleneck_transformer_flax.training.setup import Setup
 
 
 class Callback:
-    """Told what happens in a run, in order; a subclass overrides what it wants to hear.
+    """Hears of everything in a run, in order; a subclass overrides the methods that it needs.
 
     Attributes:
         shows_mfu: whether to measure the devices' peak before the first step, which the MFU in
@@ -24,7 +24,7 @@ class Callback:
         """A step is done; the epoch's metrics include it."""
 
     def on_evaluation(self, split: str, done: int, total: int) -> None:
-        """This many of the images of "validation" or "test" are scored."""
+        """Of the images of a split, "validation" or "test", the first ``done`` are scored."""
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         """An epoch is over; the row is what ``metrics.jsonl`` holds of it."""

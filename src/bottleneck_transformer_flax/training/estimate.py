@@ -17,8 +17,7 @@ from bottleneck_transformer_flax.training.train_state import TrainState
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
 from bottleneck_transformer_flax.training.trainer import take_step
 
-# Images that were read ahead are used up in that time, and reading then takes its part of the
-# processor.
+# Long enough to use up the images read ahead: reading then takes its share of the processor.
 _FEWEST_STEPS, _MOST_STEPS = 4, 100
 _SECONDS = 6.0
 

@@ -56,7 +56,7 @@ class StepInfo(NamedTuple):
 
 
 class DispatchedStep(NamedTuple):
-    """A step that the device was given; its metrics may still be computed."""
+    """A step that was dispatched to the device, which may still be computing it."""
 
     step: int
     metrics: StepMetrics
@@ -66,7 +66,7 @@ class DispatchedStep(NamedTuple):
 
 
 class StepsInFlight:
-    """The steps that the device was given and whose results were not read yet, in order."""
+    """Dispatched steps whose results have not been read yet, in order."""
 
     def __init__(self) -> None:
         """No step yet."""

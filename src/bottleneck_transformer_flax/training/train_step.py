@@ -61,7 +61,6 @@ def make_train_step(
     another size than the preprocessing's, as in progressive resizing, relative tables are
     interpolated to their grid, so that the parameters keep their shapes.
     """
-
     num_classes = model.config.num_classes
     examples = partial(_examples, preprocessing, num_classes, label_smoothing, augmentation)
     gradients = _accumulated(

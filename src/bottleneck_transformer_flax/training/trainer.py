@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What the parts of the loop share; none of it is replaced while the run goes on."""
+    """What the parts of the loop share; none of it is replaced during the run."""
 
     setup: Setup
     directory: RunDirectory
@@ -63,8 +63,8 @@ def train(
 ) -> Outcome:
     """Train from a run's newest checkpoint, or from the start, to the end.
 
-    A run that is stopped and resumed ends with the same variables, bit for bit on CPU, as one that
-    was not.
+    A run that is stopped and resumed ends with the same variables, bit for bit on CPU, as an
+    uninterrupted one.
 
     Args:
         setup: what to compute with; the run in ``directory`` must have begun with the same.
@@ -119,7 +119,7 @@ def take_step(
     batches: Generator[Batch, None, None],
     in_flight: StepsInFlight,
 ) -> TrainState:
-    """Give the device its next step, and return the state that it is going to compute.
+    """Dispatch the next step to the device, and return the state that it will compute.
 
     The batch is read and placed while the device still computes the steps before.
     """
@@ -260,7 +260,7 @@ def _keep_if_best(run: _Run, state: TrainState, row: dict[str, Any]) -> None:
 
 
 def _save(run: _Run, state: TrainState, progress: Progress, *, wait: bool = True) -> None:
-    # A finite loss was computed before the last update, and says nothing of what that made.
+    # A finite loss was computed before the last update, and says nothing about its result.
     if not all_finite(state.variables):
         raise _not_finite(run, "model", progress.step)
     identity = {"images": run.setup.images_hash, "model": run.setup.model_hash}
