@@ -1,5 +1,6 @@
 """``python -m benchmarks COMMAND …``: a command's module is imported when it runs."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,4 +44,6 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    # A shell that starts a command in the background lets it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -205,8 +205,6 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path, delay_seconds):
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
         start_new_session=True,
-        # A shell that runs the tests in the background has it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list((tmp_path / "temporary").iterdir()):
         time.sleep(0.05)
