@@ -5,6 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.__main__ import main
+from bottleneck_transformer_flax.models import variants
 
 
 class Called(NamedTuple):
@@ -16,6 +17,8 @@ class Called(NamedTuple):
 @pytest.fixture
 def call(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
+    # A study adds its networks to the variants.
+    known = dict(variants.VARIANTS)
 
     def run(*arguments):
         capfd.readouterr()
@@ -25,4 +28,6 @@ def call(capfd, monkeypatch):
             code = exit_.code
         return Called(code, *capfd.readouterr())
 
-    return run
+    yield run
+    variants.VARIANTS.clear()
+    variants.VARIANTS.update(known)

@@ -23,7 +23,13 @@ NAMES = ("sebotnet33ts_256", "eca_botnext26ts_256", "botnet26t_256", "botnet50ts
 QUICK = [*NAMES[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[2:])]
 GRADIENTS = [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 SIZE = (64, 96)
-IMAGES = np.random.default_rng(0).normal(size=(2, *SIZE, 3)).astype(np.float32)
+# With seed 0 a ReLU of botnet26t has an input that is zero but for rounding: its gradient jumps.
+SEEDS = {"botnet26t_256": 1}
+
+
+def images_for(name):
+    random = np.random.default_rng(SEEDS.get(name, 0))
+    return random.normal(size=(2, *SIZE, 3)).astype(np.float32)
 
 
 @functools.cache
@@ -54,7 +60,7 @@ def timm_outputs(name):
         stage.register_forward_hook(lambda module, inputs, output: features.append(output))
         for stage in network.stages
     ]
-    pixels = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2)).requires_grad_()
+    pixels = torch.from_numpy(images_for(name).transpose(0, 3, 1, 2)).requires_grad_()
     logits = network(pixels)
     torch.nn.functional.cross_entropy(logits, torch.tensor([3, 5])).backward()
     for hook in hooks:
@@ -87,7 +93,7 @@ def test_logits_and_features_are_timms(name, form):
         logits = model.apply(variables, images)
         return logits, model.apply(variables, images, method="feature_maps")
 
-    logits, features = jax.device_get(jax.jit(outputs)(variables, IMAGES))
+    logits, features = jax.device_get(jax.jit(outputs)(variables, images_for(name)))
     assert 0.1 < expected.std() < 100
     assert np.abs(logits - expected).max() < 1e-4
     for ours, theirs in zip(features.values(), expected_features, strict=True):
@@ -106,7 +112,7 @@ def test_gradients_of_the_input_and_every_parameter_are_timms(name, form):
         return -(log_probabilities[0, 3] + log_probabilities[1, 5]) / 2
 
     gradients, of_input = jax.device_get(
-        jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], jnp.asarray(IMAGES))
+        jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], jnp.asarray(images_for(name)))
     )
     ours = flatten_dict({"params": gradients}, sep=".")
     trained = [mapped for mapped in mapping(VARIANTS[name].config) if mapped.flax_names[0] in ours]
