@@ -38,7 +38,7 @@ class Case:
         workload: "inference", the logits of a batch of normalised images; "training", an update of
             every parameter by SGD with momentum; "attention", the last stage's attention layer over
             a grid; "attention-training", the same with the gradients of its input and parameters;
-            "gradients", a network's gradients without an update, of which nothing is compared.
+            "gradients", a network's gradients without an update; its outputs are not compared.
         variant: name of the network.
         config: the network, and the dtype of the computation.
         size: height and width of the images in pixels, or of the grid in positions.

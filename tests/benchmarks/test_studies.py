@@ -92,7 +92,7 @@ def test_which_ways_mean_something():
 @pytest.mark.parametrize("first", range(5))
 @pytest.mark.parametrize("second", range(5))
 def test_p_value_counts_all_ways_to_split(first, second):
-    """Of all equally likely sequences of sides, those whose split is at least as uneven."""
+    """The share of all equally likely sequences of sides that are split at least as unevenly."""
     splits = [sum(sides) for sides in itertools.product((0, 1), repeat=first + second)]
     at_least_as_uneven = [abs(2 * k - first - second) >= abs(first - second) for k in splits]
     assert mcnemar_p_value(first, second) == pytest.approx(np.mean(at_least_as_uneven))

@@ -162,7 +162,7 @@ def test_another_grid_than_the_variables_is_refused_with_both_and_the_remedy(gri
 
 
 def test_bfloat16_logits_and_their_sums_are_not_rounded():
-    """Position terms 256 … 264 plus content 1, of which bfloat16 holds every other or fourth."""
+    """Position terms 256 … 264 plus content 1: bfloat16 holds every other or fourth sum."""
     w = 5
     query = jnp.broadcast_to(jnp.array([16.0, 1.0]), (1, 1, w, 1, 2)).astype(jnp.bfloat16)
     key = jnp.broadcast_to(jnp.array([0.0, 1.0]), query.shape).astype(jnp.bfloat16)

@@ -124,7 +124,7 @@ def test_the_choice_is_by_static_shapes_platform_and_execution(monkeypatch, chan
 
 @pytest.mark.parametrize(("h", "w"), SIZES)
 def test_the_stem_max_pool_and_its_gradient_are_torchs(h, w):
-    """Of mixed values, all negative ones, and ties, whose first has the gradient."""
+    """With mixed values, negative values only, and ties: the first of them gets the gradient."""
     x = random_images(2, h, w, 3)
     x = jnp.concatenate([x, x - 10, jnp.maximum(jnp.round(x), 0)])
     gradient = random_images(6, -(-h // 2), -(-w // 2), 3, seed=2)

@@ -48,7 +48,7 @@ NAMES = list(SMALL_MODELS)
 
 
 def kinds(*quick):
-    """For ``parametrize``: all kinds, of which these, or else one of each family, are quick."""
+    """For ``parametrize``: all kinds; these, or else one of each family, are quick."""
     quick = quick or ("botnet50", "botnet_t3", "seresnet50", "botnet_tiny")
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 

@@ -24,7 +24,7 @@ class Callback:
         """A step is done; the epoch's metrics include it."""
 
     def on_evaluation(self, split: str, done: int, total: int) -> None:
-        """Of the images of a split, "validation" or "test", the first ``done`` are scored."""
+        """The first ``done`` images of a split, "validation" or "test", are scored."""
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         """An epoch is over; the row is what ``metrics.jsonl`` holds of it."""
