@@ -282,8 +282,9 @@ def test_from_a_damaged_checkpoint_a_run_goes_back_to_the_one_before_it(
     files = (RunDirectory(tmp_path).checkpoints / "12" / "state").rglob("*")
     damage(max(filter(Path.is_file, files), key=lambda file: file.stat().st_size))
     outcome, recorder = go(tmp_path)
-    assert (outcome.finished, recorder.of("start")) == (True, [9])
+    assert (outcome.step, outcome.finished, recorder.of("start")) == (12, True, [9])
     assert "12.damaged is damaged" in caplog.text
+    assert entries(RunDirectory(tmp_path).checkpoints) == ["12", "12.damaged", "9"]
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
