@@ -54,16 +54,10 @@ def test_packed_images_are_the_same_data_set(call, images):
     assert "packed   parts: 12 train images and 9 val images" in packed
 
 
-def test_a_folder_that_cannot_be_written(fails, images):
-    (images.parent / "file").touch()
-    for code, out, message in (
-        (2, ("images",), "images is in images, which is to be packed"),
-        (2, ("images/below/it",), "is in images, which is to be packed"),
-        (1, ("file/out",), "file/out: Not a directory"),
-        (2, (), "required"),
-    ):
-        assert message in fails(code, "data", "pack", "images", *out)
-    assert entries(images.parent) == ["file", "images"]
+@pytest.mark.parametrize("out", ["images", "images/below/it"])
+def test_a_folder_is_not_packed_into_itself(fails, images, out):
+    assert "is in images, which is being packed" in fails(2, "data", "pack", "images", out)
+    assert entries(images) == sorted(CLASSES)
 
 
 def test_an_interruption_is_one_line_and_the_same_command_continues(call, images, tmp_path):
@@ -135,12 +129,6 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
 
 
 def test_what_cannot_be_drawn_leaves_nothing(fails, images):
-    for options, message in (
-        (("--out", "sheet.jpg"), "sheet.jpg; expected a name that ends in .png"),
-        (("--count", "0"), "count is 0; expected 1 to 100"),
-        (("--seed", "-1"), "seed is -1; expected an integer in [0, 2**32)"),
-    ):
-        assert message in fails(2, "data", "show", "images", *options)
     for number in range(4):
         truncated_jpeg(images / f"bee/{number}.png")
     assert "images/bee/" in fails(1, "data", "show", "images", "--count", "100")

@@ -1,4 +1,4 @@
-"""What is seen of a run: the screen of a terminal, and the lines of everything else."""
+"""What is shown of a run: a bar and figures on a terminal, and lines everywhere else."""
 
 import dataclasses
 import io
@@ -39,60 +39,6 @@ STEP = StepInfo(
     seconds=2.0,
     input_seconds=0.5,
 )
-
-
-def screen(written):
-    """The lines that a terminal shows after what was written to it."""
-    lines, row, column = [""], 0, 0
-    parts = r"\x1b\[(\?25[lh]|\d*A|[0-9;]*m|2K)|(\n|\r)|([^\x1b\n\r]+)"
-    for code, move, text in re.findall(parts, written):
-        if code == "2K":
-            lines[row] = ""
-        elif code.endswith("A"):
-            row -= int(code[:-1])
-        elif move == "\r":
-            column = 0
-        elif move == "\n":
-            row, column = row + 1, 0
-            lines += [""] * (row + 1 - len(lines))
-        elif text:
-            before = lines[row].ljust(column)
-            lines[row] = before[:column] + text + before[column + len(text) :]
-            column += len(text)
-    return [line.rstrip() for line in lines]
-
-
-class Shown:
-    """A display on a console that writes to memory."""
-
-    def __init__(self, *, terminal=True, width=80, ideal_step_seconds=None):
-        self.file = io.StringIO()
-        console = Console(
-            file=self.file, force_terminal=terminal, width=width, height=24, legacy_windows=False
-        )
-        self.display, self.setup = TrainingDisplay(console), setup_of()
-        self.epoch = EpochMetrics(ideal_step_seconds=ideal_step_seconds)
-
-    def start(self, *rows, step=0):
-        self.display.on_start(self.setup, RunDirectory(Path("run")), Progress(step, list(rows)))
-
-    def step(self, number, **changes):
-        step = STEP._replace(step=number, **changes)
-        self.epoch.add(step)
-        self.display.on_step(step, self.epoch)
-
-    def lines(self):
-        """What is on the screen; drawn now, and not only a few times a second."""
-        if self.display._live.is_started:
-            self.display._live.refresh()
-        return screen(self.file.getvalue())
-
-    def figures(self, height=3):
-        """Names and values of the last lines, such as "loss  1.235   learning rate  0.0123"."""
-        parts = [re.split(r" {2,}", line.strip()) for line in self.lines()[-height:]]
-        return {row[i]: row[i + 1] for row in parts for i in range(0, len(row), 2)}
-
-
 EXPECTED = {
     "loss": "1.235",
     "accuracy": "50.0 %",
@@ -106,29 +52,59 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("width", "height"), [(100, 3), (80, 3), (70, 9), (40, 9)])
-def test_a_terminal_shows_a_bar_and_the_figures_beneath_it(width, height):
+class Shown:
+    """A display on a console that writes to memory."""
+
+    def __init__(self, *, terminal=True, width=100, ideal_step_seconds=None):
+        self.file = io.StringIO()
+        console = Console(file=self.file, force_terminal=terminal, width=width)
+        self.display, self.setup = TrainingDisplay(console), setup_of()
+        self.epoch = EpochMetrics(ideal_step_seconds=ideal_step_seconds)
+
+    def start(self, *rows, step=0):
+        self.display.on_start(self.setup, RunDirectory(Path("run")), Progress(step, list(rows)))
+
+    def step(self, number, **changes):
+        step = STEP._replace(step=number, **changes)
+        self.epoch.add(step)
+        self.display.on_step(step, self.epoch)
+
+    def picture(self, width=100):
+        """The lines of the bar and of the figures, without colours."""
+        console = Console(file=io.StringIO(), width=width)
+        console.print(self.display._picture())
+        return console.file.getvalue().splitlines()
+
+    def figures(self, width=100):
+        """Names and values beneath the bar, from "loss  1.235   learning rate  0.0123"."""
+        parts = [re.split(r" {2,}", line.strip()) for line in self.picture(width)[1:]]
+        return {row[i]: row[i + 1] for row in parts for i in range(0, len(row), 2)}
+
+
+@pytest.mark.parametrize(("width", "rows"), [(100, 3), (80, 3), (70, 9), (40, 9)])
+def test_a_terminal_shows_a_bar_and_the_figures_beneath_it(width, rows):
     shown = Shown(width=width, ideal_step_seconds=0.8642)
     assert shown.display.shows_mfu
     shown.start()
+    assert shown.display._live.is_started
     shown.display.on_epoch(ROW)
     for number in (1, 2):
         shown.step(number)
     shown.display.on_stop()
-    *above, bar = shown.lines()[:-height]
-    assert max(map(len, [bar, *shown.lines()[-height:]])) <= width
+    bar, *beneath = shown.picture(width)
+    assert max(map(len, [bar, *beneath])) <= width
     assert bar.startswith("epoch 1/4 ")
-    assert "left" in bar
-    assert shown.figures(height) == EXPECTED
-    text = " ".join(above)
-    assert "epoch 1/4  loss 1.234  accuracy 50.0 %" in text
-    assert "stopping after this step; press Ctrl-C again" in text
+    assert len(beneath) == rows
+    assert shown.figures(width) == EXPECTED
+    written = shown.file.getvalue()
+    assert "epoch 1/4  loss 1.234  accuracy 50.0 %" in written
+    assert "stopping after this step; press Ctrl-C again" in written
     shown.display.on_end()
-    assert [line for line in shown.lines() if line] == above
+    assert not shown.display._live.is_started
 
 
 def test_compiling_is_no_measure_of_speed_and_each_epoch_is_measured_alone():
-    shown = Shown(width=100)
+    shown = Shown()
     shown.start()
     shown.step(1, seconds=900.0)
     # What is not known is not shown.
@@ -146,9 +122,8 @@ def test_compiling_is_no_measure_of_speed_and_each_epoch_is_measured_alone():
 
 
 def test_the_best_epoch_is_shown_and_may_be_one_before_the_run_was_resumed():
-    shown = Shown(width=100)
-    earlier = [ROW | {"validation_accuracy": 0.5}, ROW | {"epoch": 2, "best": False}]
-    shown.start(*earlier, step=6)
+    shown = Shown()
+    shown.start(ROW | {"validation_accuracy": 0.5}, ROW | {"epoch": 2, "best": False}, step=6)
     shown.display.on_epoch(ROW | {"epoch": 3, "best": False})
     shown.step(10)
     assert shown.figures()["best validation"] == "50.0 %, epoch 1"
@@ -158,27 +133,23 @@ def test_the_best_epoch_is_shown_and_may_be_one_before_the_run_was_resumed():
     shown.display.on_end()
 
 
-@pytest.mark.parametrize(
-    ("data", "to_be_packed"),
-    [(None, False), ("files", True), ("packed", False)],
-    ids=["in memory", "files", "packed"],
-)
+@pytest.mark.parametrize("data", ["memory", "files", "packed"])
 def test_elsewhere_an_epoch_is_a_line_and_waiting_for_images_is_told_once(
-    tmp_path, monkeypatch, data, to_be_packed
+    tmp_path, monkeypatch, data
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed/dataset.json").write_text(json.dumps({"format": FORMAT}))
     shown = Shown(terminal=False)
     assert not shown.display.shows_mfu
-    if data is not None:
+    if data != "memory":
         train = FolderSource(tmp_path, (), np.zeros(0, np.int32), ("a",))
         config, splits = shown.setup.config, shown.setup.splits
         shown.setup = dataclasses.replace(
             shown.setup, splits=splits._replace(train=train), config=config.replace(data=data)
         )
     shown.start()
-    before = len(shown.lines())
+    before = len(shown.file.getvalue())
     shown.step(1)
     shown.display.on_evaluation("validation", 1, 2)
     for wait in (0.1, 0.2, 0.43, 0.9):
@@ -188,9 +159,8 @@ def test_elsewhere_an_epoch_is_a_line_and_waiting_for_images_is_told_once(
         "epoch 1/4  loss 1.234  accuracy 50.0 %  validation loss 0.900  validation accuracy "
         "25.0 %  1,053 images/s"
     )
-    *lines, hint, last, _ = shown.lines()[before - 1 :]
+    *lines, hint, last = shown.file.getvalue()[before:].splitlines()
     assert lines == [line, line, f"{line}  waited 43 % of the time for images"]
     assert last == f"{line}  waited 90 % of the time for images"
-    assert hint.startswith("hint    images come too slowly")
-    assert "--num-workers" in hint
-    assert ("botnet data pack" in hint) == to_be_packed
+    assert hint.startswith("hint    images arrive too slowly: try a larger --num-workers")
+    assert ("botnet data pack" in hint) == (data == "files")

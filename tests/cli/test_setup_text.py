@@ -65,22 +65,29 @@ def test_a_learning_rate_that_is_for_another_batch_is_noted():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer": "sgd", "momentum": 0.85, "nesterov": False}, "sgd with momentum 0.85"),
-        ({"optimizer": "muon", "nesterov": True}, "muon with Nesterov momentum 0.9"),
-        ({"optimizer": "adamw", "momentum": 0.85}, "adamw, learning rate"),
-        ({"learning_rate": 0.0375}, "learning rate 0.0375"),
-        ({"warmup_epochs": 1.5}, "after 1.5 epochs of warm-up"),
-        ({"warmup_epochs": 1.0}, "after 1 epoch of warm-up"),
-        # At most half of the run's four epochs.
-        ({"warmup_epochs": 9.0}, "after 2 epochs of warm-up"),
-        ({"weight_decay": 3e-5}, "weight decay 3e-05"),
-        ({"label_smoothing": 0.2}, "label smoothing 0.2"),
-        ({"clip_norm": 2.0}, "gradients clipped to norm 2"),
-        ({"ema_decay": 0.97}, "moving average with decay 0.97"),
+        (
+            {"optimizer": "sgd", "momentum": 0.85, "nesterov": False, "warmup_epochs": 1.5},
+            "sgd with momentum 0.85, learning rate 0.0375 after 1.5 epochs of warm-up, then a "
+            "cosine to 0, weight decay 3e-05, gradients clipped to norm 2",
+        ),
+        (
+            {"optimizer": "muon", "clip_norm": None, "label_smoothing": 0.2, "ema_decay": 0.97},
+            "muon with Nesterov momentum 0.9, learning rate 0.0375 after 1 epoch of warm-up, then "
+            "a cosine to 0, weight decay 3e-05, label smoothing 0.2, moving average with decay "
+            "0.97",
+        ),
+        # A warm-up is at most half of the run's four epochs.
+        (
+            {"optimizer": "adamw", "clip_norm": None, "warmup_epochs": 9.0},
+            "adamw, learning rate 0.0375 after 2 epochs of warm-up, then a cosine to 0, weight "
+            "decay 3e-05",
+        ),
     ],
 )
 def test_how_parameters_are_updated(changes, said):
-    assert said in lines_of(**part("optimization", **changes))["update"]
+    options = {"learning_rate": 0.0375, "weight_decay": 3e-5, "nesterov": True, "clip_norm": 2.0}
+    options |= {"label_smoothing": 0.0, "ema_decay": None} | changes
+    assert lines_of(**part("optimization", **options))["update"] == f"{said}, dropout 0.3"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_how_steps_are_computed(monkeypatch):
         "on 2 devices (cpu), in bfloat16, parameters in float32, each batch in 2 micro-batches, "
         "blocks rematerialised in the backward pass, parameters sharded over the devices"
     )
-    assert lines_of(batch_size=60)["note"].startswith("batch_size 60 is more than there are")
+    assert lines_of(batch_size=60)["note"].startswith("batch_size 60 exceeds the number")
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     assert lines_of()["compute"] == "on 2 devices of 4 processes (cpu)"
 

@@ -32,26 +32,11 @@ def test_a_run_is_shared_and_used_by_its_name(call, finished_run, hub):
     assert hub.repositories["lab/secret"].private
 
 
-def test_what_cannot_be_shared(fails, hub, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "there is no finished run in runs/; name what to share" in fails(2, "share", "lab/x")
-    tiny = ("--checkpoint", "botnet_tiny")
-    assert "nobody is logged in" in fails(1, "share", "lab/insects", *tiny)
-    assert "is not the name of a hub repository" in fails(1, "share", "insects", *tiny)
-    assert "nowhere does not exist" in fails(1, "share", "lab/x", "--checkpoint", "nowhere")
-    assert (hub.asked, hub.repositories) == ([], {})
-
-
-def test_another_projects_repository_and_a_mistyped_path_are_no_checkpoints(
-    fails, hub, tmp_path, monkeypatch
-):
+def test_a_mistyped_path_or_name_asks_the_hub_for_nothing(fails, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "image.png").touch()
     told = fails(1, "predict", "image.png", "--checkpoint", "runs/nothing")
     assert "runs/nothing does not exist" in told
-    assert hub.asked == []
-    hub.add("timm/botnet26t_256.c1_in1k", {"config.json": b"{}", "model.safetensors": b"x"})
-    told = fails(1, "predict", "image.png", "--checkpoint", "timm/botnet26t_256.c1_in1k")
-    assert "botnet import timm/botnet26t_256.c1_in1k --out FOLDER" in told
-    assert not any("safetensors" in request for request in hub.asked)
+    told = fails(1, "share", "insects", "--checkpoint", "botnet_tiny")
+    assert "is not the name of a hub repository" in told
+    assert (hub.asked, hub.repositories) == ([], {})

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from bottleneck_transformer_flax.cli.commands import COMMANDS, choose_command
 from bottleneck_transformer_flax.cli.startup import (
     accept_any_text,
     end_at_once,
@@ -17,18 +18,6 @@ from bottleneck_transformer_flax.cli.startup import (
     show_log,
 )
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
-
-COMMANDS = {
-    "train": "train a model on images; without options, on a small data set that is included",
-    "evaluate": "score a trained model on a data set",
-    "report": "write one page about a run",
-    "predict": "classify images",
-    "data": "pack a data set into a few large files, or look at how it is augmented",
-    "variants": "list the models by name, with their size, cost and published weights",
-    "import": "convert another project's checkpoint to a pretrained directory",
-    "export": "convert a model to another project's checkpoint",
-    "share": "upload a model to the Hugging Face hub",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         return _fail(reason if error.filename is None else f"{error.filename}: {reason}", 1)
     except MemoryError as error:
-        return _fail(f"not enough memory: {error or 'none is left'}; ask for less at once", 1)
+        return _fail(f"not enough memory: {error or 'none is left'}; try smaller batches", 1)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -68,11 +57,9 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if arguments and arguments[0] == "benchmark":
         raise ConfigError(
-            "benchmarks are not part of the package any more; run `python -m benchmarks` in a "
+            "benchmarks are no longer part of the package; run `python -m benchmarks` in a "
             "checkout of its repository"
         )
-    from bottleneck_transformer_flax.cli.options import choose_command
-
     command, rest = choose_command(
         "botnet", "Bottleneck Transformers (BoTNet) for image classification.", COMMANDS, arguments
     )

@@ -1,11 +1,11 @@
-"""``botnet data``: pack a data set into a few large files, or look at how it is augmented."""
+"""``botnet data``: pack a data set into a few large files, or draw it as training sees it."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.commands import choose_command
 from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.sources.base import ImageSource
 
 ACTIONS = {
-    "pack": "pack the images of a data set into a few large files, read fast in any order",
-    "show": "draw images as they are evaluated and as training sees them",
+    "pack": "pack a data set into a few large files that are fast to read in any order",
+    "show": "draw images as evaluation sees them and as training sees them",
 }
 MOST_ROWS, MOST_VERSIONS = 100, 20
 
@@ -34,56 +35,52 @@ MOST_ROWS, MOST_VERSIONS = 100, 20
 class PackOptions:
     """Pack the images of a data set, as they are, into a few large files.
 
-    `botnet train --data OUT` then trains and validates on the same images as with the data set
-    itself. Every image is decoded once, and every file read back. After an interruption, repeat the
-    command: it continues with what is not finished.
+    The command `botnet train --data OUT` then trains and validates on the same images as with the
+    data set itself. Every image is decoded once, and every written file read back. After an
+    interruption, repeat the command: it keeps the files that are finished.
     """
 
-    data: Annotated[str, tyro.conf.Positional]
-    """A data set that `botnet train` takes, or a folder of Parquet files as the Hugging Face hub
-    has them."""
-    out: Annotated[Path, tyro.conf.Positional]
+    data: tyro.conf.Positional[str]
+    """A data set for `botnet train`, or a folder of Parquet files from the Hugging Face hub."""
+    out: tyro.conf.Positional[Path]
     """The folder to write."""
     shards: int | None = None
-    """Files for the largest part of the data set; by default one for every 4,096 images. Files of
-    other parts hold about as many images."""
+    """Number of files for the largest split; by default one per 4,096 images."""
     num_workers: int | None = None
-    """Processes that pack; by default one a core, and at most one a file."""
-    skip_bad_images: bool = False
-    """Leave out images that cannot be read, and list them, instead of stopping."""
+    """Processes that pack; by default one per core, at most one per file."""
+    skip_bad_images: options.SkipBadImages = False
     json: bool = False
-    """Print what was written as one JSON line."""
+    """Print a summary as one line of JSON."""
 
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Draw some training images, each as evaluation sees it and in several versions that training
-    might see.
+    """Draw some training images, as evaluation sees them and augmented as training might.
 
-    The augmentation's defaults are those of `botnet train --data DATA`.
+    The default augmentation is that of `botnet train --data DATA`.
     """
 
-    data: Annotated[str, tyro.conf.Positional] = "embedded"
+    data: tyro.conf.Positional[str] = "embedded"
     """The data set, as for `botnet train`."""
     out: Path = Path("sheet.png")
     """The .png file to write."""
     count: int = 8
-    """Number of images, chosen at random among those for training."""
+    """Number of images, drawn at random from the training split."""
     versions: int = 6
     """Number of augmented versions of each image."""
     seed: int = 0
-    """Decides which images are chosen and how they are augmented."""
+    """Seed for the choice of images and for their augmentation."""
     image_size: tuple[int, int] | None = None
-    """Height and width of the model's input; by default as `botnet train` chooses them."""
+    """Height and width of the model's input; by default those that `botnet train` chooses."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     json: bool = False
-    """Print one JSON line."""
+    """Print a summary as one line of JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    action, rest = options.choose_command(
-        "botnet data", "Pack a data set, or look at it.", ACTIONS, arguments
+    action, rest = choose_command(
+        "botnet data", "Pack a data set, or draw its images.", ACTIONS, arguments
     )
     return _pack(rest) if action == "pack" else _show(rest)
 
@@ -116,10 +113,10 @@ def _pack(arguments: Sequence[str]) -> int:
 
 
 def _check_apart(data: str, out: Path) -> None:
-    """Check that the folder to write is not inside the data set, which would contain itself."""
+    """Check that the folder to write is outside the data set, which would else contain itself."""
     folder, written = Path(data).resolve(), out.resolve()
     if Path(data).is_dir() and (folder == written or folder in written.parents):
-        raise ConfigError(f"{out} is in {data}, which is to be packed; name a folder elsewhere")
+        raise ConfigError(f"{out} is in {data}, which is being packed; name a folder elsewhere")
 
 
 def _print_packed(parsed: PackOptions, packed: "Packed") -> None:
@@ -148,7 +145,7 @@ def _show(arguments: Sequence[str]) -> int:
     if not 0 <= parsed.seed < 2**32:
         raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
 
-    # jax takes a second to import: only now, so that help and bad usage are answered at once.
+    # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
     from bottleneck_transformer_flax.figures.style import check_png_path, save_png
@@ -179,7 +176,7 @@ def _show(arguments: Sequence[str]) -> int:
 
 
 def _parse_show(arguments: Sequence[str]) -> ShowOptions:
-    """Parse the options twice: the data decides the defaults of the other options."""
+    """Parse the options twice, because the data decides the defaults of the others."""
 
     def parse(data: str) -> ShowOptions:
         default = ShowOptions(data=data, augmentation=default_config(data).augmentation)

@@ -29,27 +29,19 @@ Split = Literal["train", "validation", "test", "all"]
 class EvaluateOptions:
     """Score a trained model: top-1, top-5, loss, and accuracy and image count by class."""
 
-    checkpoint: str | None = None
-    """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
-    default the newest finished run, and where there is none the botnet_tiny in the package."""
+    checkpoint: options.Checkpoint = None
     data: str | None = None
-    """Images to score, as for `botnet train`; by default those the model was trained with."""
+    """Images to score, as for `botnet train`; by default those of the model's run."""
     split: Split | None = None
-    """Which images to score; all is for a folder without parts. By default the test split where
-    there is one, else the validation split, and all of a folder without parts that the model was
-    not trained with."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to run the model at; by default the size it was trained at."""
-    batch_size: int = 64
-    """Images computed together; the scores don't depend on it."""
-    num_workers: int | None = None
-    """Processes that read images; by default one a core, at most one for every thousand files."""
-    skip_bad_images: bool = False
-    """Leave out images that cannot be read, count and list them, instead of stopping."""
+    """Split to score, or all of an unsplit folder; by default test, else validation, else all."""
+    image_size: options.InferenceSize = None
+    batch_size: options.BatchSize = 64
+    num_workers: options.NumWorkers = None
+    skip_bad_images: options.SkipBadImages = False
     confusion: Path | None = None
     """Write a picture of the confusion matrix to this .png file."""
     json: bool = False
-    """Print one JSON object."""
+    """Print the scores as one line of JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -144,7 +136,7 @@ def _source(
     is_own = trained is not None and Path(data).resolve() == Path(config.data).resolve()
     if parsed.split == "all" and in_parts:
         raise ConfigError(
-            f"split is 'all', but {data} comes in parts; choose train, validation or test"
+            f"split is 'all', but {data} has splits; choose train, validation or test"
         )
     if parsed.split == "all" or (parsed.split is None and not is_own and not in_parts):
         return load_folder_all(data), "all", data

@@ -19,13 +19,11 @@ class ExportOptions:
 
     out: Path
     """The .safetensors file to write."""
-    checkpoint: str | None = None
-    """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
-    default the newest finished run."""
+    checkpoint: options.Checkpoint = None
     format: Literal["timm"] = "timm"
     """The project that will load the file."""
     json: bool = False
-    """Print a summary as one JSON line."""
+    """Print a summary as one line of JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:

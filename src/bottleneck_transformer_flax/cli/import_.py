@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -17,25 +17,23 @@ from bottleneck_transformer_flax.preprocessing import checked_image_size
 class ImportOptions:
     """Convert another project's checkpoint into a pretrained directory.
 
-    Supported are timm's BoTNets and BIGBALLON/distribuuuu's botnet50; `botnet variants` lists the
-    public weights. Nothing in a file is ever executed. What the cache of the Hugging Face hub
-    holds needs no network.
+    It reads timm's BoTNets and the botnet50 of BIGBALLON/distribuuuu; `botnet variants` lists the
+    published weights. Nothing in a file is ever executed. A repository that is already in the cache
+    of the Hugging Face hub needs no network.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
-    """A repository of the Hugging Face hub, such as timm/botnet26t_256.c1_in1k, or a file that
-    ends in .safetensors, .pth, .pt, .bin or .tar."""
+    source: tyro.conf.Positional[str]
+    """A repository on the Hugging Face hub, or a .safetensors, .pth, .pt, .bin or .tar file."""
     out: Path
     """The pretrained directory to write."""
     variant: str | None = None
-    """The model that a file holds; `botnet variants` lists them. A repository states its own."""
+    """Variant of the model in a file, from `botnet variants`; a repository states its own."""
     image_size: tuple[int, int] | None = None
-    """Height and width that it was trained at; by default those of the published weights."""
+    """Height and width it was trained at; by default those of the published weights."""
     classes: Path | None = None
-    """A text file with the names of the outputs, one per line; by default the repository's names,
-    or ImageNet's for a thousand outputs."""
+    """Text file with a class name per line; by default the repository's, or ImageNet's 1,000."""
     json: bool = False
-    """Print a summary as one JSON line."""
+    """Print a summary as one line of JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -45,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         checked_image_size(parsed.image_size)
     classes = None if parsed.classes is None else _read_classes(parsed.classes)
 
-    # These import jax, which takes a second: help and bad usage are answered without it.
+    # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.checkpoints.pretrained import (
         check_replaceable,
         save_pretrained,

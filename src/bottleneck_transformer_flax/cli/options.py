@@ -1,4 +1,4 @@
-"""What the commands share: choosing a command, parsing its options, and finding its model."""
+"""What the commands share: parsing their options, and finding the model to use."""
 
 import contextlib
 import io
@@ -6,19 +6,39 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
+from tyro.conf import arg
 
-from bottleneck_transformer_flax.errors import ConfigError, unknown_name
+from bottleneck_transformer_flax.errors import ConfigError
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 RUNS = Path("runs")
 Options = TypeVar("Options")
+
+# Options that several commands have.
+Checkpoint = Annotated[
+    str | None,
+    arg(
+        help="A pretrained directory, a run, a repository on the Hugging Face hub, or botnet_tiny; "
+        "by default the newest finished run, or else the botnet_tiny in the package."
+    ),
+]
+InferenceSize = Annotated[
+    tuple[int, int] | None,
+    arg(help="Height and width at which to run the model; by default those it was trained at."),
+]
+BatchSize = Annotated[int, arg(help="Images computed together; the results don't depend on it.")]
+NumWorkers = Annotated[
+    int | None,
+    arg(help="Processes that read images; by default one per core, at most one per 1,000 files."),
+]
+SkipBadImages = Annotated[bool, arg(help="Leave out unreadable images, and list them at the end.")]
 
 _registry = tyro.constructors.ConstructorRegistry()
 
@@ -39,36 +59,6 @@ def _image_size(
     )
 
 
-def choose_command(
-    program: str, summary: str, commands: Mapping[str, str], arguments: Sequence[str]
-) -> tuple[str, Sequence[str]]:
-    """Split arguments into the name of a command and the command's own arguments.
-
-    Prints help and exits where ``--help`` or nothing is given instead.
-
-    Args:
-        program: what a user types before the command.
-        summary: the first line of the help.
-        commands: the names, each with what it does.
-        arguments: what follows the program's name.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    if not arguments or arguments[0] in ("--help", "-h"):
-        width = max(map(len, commands))
-        table = "\n".join(f"  {name:<{width}}  {what}" for name, what in commands.items())
-        print(
-            f"usage: {program} COMMAND ...\n\n{summary}\n\n{table}\n\n"
-            f"`{program} COMMAND --help` describes the options of a command.",
-            file=sys.stdout if arguments else sys.stderr,
-        )
-        sys.exit(0 if arguments else 2)
-    if arguments[0] not in commands:
-        raise ConfigError(unknown_name("command", arguments[0], commands))
-    return arguments[0], arguments[1:]
-
-
 def parse(
     kind: type[Options],
     command: str,
@@ -76,13 +66,9 @@ def parse(
     *,
     default: Options | None = None,
 ) -> Options:
-    """Parse a command's options; with ``--help`` among them, print the help and exit.
+    """Parse a command's options, with those that are not given from ``default``.
 
-    Args:
-        kind: the record of the options.
-        command: the command's name, as a user types it after ``botnet``.
-        arguments: what follows the command's name.
-        default: the values of options that are not given.
+    With ``--help`` among the arguments, print the help and exit.
 
     Raises:
         ConfigError: for options that are not valid.
@@ -95,7 +81,7 @@ def parse(
                 prog=f"botnet {command}",
                 args=list(arguments),
                 default=tyro.MISSING_NONPROP if default is None else default,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName),
             )
     except SystemExit as exit_:
         if exit_.code == 0:
@@ -105,7 +91,7 @@ def parse(
 
 
 def _in_one_line(box: str) -> str:
-    """Write tyro's message, a box of text with a heading and rules, as one sentence."""
+    """tyro's message, a box of text with a heading and rules, as one sentence."""
     rows = [row.strip(" │╭╮╰╯|+") for row in box.splitlines()[1:]]
     parts = " ".join("\n" if set(row) <= set("─-") else row for row in rows).split("\n")
     sentence = "; ".join(" ".join(part.split()) for part in parts if part.strip())
@@ -114,7 +100,7 @@ def _in_one_line(box: str) -> str:
 
 
 def command_line(*words: object) -> str:
-    """Write the shell command for another command of this program, which may be off the PATH."""
+    """A command of this program, which may not be on the PATH, quoted for the shell."""
     script = Path(sys.argv[0])
     package = __name__.partition(".")[0]
     if script.match(f"{package}/__main__.py"):
@@ -129,7 +115,7 @@ def command_line(*words: object) -> str:
 def choose_checkpoint(checkpoint: str | None) -> "tuple[str, RunDirectory | None]":
     """Find the model to use, and the run that it belongs to, if any.
 
-    Without a name, it is the newest finished run's, or else the package's own.
+    Without a name, take the newest finished run's, or else the embedded one.
     """
     from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
     from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run

@@ -29,20 +29,18 @@ class PredictOptions:
     then 1.
     """
 
-    images: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Image files, folders (searched to any depth), or - for an image on standard input."""
-    checkpoint: str | None = None
-    """A pretrained directory, a run, a repository of the Hugging Face hub, or botnet_tiny; by
-    default the newest finished run, and where there is none the botnet_tiny in the package."""
+    images: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
+    ]
+    """Image files, folders to search to any depth, or - for an image on standard input."""
+    checkpoint: options.Checkpoint = None
     top_k: int = 5
     """Number of classes to give for each image."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to run the model at; by default the size it was trained at."""
-    batch_size: int = 32
-    """Images computed together."""
+    image_size: options.InferenceSize = None
+    batch_size: options.BatchSize = 32
     json: bool = False
-    """Print a JSON object a line: {"image", "predictions": [{"class", "probability"}, …]}, or
-    {"image", "error"}."""
+    """Print a line of JSON per image, with "image" and either "predictions" or "error"."""
 
 
 class Item(NamedTuple):
@@ -59,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     if not parsed.images:
         raise ConfigError("no image was named; expected files, folders, or - for standard input")
 
-    # These import jax, which takes a second: help and bad usage are answered without it.
+    # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.inference.predictor import Predictor
 
@@ -78,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
                 _report_error(item, as_json=parsed.json)
             else:
                 _report(item.name, next(rankings), as_json=parsed.json)
-        # A program that reads from a pipe gets each batch as soon as it is done.
+        # Whoever reads from a pipe gets each batch as soon as it is done.
         sys.stdout.flush()
     return 1 if failed else 0
 

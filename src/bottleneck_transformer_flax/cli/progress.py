@@ -1,4 +1,4 @@
-"""What a person sees while a model trains."""
+"""What is shown while a model trains."""
 
 import itertools
 from pathlib import Path
@@ -25,8 +25,7 @@ from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import Setup
 
 LARGEST_INPUT_WAIT = 0.2
-"""Largest fraction of the time spent waiting for images that goes without a remark."""
-STOPPING = "stopping after this step; press Ctrl-C again to leave without saving"
+"""Fraction of the time spent waiting for images above which the wait is mentioned."""
 
 Figure = tuple[str, str]
 """A name and a value beneath the bar."""
@@ -49,9 +48,9 @@ class TrainingDisplay(Callback):
             expand=True,
         )
         self._task = self._bar.add_task("compiling", total=None)
-        self._setup: Setup | None = None
+        self._setup: Setup  # from the start of the run
         self._figures: list[list[Figure]] = []
-        self._steps_seen = 0
+        self._compiled = False
         self._speed = EpochMetrics()
         self._best: dict[str, Any] | None = None
         self._hint_given = False
@@ -75,12 +74,12 @@ class TrainingDisplay(Callback):
         if epoch.steps == 1:
             self._speed = EpochMetrics()
         # The first step of a process includes the compilation, which is no measure of speed.
-        if self._steps_seen:
+        if self._compiled:
             self._speed.add(step)
-        self._steps_seen += 1
+        self._compiled = True
         self._figures = _figures(step, epoch, self._speed, self._best)
-        number = 1 + (step.step - 1) // self._started.steps_per_epoch
-        description = f"epoch {number}/{self._started.config.epochs}"
+        number = 1 + (step.step - 1) // self._setup.steps_per_epoch
+        description = f"epoch {number}/{self._setup.config.epochs}"
         self._bar.update(self._task, description=description, completed=step.step)
 
     def on_evaluation(self, split: str, done: int, total: int) -> None:
@@ -90,7 +89,7 @@ class TrainingDisplay(Callback):
     def on_epoch(self, row: dict[str, Any]) -> None:
         """Print a line that stays."""
         self._keep_best(row)
-        epochs = self._started.config.epochs
+        epochs = self._setup.config.epochs
         parts = [
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
             f"loss {row['train_loss']:.3f}",
@@ -108,20 +107,15 @@ class TrainingDisplay(Callback):
         say(self._console, "  ".join(parts))
         if waits and not self._hint_given:
             self._hint_given = True
-            say(self._console, _input_hint(self._started))
+            say(self._console, _input_hint(self._setup))
 
     def on_stop(self) -> None:
         """Say that the run is being saved."""
-        say(self._console, STOPPING)
+        say(self._console, "stopping after this step; press Ctrl-C again to leave without saving")
 
     def on_end(self) -> None:
         """Remove the live part; the lines stay."""
         self._live.stop()
-
-    @property
-    def _started(self) -> Setup:
-        assert self._setup is not None, "on_start() comes first"
-        return self._setup
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         if row.get("best"):
@@ -178,8 +172,5 @@ def _side_by_side(columns: list[list[Figure]]) -> Table:
 def _input_hint(setup: Setup) -> str:
     """What to do where the model waits for its images."""
     fast = setup.splits.train.native_size is not None or is_packed(Path(setup.config.data))
-    pack = "" if fast else ", or pack them with `botnet data pack`"
-    return (
-        "hint    images come too slowly for the model: give more processes with --num-workers"
-        f"{pack}"
-    )
+    pack = "" if fast else ", or pack the images with `botnet data pack`"
+    return f"hint    images arrive too slowly: try a larger --num-workers{pack}"

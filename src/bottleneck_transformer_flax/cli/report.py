@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -40,26 +40,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write one page about a run: curves, scores and most confident mistakes.
+    """Write a page about a run: its curves, its scores and its most confident mistakes.
 
-    The page is one HTML file with everything in it, to open in a browser, to print or to send.
+    The page is a single HTML file with everything in it, to open in a browser, print or send.
     """
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
+    run: tyro.conf.Positional[Path | None] = None
     """The folder of a run; by default the newest finished one below runs/."""
     out: Path | None = None
     """The file to write; by default report.html in the folder of the run."""
     count: int = 24
-    """Mistakes to show, at most."""
+    """Largest number of mistakes to show."""
     data: str | None = None
     """Where the run's images are now, if they have moved."""
-    batch_size: int = 64
-    """Images computed together, where a run kept no predictions; the page doesn't depend on it."""
-    num_workers: int | None = None
-    """Processes that read images, where a run kept no predictions; by default one a core, at most
-    one for every thousand files."""
+    batch_size: options.BatchSize = 64
+    num_workers: options.NumWorkers = None
     json: bool = False
-    """Print the page's path and its notes as one JSON line."""
+    """Print the page's path and its notes as one line of JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -96,7 +93,7 @@ def _choose(given: Path | None) -> RunDirectory:
 
 
 def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions) -> RunPage:
-    # These import jax, which takes a second: help and bad usage are answered without it.
+    # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.figures.curves import draw_training_curves
     from bottleneck_transformer_flax.figures.style import png_bytes
     from bottleneck_transformer_flax.training.artifacts import DATA_SETS

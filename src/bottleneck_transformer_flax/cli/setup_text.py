@@ -1,4 +1,4 @@
-"""A run in words, before it starts: its recipe, what it is set up to do, and what it would take."""
+"""A run described in words before it starts: its recipe, its setup, and an estimate of its cost."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.estimate import Estimate
     from bottleneck_transformer_flax.training.setup import Setup
 
-# Other lines tell these.
+# Lines other than the recipe's show these.
 _ELSEWHERE = ("data", "variant", "pretrained")
 
 
 def recipe_lines(name: str, config: RunConfig) -> Iterator[str]:
-    """A recipe, everything that a run changes in it, and a learning rate that no longer fits."""
+    """The recipe, all that the run changes in it, and a note if the learning rate doesn't fit."""
     recipe = RECIPES[name]
     changed = [
         f"{path} {_plain(value)}"
@@ -56,13 +56,13 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
     yield f"compute {', '.join(_compute(config))}"
     if setup.batch_size < config.batch_size:
         yield (
-            f"note    batch_size {config.batch_size} is more than there are training images; "
+            f"note    batch_size {config.batch_size} exceeds the number of training images; "
             f"{setup.batch_size} is used"
         )
 
 
 def estimate_lines(setup: "Setup", found: "Estimate") -> Iterator[str]:
-    """What a run would take."""
+    """Steps, memory and time that the run would need."""
     yield f"steps   {found.steps:,}, {found.images:,} images"
     memory = f"{found.state_bytes / 1e6:,.0f} MB for the state"
     if found.temporaries_bytes is not None:
@@ -81,7 +81,7 @@ def estimate_lines(setup: "Setup", found: "Estimate") -> Iterator[str]:
     parts.append(f"{found.compile_seconds:,.0f} s to compile")
     yield f"time    {_duration(found.seconds)}: {', '.join(parts)}"
     if setup.config.input.progressive_phases > 1:
-        yield "        as if the images had their final size from the start"
+        yield "        assuming that the images have their final size from the start"
 
 
 def describe_augmentation(augmentation: Augmentation) -> str:
@@ -115,7 +115,7 @@ def counted(count: float | int, thing: str) -> str:
 
 
 def _start(setup: "Setup") -> Iterator[str]:
-    """The pretrained model, and what of it stays."""
+    """The pretrained model, and which parts of it stay."""
     head = "its own head, for the same classes" if setup.keeps_head else "a new head"
     yield f"{setup.config.pretrained} with {head}"
     options = setup.config.fine_tuning

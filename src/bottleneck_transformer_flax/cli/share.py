@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -17,20 +16,20 @@ from bottleneck_transformer_flax.errors import ConfigError
 class ShareOptions:
     """Upload a model and its card to the Hugging Face hub, in one commit.
 
-    Log in first with `hf auth login`. Others can then use its name as any checkpoint, as in
-    `botnet predict --checkpoint OWNER/NAME`.
+    Log in first with `hf auth login`. The repository's name can then be used wherever a checkpoint
+    is asked for, as in `botnet predict --checkpoint OWNER/NAME`.
     """
 
-    repository: Annotated[str, tyro.conf.Positional]
+    repository: tyro.conf.Positional[str]
     """OWNER/NAME on the hub; created if it does not exist."""
     checkpoint: str | None = None
     """A pretrained directory or a run; by default the newest finished run."""
     private: bool = False
-    """Hide it from others."""
+    """Make the repository private."""
     message: str | None = None
     """Commit message."""
     json: bool = False
-    """Print the address as one JSON line."""
+    """Print the address as one line of JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""How the process of a command is set up before any other module of it is imported."""
+"""How a command's process is set up, before it imports anything else."""
 
 import codecs
 import ctypes
@@ -40,8 +40,8 @@ def end_at_once(*_: object) -> None:
 def accept_any_text() -> None:
     """Let standard output and error take any text.
 
-    A file name that is not valid text is written as the bytes that it is, and a character that
-    the terminal's encoding lacks as "?".
+    A file name that is not valid text is written as its bytes, and a character that the encoding
+    lacks as "?".
     """
     codecs.register_error("botnet", _encode_anyway)
     for stream in (sys.stdout, sys.stderr):
@@ -64,7 +64,7 @@ def show_log() -> None:
     logger.handlers = [handler]
     # A library that configures the root logger would print everything a second time.
     logger.propagate = False
-    # Orbax warns of what it then deals with, and logs, with tracebacks, errors that it also raises.
+    # Orbax warns of what it then handles, and logs the errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 

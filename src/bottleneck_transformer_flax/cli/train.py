@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parsed = parse(arguments)
-    # jax, which takes a second to import, only now: help and bad usage are answered at once.
+    # This imports jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.distributed import join_processes
 
     if not parsed.processes.given:
@@ -48,21 +48,19 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _train_as_one_of_several(parsed: TrainOptions) -> int:
-    """Train, and end in a way that ends the other processes too when that fails."""
+    """Train; on failure, end this process in a way that ends the others too."""
     import jax
 
     try:
         code = _train(parsed)
-    except ConfigError as error:
-        _leave_others(str(error), code=2)
     except (BoTNetError, OSError) as error:
-        _leave_others(str(error))
+        _leave_others(str(error), 2 if isinstance(error, ConfigError) else 1)
     except (ValueError, RuntimeError) as error:
-        # The runtime's message when another process has gone, over several lines.
+        # What JAX raises, in several lines, when another process has gone.
         _leave_others(
             f"another process of the run has ended or cannot be reached "
-            f"({str(error).splitlines()[0]}); see its own message, then start all again with "
-            "--resume"
+            f"({str(error).splitlines()[0]}); see its message, then start all of them again "
+            "with --resume"
         )
     jax.distributed.shutdown()
     return code
@@ -128,7 +126,7 @@ def _make_setup(parsed: TrainOptions) -> "Setup":
 
     writes = not (parsed.resume or parsed.dry_run) and is_primary_process()
     if writes and parsed.run_directory is not None:
-        # Before the images are listed, which may take long.
+        # Before the images are listed, which may take a while.
         RunDirectory(parsed.run_directory).require_new()
     try:
         return make_setup(parsed.config)
@@ -200,7 +198,7 @@ def _too_little_memory_explained() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise TrainingError(
-            f"a device has too little memory ({str(error).splitlines()[0]}); give a smaller "
+            f"a device has too little memory ({str(error).splitlines()[0]}); try a smaller "
             "--batch-size or --image-size, more --accumulation-steps, --remat, or --dtype bfloat16"
         ) from error
 

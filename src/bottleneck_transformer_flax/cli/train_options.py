@@ -41,10 +41,9 @@ class ProcessOptions:
     """Training in several processes, one or more per machine; each runs the same command."""
 
     distributed: bool = False
-    """Join the processes that SLURM, Open MPI, Kubernetes or a TPU pod has started, as JAX finds
-    out by itself. Elsewhere give the next three options."""
+    """Join the processes that SLURM, Open MPI, Kubernetes or a TPU pod has started."""
     coordinator: str | None = None
-    """HOST:PORT on which process 0 listens; the same for all processes."""
+    """Without --distributed: HOST:PORT on which process 0 listens, the same for all processes."""
     num_processes: int | None = None
     """Number of processes."""
     process_id: int | None = None
@@ -87,28 +86,28 @@ class ProcessOptions:
 class TrainOptions:
     """Train a model on images.
 
-    With no argument it trains a small BoTNet on a data set that is included, in a few minutes.
-    Everything is written to a new folder below runs/. Ctrl-C saves, and says how to resume.
+    Without options it trains a small BoTNet on an included data set, in a few minutes. Everything
+    is written to a new folder below runs/. Ctrl-C saves the run and says how to resume it.
 
-    The defaults below suit the data: `botnet train --data DIR --help` shows those for a folder of
-    images.
+    The defaults below depend on the data: `botnet train --data DIR --help` shows those for a folder
+    of images.
     """
 
     config: RunConfig
     recipe: Recipe | None = None
-    """Start from the options of this recipe instead of those that suit the data."""
+    """Take the defaults from this recipe instead of the one that suits the data."""
     dry_run: bool = False
-    """Estimate time and memory of the run from a few of its steps, and write nothing."""
+    """Estimate the run's time and memory from a few of its steps, and write nothing."""
     resume: bool = False
     """Resume the newest unfinished run, or the one in --run-directory."""
     like: Path | None = None
-    """Start from the options of this run instead of those that suit the data."""
+    """Take the defaults from the options of this run."""
     run_directory: Path | None = None
-    """Folder to write to; by default a new one below runs/, named after the time."""
+    """Folder to write to; by default a new one below runs/, named after the date and time."""
     tensorboard: bool = False
-    """Write events for TensorBoard into the run's folder; needs the extra "log"."""
+    """Write TensorBoard events to the run's folder; needs the extra "log"."""
     json: bool = False
-    """Print the evaluation, or the estimate of a dry run, as one JSON line and nothing else."""
+    """Print only the evaluation, or the estimate of a dry run, as one line of JSON."""
     processes: ProcessOptions = field(default_factory=ProcessOptions)
 
 

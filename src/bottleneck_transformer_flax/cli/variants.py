@@ -16,15 +16,15 @@ from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
 @dataclass(frozen=True)
 class VariantsOptions:
-    """List the models by name, and their published weights.
+    """List the models, with their size, cost and published weights.
 
-    Parameters are all trainable ones; multiply-adds are those of every convolution and matrix
-    product for one image at the given input size. The paper's own figures stand beside them; the
-    README explains where and why they differ.
+    Parameters are the trainable ones; multiply-adds are those of all convolutions and matrix
+    products for one image of the given size. The paper's figures stand beside ours; the README
+    explains where and why they differ.
     """
 
     json: bool = False
-    """Print a JSON list."""
+    """Print a list in JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:

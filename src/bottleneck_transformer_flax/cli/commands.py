@@ -1,0 +1,48 @@
+"""The commands, and choosing one by its name; no parser of options, so that help is quick."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from bottleneck_transformer_flax.errors import ConfigError, unknown_name
+
+COMMANDS = {
+    "train": "train a model on images; without options, on a small data set that is included",
+    "evaluate": "score a trained model on a data set",
+    "report": "write a page about a run",
+    "predict": "classify images",
+    "data": "pack a data set into a few large files, or draw it as training sees it",
+    "variants": "list the models, with their size, cost and published weights",
+    "import": "convert another project's checkpoint to a pretrained directory",
+    "export": "convert a model to another project's checkpoint",
+    "share": "upload a model to the Hugging Face hub",
+}
+
+
+def choose_command(
+    program: str, summary: str, commands: Mapping[str, str], arguments: Sequence[str]
+) -> tuple[str, Sequence[str]]:
+    """Split arguments into the name of a command and the command's own arguments.
+
+    With ``--help`` or nothing instead of a name, print the help and exit.
+
+    Args:
+        program: what a user types before the command.
+        summary: first line of the help.
+        commands: what each command does, by its name.
+        arguments: what a user types after the program.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if not arguments or arguments[0] in ("--help", "-h"):
+        width = max(map(len, commands))
+        table = "\n".join(f"  {name:<{width}}  {what}" for name, what in commands.items())
+        print(
+            f"usage: {program} COMMAND ...\n\n{summary}\n\n{table}\n\n"
+            f"`{program} COMMAND --help` describes the options of a command.",
+            file=sys.stdout if arguments else sys.stderr,
+        )
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in commands:
+        raise ConfigError(unknown_name("command", arguments[0], commands))
+    return arguments[0], arguments[1:]
