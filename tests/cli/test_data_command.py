@@ -1,17 +1,9 @@
 """``botnet data``: what pack and show print and write, and how they refuse."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.data.datasets import fingerprint, load_splits
 from training.tiny import CLASSES, entries, truncated_jpeg, write_classes, write_data
 
 
@@ -22,7 +14,7 @@ def images(tmp_path, monkeypatch):
     return write_classes(tmp_path / "images", dict.fromkeys(CLASSES, 4))
 
 
-def test_packed_images_are_the_same_data_set(call, images):
+def test_packing_says_what_it_did(call, images):
     truncated_jpeg(images / "bee/x.jpg")
     pack = ("data", "pack", "images", "out", "--shards", "2", "--skip-bad-images")
     described = call(*pack, "--json")
@@ -47,8 +39,6 @@ def test_packed_images_are_the_same_data_set(call, images):
         f"written  out: 2 files, {size / 1e6:.1f} MB",
         "next: botnet train --data out",
     ]
-    (images / "bee/x.jpg").unlink()
-    assert fingerprint(load_splits("out")) == fingerprint(load_splits("images"))
     write_data(images.parent / "parts")
     packed = call("data", "pack", "parts", "parts-out").out
     assert "packed   parts: 12 train images and 9 val images" in packed
@@ -58,40 +48,6 @@ def test_packed_images_are_the_same_data_set(call, images):
 def test_a_folder_is_not_packed_into_itself(fails, images, out):
     assert "is in images, which is being packed" in fails(2, "data", "pack", "images", out)
     assert entries(images) == sorted(CLASSES)
-
-
-def test_an_interruption_is_one_line_and_the_same_command_continues(call, images, tmp_path):
-    # The last image is a pipe that nobody writes to: whoever reads it waits.
-    os.mkfifo(tmp_path / "pipe")
-    (images / "cat/slow.png").symlink_to(tmp_path / "pipe")
-    arguments = ["data", "pack", "images", "out", "--shards", "13", "--num-workers", "2"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bottleneck_transformer_flax", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        while process.poll() is None and finished(tmp_path / "out") < 12:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (1, "", "botnet: error: interrupted\n")
-    written = {file.name: file.stat().st_ino for file in tmp_path.glob("out/all/part*")}
-    assert len(written) == 12
-    (images / "cat/slow.png").unlink()
-    (images / "cat/slow.png").write_bytes((images / "cat/0.png").read_bytes())
-    assert call(*arguments).code == 0
-    after = {file.name: file.stat().st_ino for file in tmp_path.glob("out/all/*.arrayrecord")}
-    assert written.items() < after.items()
-    assert len(after) == 13
-    assert not list(tmp_path.glob("out/**/.*.new"))
-
-
-def finished(out):
-    """How many files are recorded."""
-    file = out / "packing.json"
-    return len(json.loads(file.read_text())["parts"]["all"]) if file.exists() else 0
 
 
 def test_show_is_decided_by_the_seed_and_the_augmentation(call, images):

@@ -81,13 +81,10 @@ def test_the_run_s_own_images_however_run_and_images_are_named(
 @pytest.mark.parametrize(
     ("splits", "asked_for", "scored_split", "count"),
     [
-        ("train val", None, "validation", 9),
         ("train val", "train", "train", 12),
         ("train val", "test", "validation", 9),
         ("train val test", None, "test", 6),
         ("train val test", "validation", "validation", 9),
-        ("train test", None, "test", 6),
-        ("train test", "validation", "validation", 3),
     ],
 )
 def test_every_split_is_scored_and_named(
@@ -95,15 +92,13 @@ def test_every_split_is_scored_and_named(
 ):
     if "test" in splits:
         write_classes(tmp_path / "data/test", dict.fromkeys(CLASSES, 2))
-    if "val" not in splits:
-        shutil.rmtree(tmp_path / "data/val")
     options = () if asked_for is None else ("--split", asked_for)
     called = call("evaluate", "--json", *options)
     result = called.json()
     assert (result["split"], result["count"]) == (scored_split, count)
     assert f"the {scored_split} split of data" in result["data"]
-    wanted_another = asked_for not in (None, scored_split)
-    assert ("data has no test split" in called.err) == wanted_another
+    replaced = asked_for not in (None, scored_split)
+    assert ("data has no test split; scoring its validation split" in called.err) == replaced
 
 
 def test_another_folder_is_scored_whole_and_by_class_name(call, scored, tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from cli.conftest import QUICK
-from training.tiny import assert_same_bits, colour_images, write_data
+from training.tiny import CLASSES, assert_same_bits, colour_images, write_classes, write_data
 
 BOTNET = [sys.executable, "-m", "bottleneck_transformer_flax"]
 DEADLINE_SECONDS = 240
@@ -94,11 +94,20 @@ def test_a_run_stopped_by_signals_and_resumed_as_it_says_ends_with_the_same_bits
     assert_same_bits(first, second)
 
 
-@pytest.mark.parametrize("moment", ["importing jax", "computing", "waiting"])
+@pytest.mark.parametrize("moment", ["importing jax", "computing", "waiting", "packing"])
 def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, moment):
     if moment == "waiting":
         process = start(tmp_path, "predict", "-", stdin=subprocess.PIPE, PYTHONUNBUFFERED="1")
         line_with(process.stdout, "model ")
+    elif moment == "packing":
+        # One worker reads a pipe that nobody writes to, the other packs the rest.
+        write_classes(tmp_path / "images", dict.fromkeys(CLASSES, 4))
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "images/cat/slow.png").symlink_to(tmp_path / "pipe")
+        options = ["--shards", "13", "--num-workers", "2"]
+        process = start(tmp_path, "data", "pack", "images", "out", *options)
+        while process.poll() is None and len(list(tmp_path.glob("out/all/part*"))) < 12:
+            time.sleep(0.05)
     else:
         options = ["--num-workers", "2", "--batch-size", "1"]
         process = start(tmp_path, "evaluate", *options, PYTHONVERBOSE="1")

@@ -116,20 +116,19 @@ def test_the_users_own_settings_of_jax_take_precedence(elsewhere, monkeypatch):
     assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7"
 
 
-@pytest.mark.parametrize(
-    ("platform", "named", "expected"),
-    [
+def test_the_cache_is_where_the_system_has_it(elsewhere, monkeypatch):
+    monkeypatch.setenv("HOME", str(elsewhere / "home"))
+    for platform, named, expected in (
         ("linux", "", "home/.cache"),
         ("linux", "relative", "home/.cache"),
         ("darwin", "", "home/Library/Caches"),
-        ("darwin", "/named", "/named"),
-    ],
-)
-def test_the_cache_is_where_the_system_has_it(elsewhere, monkeypatch, platform, named, expected):
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setenv("XDG_CACHE_HOME", named)
-    monkeypatch.setenv("HOME", str(elsewhere / "home"))
-    assert startup._user_cache() == elsewhere / expected
+        ("darwin", str(elsewhere / "named"), "named"),
+    ):
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        keep_compiled_programs()
+        cache = elsewhere / expected / COMPILED
+        assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == str(cache)
 
 
 def test_a_cache_that_is_too_large_is_emptied_whole(elsewhere, monkeypatch):

@@ -64,19 +64,12 @@ def test_bad_images_that_were_left_out_are_listed(call, trained, monkeypatch):
     assert "none left to score" in called.out
 
 
-@pytest.mark.parametrize(
-    ("code", "options", "named"),
-    [
-        # Refused before the images are listed, which may take long.
-        (1, ("--data", "nowhere", "--run-directory", "runs"), "runs is not empty; name another"),
-        (2, ("--image-size", "2", "2"), "2 × 2"),
-        (2, ("--crop", "shift", "--shift-pixels", "16"), "shift_pixels"),
-        (2, ("--batch-size", "24", "--accumulation-steps", "8"), "batch_size"),
-    ],
-)
-def test_what_does_not_fit_is_refused_and_changes_no_file(fails, trained, code, options, named):
+def test_what_does_not_fit_is_refused_and_changes_no_file(fails, trained):
     before = tree(trained)
-    assert named in fails(code, *TRAIN, *options)
+    # A folder in use is refused before the images are listed, which may take a while.
+    in_use = ("--data", "nowhere", "--run-directory", "runs")
+    assert "runs is not empty; name another" in fails(1, *TRAIN, *in_use)
+    assert "2 × 2" in fails(2, *TRAIN, "--image-size", "2", "2")
     assert tree(trained) == before
 
 
@@ -108,9 +101,7 @@ def test_a_dry_run_names_the_recipe_tells_an_estimate_and_writes_nothing(
     called = call(*dry, "--json")
     assert called.out.count("\n") == 1
     assert called.json() == dataclasses.asdict(ESTIMATE) | {"seconds": 60.0}
-    named = call(*dry, "--recipe", "paper-longer", "--policy-magnitude", "3").out.splitlines()[0]
-    assert named.startswith("recipe  paper-longer, but ")
-    assert "augmentation.policy_magnitude 3" in named
+    assert call(*dry, "--recipe", "paper-longer").out.startswith("recipe  paper-longer, but ")
     assert tree(trained) == before
 
 

@@ -18,19 +18,19 @@ def test_no_command_is_help_and_exit_2(call, arguments):
     assert called.err.startswith(" ".join(["usage: botnet", *arguments, "COMMAND"]))
 
 
-@pytest.mark.parametrize("name", ["tain", "Train", "--colour", "", "trainer --help"])
-def test_an_unknown_command_names_the_nearest_and_all_others(fails, name):
-    message = fails(2, name)
-    assert repr(name) in message
-    assert "did you mean 'train'" in message or name in ("--colour", "")
-    assert all(command in message for command in COMMANDS)
+def test_an_unknown_command_names_the_nearest_and_all_others(fails):
+    for name in ("tain", "trainer", "--colour", ""):
+        message = fails(2, name)
+        assert repr(name) in message
+        assert "did you mean 'train'" in message or name in ("--colour", "")
+        assert all(command in message for command in COMMANDS)
 
 
-@pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_lists_the_commands(call, option):
-    called = call(option)
-    assert (called.code, called.err) == (0, "")
-    assert all(f"\n  {name:<8}  {summary}\n" in called.out for name, summary in COMMANDS.items())
+def test_help_lists_the_commands(call):
+    for option in ("--help", "-h"):
+        called = call(option)
+        assert (called.code, called.err) == (0, "")
+        assert all(f"\n  {name:<8}  {what}\n" in called.out for name, what in COMMANDS.items())
     assert call("--version").out.startswith("botnet 1.")
 
 
@@ -82,12 +82,9 @@ def test_variants_json(call):
     }
     assert rows["botnet_t3"].items() >= t3.items()
     assert rows["botnet_t3"]["config"]["stage_sizes"] == [3, 4, 6, 6]
-    assert all(isinstance(row["multiply_adds"], int) and row["source"] for row in rows.values())
-    weights = {name: row["weights"][0] for name, row in rows.items() if row["weights"]}
-    assert len(weights) == 5
-    assert weights["botnet_s1_50"]["licence"] == "mit"
-    assert weights["sebotnet33ts_256"]["top1"] == 0.81156
-    assert weights["sebotnet33ts_256"]["command"].startswith("botnet import timm/sebotnet33ts")
+    (weights,) = rows["sebotnet33ts_256"]["weights"]
+    assert (weights["top1"], weights["licence"]) == (0.81156, "apache-2.0")
+    assert weights["command"].startswith("botnet import timm/sebotnet33ts")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
