@@ -18,11 +18,6 @@ def run(finished_run):
 
 
 @pytest.fixture
-def predictions(run):
-    return Predictions.load(run / "predictions.npz")
-
-
-@pytest.fixture
 def no_pass(monkeypatch):
     """Fails where the images are scored again."""
     monkeypatch.setattr(report, "score", None)
@@ -45,13 +40,13 @@ def path_of(position):
 
 
 @pytest.mark.usefixtures("no_pass")
-def test_the_newest_run_s_page_shows_what_the_run_found(page_of, run, predictions):
+def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_path):
     page, _ = page_of()
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert page.texts_in("h1") == ["botnet_tiny on data"]
     assert "validation accuracy" in page.texts_in("dt")
     assert f"{100 * evaluation['top1']:.2f} %" in page.texts_in("dd")
-    mistakes = predictions.mistakes(24)
+    mistakes = Predictions.load(run / "predictions.npz").mistakes(24)
     assert page.texts_in("small") == [path_of(mistake.position) for mistake in mistakes]
     assert page.texts_in("strong") == [
         CLASSES[index] for mistake in mistakes for index in mistake[1:3]
@@ -73,16 +68,11 @@ def test_the_newest_run_s_page_shows_what_the_run_found(page_of, run, prediction
     ]
     start = page.rows.index(["class", "taken for", "images", "of the class", ""]) + 1
     assert page.rows[start : start + len(pairs)] == pairs
-
-
-@pytest.mark.usefixtures("no_pass")
-def test_a_page_elsewhere_with_few_mistakes(call, run, predictions, tmp_path):
     out = tmp_path / "new/folder/page.html"
     called = call("report", run, "--out", out, "--count", "1", "--json")
     assert called.json() == {"report": str(out), "notes": []}
     page = assert_self_contained(out.read_text(encoding="utf-8"))
-    assert page.texts_in("small") == [path_of(predictions.mistakes(1)[0].position)]
-    assert not (run / "report.html").exists()
+    assert page.texts_in("small") == [path_of(mistakes[0].position)]
 
 
 @pytest.mark.usefixtures("no_pass")

@@ -22,6 +22,12 @@ import jax
 def program(x): return x + 1
 print(jax.jit(program)(1))
 """
+# No file may be longer than a hundred bytes, which looks like a full disk to JAX.
+FULL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+"""
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def entries(folder):
     return {path: path.read_bytes() for path in (folder / "cache" / COMPILED).glob("*-cache")}
 
 
-def test_a_compiled_program_is_there_for_the_next_process_and_damage_is_no_message(elsewhere):
+def test_a_compiled_program_is_there_for_the_next_process_and_trouble_is_no_message(elsewhere):
     assert compiled() == ""
     written = entries(elsewhere)
     assert len(written) >= 1
@@ -64,16 +70,9 @@ def test_a_compiled_program_is_there_for_the_next_process_and_damage_is_no_messa
         for path, content in written.items():
             path.write_bytes(damaged(content))
         assert compiled() == ""
-
-
-def test_a_full_disk_is_no_message(elsewhere):
-    # No file may be longer than a hundred bytes, which looks like a full disk to JAX.
-    limit = (
-        "import resource, signal\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-    )
-    assert compiled(limit + PROGRAM) == ""
+    for path in written:
+        path.unlink()
+    assert compiled(FULL_DISK + PROGRAM) == ""
     assert all(len(content) <= 100 for content in entries(elsewhere).values())
 
 

@@ -1,7 +1,6 @@
 """Lines of text and progress bars on a console."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,7 +16,7 @@ from rich.text import Text
 def say(console: Console, *lines: str) -> None:
     """Print each line as it is, without markup, colours or wrapping."""
     for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class RateColumn(ProgressColumn):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import say
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 
@@ -52,16 +53,14 @@ def run(arguments: Sequence[str]) -> int:
         # A table for a pipe or a file must not be folded.
         console.width = 200
     console.print(table)
-    console.print("\nPublished weights:")
+    say(console, "", "Published weights:")
     for weights in PUBLIC_WEIGHTS:
+        scores = f"top-1 {weights.top1:g} %, top-5 {weights.top5:g} % of {weights.data}"
         # The command has a line of its own, to be copied.
-        lines = (
-            f"\n{weights.variant:<20} top-1 {weights.top1:g} %, top-5 {weights.top5:g} % of "
-            f"{weights.data}; {weights.licence}\n    {weights.command}"
-        )
+        say(console, "", f"{weights.variant:<20} {scores}; {weights.licence}")
+        say(console, f"    {weights.command}")
         if " FILE " in weights.command:
-            lines += f"\n    FILE: download it from {weights.url}"
-        console.print(lines, highlight=False, markup=False, soft_wrap=True)
+            say(console, f"    FILE: download it from {weights.url}")
     return 0
 
 
