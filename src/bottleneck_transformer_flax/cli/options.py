@@ -115,7 +115,8 @@ def command_line(*words: object) -> str:
 def choose_checkpoint(checkpoint: str | None) -> "tuple[str, RunDirectory | None]":
     """Find the model to use, and the run that it belongs to, if any.
 
-    Without a name, take the newest finished run's, or else the embedded one.
+    Without a name, take the newest finished run's, or else the embedded one. A folder in a run,
+    such as ``best/``, belongs to the run.
     """
     from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
     from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run

@@ -124,7 +124,7 @@ class _Basis:
 
 
 def parse(arguments: Sequence[str]) -> TrainOptions:
-    """The options; every default comes from the recipe for the data, or the run that is named.
+    """The options; their defaults come from the recipe for the data, or from the run named.
 
     Raises:
         ConfigError: for options that cannot be read, or that a resumed run cannot change.
@@ -154,7 +154,7 @@ def _parse_basis(arguments: Sequence[str]) -> _Basis:
             console_outputs=False,
         )
     except SystemExit:
-        # The options in full are parsed next, and whatever is wrong is told there.
+        # All options are parsed next, which reports whatever is wrong.
         return _Basis()
     return basis
 
@@ -163,16 +163,15 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
     for name, value in (("--like", basis.like), ("--recipe", basis.recipe)):
         if value is not None:
             raise ConfigError(f"--resume uses a run's own options; leave out {name}")
-    runs, run = options.RUNS, None
     if basis.run_directory is not None:
-        run = RunDirectory(basis.run_directory)
+        run: RunDirectory | None = RunDirectory(basis.run_directory)
     else:
-        run = newest_run(runs, having=RUN_FILE, lacking="pretrained")
-        run = run or newest_run(runs, having=RUN_FILE)
+        unfinished = newest_run(options.RUNS, having=RUN_FILE, lacking="pretrained")
+        run = unfinished or newest_run(options.RUNS, having=RUN_FILE)
     if run is None:
         raise CheckpointError(
-            f"there is no run to resume in {runs}/; name one with --run-directory, or start one "
-            "without --resume"
+            f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "
+            "start one without --resume"
         )
     saved = run.read_config()
     parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
