@@ -36,9 +36,9 @@ def start(folder, *arguments, stdin=None, **environment):
     )
 
 
-def finish(process):
+def finish(process, seconds=DEADLINE_SECONDS):
     try:
-        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+        out, err = process.communicate(timeout=seconds)
     finally:
         process.kill()
     assert "Traceback" not in out + err, out + err
@@ -60,6 +60,16 @@ def wait_for_the_end(group):
         while time.monotonic() < deadline:
             os.killpg(group, 0)
             time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_training_without_arguments_reaches_88_percent(tmp_path):
+    """What `make train` does, without the tests' flags, which compile to slower programs."""
+    code, out, err = finish(start(tmp_path, "train", "--json", XLA_FLAGS=""), seconds=1800)
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["count"] == 1000
+    assert result["top1"] >= 0.88
 
 
 @pytest.mark.slow
