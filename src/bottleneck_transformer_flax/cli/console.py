@@ -20,10 +20,10 @@ def say(console: Console, *lines: str) -> None:
 
 
 class RateColumn(ProgressColumn):
-    """Images per second, over the last seconds."""
+    """Images per second over the last few seconds."""
 
     def render(self, task: Task) -> Text:
-        """Write the rate of a task that counts images."""
+        """The rate of a task that counts images."""
         return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
 
 

@@ -48,13 +48,13 @@ class TrainingDisplay(Callback):
             expand=True,
         )
         self._task = self._bar.add_task("compiling", total=None)
-        self._setup: Setup  # from the start of the run
+        self._setup: Setup  # when the run starts
         self._figures: list[list[Figure]] = []
         self._compiled = False
         self._speed = EpochMetrics()
         self._best: dict[str, Any] | None = None
         self._hint_given = False
-        # Last, because it draws at once.
+        # Last, because it draws what is set above.
         self._live = Live(get_renderable=self._picture, console=console, transient=True)
 
     def on_start(self, setup: Setup, run: RunDirectory, progress: metrics.Progress) -> None:
@@ -87,7 +87,7 @@ class TrainingDisplay(Callback):
         self._bar.update(self._task, description=f"evaluating {done}/{total} {split} images")
 
     def on_epoch(self, row: dict[str, Any]) -> None:
-        """Print a line that stays."""
+        """Print the epoch's line."""
         self._keep_best(row)
         epochs = self._setup.config.epochs
         parts = [
@@ -114,7 +114,7 @@ class TrainingDisplay(Callback):
         say(self._console, "stopping after this step; press Ctrl-C again to leave without saving")
 
     def on_end(self) -> None:
-        """Remove the live part; the lines stay."""
+        """Remove the bar and the figures, and leave the lines."""
         self._live.stop()
 
     def _keep_best(self, row: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class TrainingDisplay(Callback):
             self._best = row
 
     def _picture(self) -> Group:
-        """The bar with the figures beneath it, in as many columns as there is room for."""
+        """The bar with the figures beneath it, in one column where three don't fit."""
         # A thread of rich's draws this, while on_step() may replace the figures.
         columns = self._figures
         table = _side_by_side(columns)
@@ -159,7 +159,7 @@ def _figures(
 
 
 def _side_by_side(columns: list[list[Figure]]) -> Table:
-    """A grid whose k-th row has the k-th name and value of every column."""
+    """A grid with the columns of names and values beside each other."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in columns:
         table.add_column(style="dim", no_wrap=True)
@@ -170,7 +170,7 @@ def _side_by_side(columns: list[list[Figure]]) -> Table:
 
 
 def _input_hint(setup: Setup) -> str:
-    """What to do where the model waits for its images."""
+    """What helps when the model waits for images."""
     fast = setup.splits.train.native_size is not None or is_packed(Path(setup.config.data))
     pack = "" if fast else ", or pack the images with `botnet data pack`"
     return f"hint    images arrive too slowly: try a larger --num-workers{pack}"

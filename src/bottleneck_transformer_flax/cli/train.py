@@ -140,7 +140,7 @@ def _make_setup(parsed: TrainOptions) -> "Setup":
 
 
 def _origin(parsed: TrainOptions) -> Iterator[str]:
-    """Where the options come from."""
+    """The run or the recipe that the options come from."""
     if parsed.like is not None:
         yield f"recipe  that of {parsed.like}"
     else:
@@ -189,7 +189,7 @@ def _new_folder(variant: str) -> Path:
 
 @contextmanager
 def _too_little_memory_explained() -> Iterator[None]:
-    """Name what helps when a device has too little memory."""
+    """Turn XLA's error about too little memory into one that names what helps."""
     from jax.errors import JaxRuntimeError
 
     try:

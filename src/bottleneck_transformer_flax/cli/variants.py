@@ -69,7 +69,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _as_json(variant: Variant) -> dict[str, Any]:
-    """Counts in ones and accuracies as fractions, however the source gives them."""
+    """A variant with plain counts and with accuracies as fractions, for JSON."""
     weights = [
         dataclasses.asdict(row)
         | {"top1": _scaled(row.top1, 0.01), "top5": _scaled(row.top5, 0.01)}
