@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 
+from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.setup_text import (
     describe_augmentation,
@@ -17,9 +18,10 @@ from cli.conftest import ESTIMATE
 from training.linear_runs import CONFIG, setup_of
 
 
-def lines_of(**changes):
+def lines_of(start=None, **changes):
     """The lines of a run of a linear model with some options changed, by their first word."""
-    setup = dataclasses.replace(setup_of(), config=CONFIG.replace(**changes))
+    config = CONFIG.replace(**changes)
+    setup = dataclasses.replace(setup_of(), config=config, pretrained=start)
     return dict(line.split(maxsplit=1) for line in setup_lines(setup))
 
 
@@ -110,6 +112,19 @@ def test_how_images_are_augmented(changes, said):
     assert describe_augmentation(Augmentation(**changes)) == said
     phases = part("input", progressive_phases=2, progressive_start=0.75)
     assert "growing from 75 % of the size in 2 phases" in lines_of(**phases)["images"]
+
+
+def test_what_a_run_starts_from():
+    tiny = load_pretrained("botnet_tiny")
+    changes = {"variant": None, "pretrained": "botnet_tiny"}
+    changes |= part("fine_tuning", frozen_through="c3", backbone_rate=0.1, frozen_batch_stats=True)
+    assert lines_of(tiny, **changes)["start"] == (
+        "botnet_tiny with a new head, frozen through c3, backbone at 0.1 of the learning rate, "
+        "batch statistics frozen"
+    )
+    same = tiny._replace(classes=setup_of().class_names)
+    assert ", for the same classes, frozen" in lines_of(same, **changes)["start"]
+    assert "start" not in lines_of()
 
 
 def test_how_steps_are_computed(monkeypatch):
