@@ -101,6 +101,7 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
         (2, "variants surplus", "surplus"),
         (2, "import", "--out"),
         (1, "import nowhere.pth --variant botnet_s1_50 --out x", "nowhere.pth does not exist"),
+        (1, "import https://huggingface.co/timm/botnet26t --out x", "botnet26t does not exist"),
         (1, "export --checkpoint botnet_tiny --out x.safetensors", "botnet_tiny"),
         (2, "share owner/name", "no finished run in runs/; name what to share"),
         (1, "share owner/name --checkpoint nowhere", "nowhere does not exist"),
