@@ -27,7 +27,7 @@ DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST
 
 
 def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[str, Any]) -> None:
-    """Replace ``best/`` by the model of an epoch.
+    """Replace ``best/`` with the model of an epoch.
 
     Args:
         run: where to write.

@@ -105,7 +105,7 @@ def _take_steps(setup: Setup, state: TrainState, bad_images: BadImages) -> list[
         while len(steps) < _FEWEST_STEPS or (
             sum(step.seconds for step in steps) < _SECONDS and len(steps) < _MOST_STEPS
         ):
-            # Beyond the run's end the learning rate would be missing, which no step here needs.
+            # Always the same number: beyond the run's end there is no learning rate to look up.
             state = take_step(setup, state, before + 1, batches, in_flight)
             steps += finished_steps(in_flight)
     return steps
