@@ -14,6 +14,7 @@ from bottleneck_transformer_flax.training.artifacts import save_best, write_arti
 from bottleneck_transformer_flax.training.config import InputOptions, RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import make_setup
+from reference.finished_runs import random_predictions
 from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_classes, write_data
 
 ROW = {"epoch": 1, "step": 2, "train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
@@ -39,30 +40,21 @@ def variables(setup):
     return setup.initial_state().inference_variables
 
 
-def made_predictions(count=6):
-    """Every second image right, the others taken for the next class."""
-    labels = np.arange(count, dtype=np.int32) % 3
-    first = (labels + np.arange(count) % 2) % 3
-    return Predictions(
-        num_classes=3,
-        positions=np.arange(count, dtype=np.int32),
-        labels=labels,
-        top_classes=np.stack([first, (first + 1) % 3, (first + 2) % 3], 1).astype(np.int32),
-        top_probabilities=np.tile(np.array([0.5, 0.3, 0.2], np.float32), (count, 1)),
-        losses=np.linspace(0, 1, count, dtype=np.float32),
-    )
+@pytest.fixture(scope="module")
+def predictions(setup):
+    return random_predictions(setup.splits.test)
 
 
 @pytest.fixture(scope="module")
-def written(setup, variables, tmp_path_factory):
+def written(setup, variables, predictions, tmp_path_factory):
     """The folder of a run that was scored on its test split, and the evaluation."""
-    run, predictions = RunDirectory(tmp_path_factory.mktemp("run")), made_predictions()
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
     evaluation = {"split": "test"} | predictions.to_json(CLASSES)
     write_artifacts(run, setup, variables, [ROW], predictions, evaluation)
     return run, evaluation
 
 
-def test_models_scores_and_pictures_are_written(written, variables, data):
+def test_models_scores_and_pictures_are_written(written, predictions, variables, data):
     run, evaluation = written
     assert entries(run.path) == sorted(["curves.png", "example.png", "pretrained", *SCORED])
     for picture in (run.confusion, run.curves):
@@ -73,7 +65,7 @@ def test_models_scores_and_pictures_are_written(written, variables, data):
         assert image.tobytes() == first.tobytes()
     assert json.loads(run.evaluation.read_text()) == evaluation
     saved = Predictions.load(run.predictions)
-    np.testing.assert_array_equal(saved.losses, made_predictions().losses)
+    np.testing.assert_array_equal(saved.losses, predictions.losses)
     model, loaded, preprocessing, classes = load_pretrained(run.path)
     assert (classes, model.config.num_classes) == (CLASSES, 3)
     assert (preprocessing.size, preprocessing.crop) == (SIZE, 0.9)
