@@ -14,17 +14,16 @@ import pytest
 
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import artifacts, trainer
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.setup import assemble
 from bottleneck_transformer_flax.training.trainer import train
 from reference.damage import empty
 from training.linear_runs import (
     CONFIG,
     Recorder,
     after_epoch,
+    folder_setup,
     go,
     in_step,
     numbered,
@@ -35,8 +34,6 @@ from training.linear_runs import (
 )
 from training.tiny import (
     CROPPED,
-    SMALL,
-    LinearModel,
     assert_same_bits,
     entries,
     tree_differs,
@@ -259,10 +256,8 @@ def test_a_run_does_not_resume_from_what_it_did_not_begin_with(tmp_path):
 def test_bad_images_are_left_out_of_training_and_scores_and_listed(tmp_path):
     data = write_data(tmp_path / "data")
     bad = [str(truncated_jpeg(data / part / "bee/x.jpg")) for part in ("train", "val")]
-    config = CONFIG.replace(
-        epochs=1, batch_size=13, input=dataclasses.replace(CONFIG.input, skip_bad_images=True)
-    )
-    setup = assemble(config, load_splits(str(data)), LinearModel(SMALL), CROPPED)
+    skipping = dataclasses.replace(CONFIG.input, skip_bad_images=True)
+    setup = folder_setup(data, epochs=1, batch_size=13, input=skipping)
     outcome = train(setup, RunDirectory(tmp_path / "run"))
     assert list(outcome.bad_images.reasons) == bad
     assert outcome.evaluation["count"] == 9
