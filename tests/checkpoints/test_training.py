@@ -1,5 +1,6 @@
 """Train states through orbax: saved bit for bit, the newest kept, damage and misfits told."""
 
+import copy
 import errno
 import hashlib
 import json
@@ -94,15 +95,14 @@ def test_the_newest_two_stay(tmp_path, name):
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """Writing goes on until this event is set: the digests come last."""
-    done = threading.Event()
-    write = module.write_digests
+    """No other thread writes JSON before this event is set: progress, and at last the digests."""
+    done, dumps, caller = threading.Event(), json.dumps, threading.current_thread()
 
-    def write_when_done(folder):
-        assert done.wait(60)
-        write(folder)
+    def dumps_when_done(*arguments, **options):
+        assert threading.current_thread() is caller or done.wait(60)
+        return dumps(*arguments, **options)
 
-    monkeypatch.setattr(module, "write_digests", write_when_done)
+    monkeypatch.setattr(json, "dumps", dumps_when_done)
     yield done
     done.set()
 
@@ -117,15 +117,18 @@ def test_a_save_due_while_one_is_being_written_is_left_out(tmp_path, slow_disk):
     assert steps(tmp_path) == ["2", "4"]
 
 
-def test_a_state_may_be_donated_while_it_is_written(tmp_path, slow_disk):
-    given = state_of(2)
+def test_a_state_may_be_donated_and_progress_changed_while_they_are_written(tmp_path, slow_disk):
+    given, progress = state_of(2), copy.deepcopy(PROGRESS)
     with TrainingCheckpoints(tmp_path) as checkpoints:
-        checkpoints.save(2, given, PROGRESS, wait=False)
+        checkpoints.save(2, given, progress, wait=False)
         # Its memory is used again, unless the writer has a view of it rather than a copy.
         step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
         jax.block_until_ready(step(given))
+        progress["rows"].append({"epoch": 2})
         slow_disk.set()
-    assert_same_bits(restored(tmp_path).state, state_of(2))
+    _, back, progress = restored(tmp_path)
+    assert_same_bits(back, state_of(2))
+    assert progress == PROGRESS
 
 
 @pytest.mark.parametrize(

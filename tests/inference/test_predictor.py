@@ -53,24 +53,18 @@ def assert_same_rankings(ours, oracle):
         np.testing.assert_allclose([p for _, p in mine], [p for _, p in his], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [LinearModel, BoTNet])
-def test_it_is_the_model_applied_by_hand(kind):
+@pytest.mark.parametrize(
+    ("kind", "batch_size"),
+    [(BoTNet, 3), (LinearModel, 1), (LinearModel, 2), (LinearModel, 5), (LinearModel, 64)],
+)
+def test_it_is_the_model_applied_by_hand_whatever_the_batch_size(kind, batch_size):
     pretrained, images = pretrained_of(kind), images_of(5)
-    rankings = Predictor(pretrained, batch_size=3, top_k=4)(images)
-    assert_same_rankings(rankings, by_hand(pretrained, images, 4))
-    assert len({tuple(name for name, _ in ranking) for ranking in rankings}) > 1
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_the_batch_size_does_not_matter_and_all_probabilities_add_up_to_one(batch_size):
-    pretrained, images = pretrained_of(), images_of(5)
     rankings = Predictor(pretrained, batch_size=batch_size, top_k=7)(images)
     assert_same_rankings(rankings, by_hand(pretrained, images, 7))
+    assert len({tuple(name for name, _ in ranking) for ranking in rankings}) > 1
     for ranking in rankings:
-        values = [value for _, value in ranking]
-        assert values == sorted(values, reverse=True)
-        assert sum(values) == pytest.approx(1, abs=1e-6)
-        assert all(type(value) is float for value in values)
+        assert sum(value for _, value in ranking) == pytest.approx(1, abs=1e-6)
+        assert all(type(value) is float for _, value in ranking)
 
 
 def test_ties_keep_the_order_of_the_classes():
@@ -101,7 +95,7 @@ def test_any_size_of_image_is_resized():
     assert_same_rankings(rankings[1:], [rankings[0]] * 2)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"top_k": 0}, {"batch_size": -1}])
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"top_k": 0}])
 def test_wrong_options_are_named(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         Predictor(pretrained_of(), **options)

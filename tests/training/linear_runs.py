@@ -7,6 +7,7 @@ import jax
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.distributed import StopRequest
 from bottleneck_transformer_flax.training.callbacks import Callback
 from bottleneck_transformer_flax.training.config import (
@@ -82,6 +83,12 @@ def setup_of(config=CONFIG, validation=9, test=None):
     """The setup of a run of the linear model, which compiles once however often it is used."""
     model = LinearModel(config=SMALL.replace(dropout_rate=config.model.dropout_rate))
     return assemble(config, array_splits(7, validation, test), model, CROPPED)
+
+
+def folder_setup(data, **changes):
+    """The setup of a run of the linear model on a folder of images."""
+    config = CONFIG.replace(data=str(data), **changes)
+    return assemble(config, load_splits(str(data)), LinearModel(SMALL), CROPPED)
 
 
 def go(path, config=CONFIG, at=None, **splits):

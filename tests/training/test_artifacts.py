@@ -1,40 +1,25 @@
-"""What a run leaves, and that a real small BoTNet resumes to the same of it."""
+"""What a finished run leaves, from predictions that were made up."""
 
 import json
 import re
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
-from bottleneck_transformer_flax.training.config import InputOptions, OptimizerOptions, RunConfig
+from bottleneck_transformer_flax.training.config import InputOptions, RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import make_setup
-from bottleneck_transformer_flax.training.trainer import train
-from training.linear_runs import Recorder, after_epoch, rows_of
+from reference.finished_runs import random_predictions
 from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_classes, write_data
 
-EPOCHS, STEPS = 2, 4
 ROW = {"epoch": 1, "step": 2, "train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
 ROW |= {"validation_loss": 0.75, "validation_accuracy": 0.625, "validation_top5": 1.0}
 SCORED = ["confusion.png", "evaluation.json", "predictions.npz"]
-
-
-def config_of(data, **changes):
-    return RunConfig(
-        data=str(data),
-        variant="small",
-        epochs=EPOCHS,
-        batch_size=5,
-        optimization=OptimizerOptions(learning_rate=0.05, ema_decay=0.9, label_smoothing=0.1),
-        input=InputOptions(image_size=SIZE, eval_crop=0.9, num_workers=0, **changes),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +31,8 @@ def data(tmp_path_factory, small_variant):
 
 @pytest.fixture(scope="module")
 def setup(data):
-    return make_setup(config_of(data))
+    options = InputOptions(image_size=SIZE, eval_crop=0.9, num_workers=0)
+    return make_setup(RunConfig(data=str(data), variant="small", batch_size=5, input=options))
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +40,21 @@ def variables(setup):
     return setup.initial_state().inference_variables
 
 
-def made_predictions(count=6):
-    """Every second image right, the others taken for the next class."""
-    labels = np.arange(count, dtype=np.int32) % 3
-    first = (labels + np.arange(count) % 2) % 3
-    return Predictions(
-        num_classes=3,
-        positions=np.arange(count, dtype=np.int32),
-        labels=labels,
-        top_classes=np.stack([first, (first + 1) % 3, (first + 2) % 3], 1).astype(np.int32),
-        top_probabilities=np.tile(np.array([0.5, 0.3, 0.2], np.float32), (count, 1)),
-        losses=np.linspace(0, 1, count, dtype=np.float32),
-    )
+@pytest.fixture(scope="module")
+def predictions(setup):
+    return random_predictions(setup.splits.test)
 
 
 @pytest.fixture(scope="module")
-def written(setup, variables, tmp_path_factory):
+def written(setup, variables, predictions, tmp_path_factory):
     """The folder of a run that was scored on its test split, and the evaluation."""
     run = RunDirectory(tmp_path_factory.mktemp("run"))
-    predictions = made_predictions()
-    return run, write_artifacts(run, setup, variables, [ROW], "test", predictions)
+    evaluation = {"split": "test"} | predictions.to_json(CLASSES)
+    write_artifacts(run, setup, variables, [ROW], predictions, evaluation)
+    return run, evaluation
 
 
-def test_models_scores_and_pictures_are_written(written, variables, data):
+def test_models_scores_and_pictures_are_written(written, predictions, variables, data):
     run, evaluation = written
     assert entries(run.path) == sorted(["curves.png", "example.png", "pretrained", *SCORED])
     for picture in (run.confusion, run.curves):
@@ -86,9 +64,8 @@ def test_models_scores_and_pictures_are_written(written, variables, data):
     with Image.open(run.example) as image, Image.open(data / "test/ant/0.png") as first:
         assert image.tobytes() == first.tobytes()
     assert json.loads(run.evaluation.read_text()) == evaluation
-    assert evaluation == {"split": "test"} | made_predictions().to_json(CLASSES)
     saved = Predictions.load(run.predictions)
-    np.testing.assert_array_equal(saved.losses, made_predictions().losses)
+    np.testing.assert_array_equal(saved.losses, predictions.losses)
     model, loaded, preprocessing, classes = load_pretrained(run.path)
     assert (classes, model.config.num_classes) == (CLASSES, 3)
     assert (preprocessing.size, preprocessing.crop) == (SIZE, 0.9)
@@ -116,44 +93,12 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
 
 def test_a_model_that_nothing_scored_has_no_scores(setup, variables, tmp_path):
     row = {name: value for name, value in ROW.items() if "validation" not in name}
-    assert write_artifacts(RunDirectory(tmp_path), setup, variables, [row], "test", None) is None
+    write_artifacts(RunDirectory(tmp_path), setup, variables, [row], None, None)
     assert entries(tmp_path) == ["curves.png", "example.png", "pretrained"]
     assert "top-1" not in (tmp_path / "pretrained" / "README.md").read_text()
 
 
-def test_a_batch_larger_than_the_training_set_is_reduced_to_it(data):
-    setup = make_setup(config_of(data).replace(batch_size=256))
-    assert (setup.batch_size, setup.steps_per_epoch, setup.total_steps) == (12, 1, EPOCHS)
-    setup = make_setup(config_of(data))
-    assert (setup.batch_size, setup.steps_per_epoch, setup.total_steps) == (5, 2, STEPS)
-
-
-def go(path, config, at=None):
-    recorder = Recorder(at)
-    return train(make_setup(config), RunDirectory(path), [recorder], recorder.stop)
-
-
-def arrays_of(path):
-    """All arrays of the last checkpoint, as orbax wrote them."""
-    with ocp.StandardCheckpointer() as reader:
-        return reader.restore((RunDirectory(path).checkpoints / str(STEPS) / "state").absolute())
-
-
-@pytest.mark.slow
-def test_a_real_run_stopped_and_resumed_leaves_the_same_bits(data, tmp_path):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    outcome = go(whole, config_of(data))
-    stopped = go(resumed, config_of(data), at=after_epoch(1))
-    assert (stopped.finished, stopped.step) == (False, 2)
-    assert not (resumed / "pretrained").exists()
-    assert go(resumed, config_of(data)).evaluation == outcome.evaluation
-    ours, theirs = arrays_of(resumed), arrays_of(whole)
-    assert set(theirs) == {"step", "variables", "average", "optimizer_state"}
-    assert int(theirs["step"]) == STEPS
-    assert_same_bits(ours, theirs)
-    variables = load_pretrained(whole).variables
-    assert_same_bits(load_pretrained(resumed).variables, variables)
-    assert_same_bits(variables, jax.tree.map(np.asarray, theirs["average"]))
-    assert rows_of(resumed) == rows_of(whole)
-    with pytest.raises(CheckpointError, match=str(RunDirectory(whole).checkpoints / str(STEPS))):
-        go(whole, config_of(data).replace(optimization=OptimizerOptions()))
+def test_a_batch_larger_than_the_training_set_is_reduced_to_it(setup):
+    assert (setup.batch_size, setup.steps_per_epoch) == (5, 2)
+    setup = make_setup(setup.config.replace(batch_size=256, epochs=3))
+    assert (setup.batch_size, setup.steps_per_epoch, setup.total_steps) == (12, 1, 3)

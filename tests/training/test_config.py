@@ -17,10 +17,7 @@ from bottleneck_transformer_flax.training.config import (
     OptimizerOptions,
     RunConfig,
 )
-from bottleneck_transformer_flax.training.recipes import (
-    RECIPES,
-    default_config,
-)
+from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 from training.tiny import entries
 
@@ -50,35 +47,38 @@ def test_json_and_back_is_the_same_run(config):
 
 
 NAN, INFINITY = float("nan"), float("inf")
+# Each bound of each range, and a value of another kind; NaN is on neither side of a bound.
 WRONG = {
-    "epochs": (0, -1, 2.5, "3"),
-    "batch_size": (0, -1),
+    "epochs": (0, 2.5, "3"),
+    "batch_size": (0,),
     "evaluate_every_epochs": (0,),
     "save_every_epochs": (0,),
     "seed": (-1, 2**32),
     "data": (3,),
     "pretrained": (5,),
     "variant": ("botnet_tini",),
-    "model.dropout_rate": (-0.1, 1.0, NAN),
+    "model.dropout_rate": (-0.1, 1.0, NAN, "much"),
     "model.stochastic_depth_rate": (-0.1, 1.0),
     "model.dtype": ("float16",),
-    "optimization.optimizer": ("adam", ""),
-    "optimization.learning_rate": (0.0, -1.0, INFINITY, NAN),
-    "optimization.warmup_epochs": (-1.0, INFINITY, NAN),
-    "optimization.momentum": (-0.1, 1.0, NAN),
-    "optimization.weight_decay": (-1.0, INFINITY, NAN),
-    "optimization.label_smoothing": (-0.1, 1.0, NAN),
-    "optimization.clip_norm": (0.0, -1.0, NAN),
-    "optimization.accumulation_steps": (0, -1, 7),
+    "optimization.optimizer": ("adam",),
+    "optimization.learning_rate": (0.0, INFINITY, NAN),
+    "optimization.warmup_epochs": (-1.0, INFINITY),
+    "optimization.momentum": (-0.1, 1.0),
+    "optimization.weight_decay": (-1.0, INFINITY),
+    "optimization.label_smoothing": (-0.1, 1.0),
+    "optimization.clip_norm": (0.0, NAN),
+    "optimization.accumulation_steps": (0, 7),
     "optimization.batch_norm_groups": (0, 7),
-    "optimization.ema_decay": (0.0, 1.0, -0.5, NAN),
+    "optimization.ema_decay": (0.0, 1.0, NAN),
     "fine_tuning.frozen_through": ("head",),
-    "fine_tuning.backbone_rate": (-0.1, 1.5, NAN),
+    "fine_tuning.backbone_rate": (-0.1, 1.5),
     "input.num_workers": (-1,),
     # With more phases than epochs, the last epoch would not have the full size.
     "input.progressive_phases": (0, 91),
+    "input.progressive_start": (0.0, 1.5),
     "input.eval_crop": (0.0, 1.5, NAN),
-    "input.validation_fraction": (-0.1, 1.0, NAN),
+    "input.validation_fraction": (-0.1, 1.0),
+    "input.split_seed": (0.5,),
 }
 
 
@@ -130,23 +130,17 @@ def test_differences_are_paths_with_the_other_runs_values():
     assert EVERYTHING.differences(other) == {"seed": 1, "optimization.clip_norm": None}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "recipe", "changes"),
-    [
+def test_a_recipe_follows_the_data_unless_it_is_named():
+    start = {"variant": None, "pretrained": "model"}
+    for arguments, recipe, changes in (
         (("embedded",), "embedded-quick", {}),
         (("fashion-mnist",), "small-images", {}),
         (("folder",), "image-folder", {}),
-        (("folder", "model"), "fine-tuning", {"pretrained": "model"}),
+        (("folder", "model"), "fine-tuning", start),
         (("folder", None, "paper-longer"), "paper-longer", {}),
-        (
-            ("folder", "model", "paper-longer"),
-            "paper-longer",
-            {"variant": None, "pretrained": "model"},
-        ),
-    ],
-)
-def test_a_recipe_follows_the_data_unless_it_is_named(arguments, recipe, changes):
-    assert default_config(*arguments) == RECIPES[recipe].replace(data=arguments[0], **changes)
+        (("folder", "model", "paper-longer"), "paper-longer", start),
+    ):
+        assert default_config(*arguments) == RECIPES[recipe].replace(data=arguments[0], **changes)
     # The command line offers every recipe.
     assert get_args(Recipe) == tuple(RECIPES)
     with pytest.raises(ConfigError, match=r"unknown recipe 'paper-long'; did you mean 'paper-lon"):
@@ -155,13 +149,11 @@ def test_a_recipe_follows_the_data_unless_it_is_named(arguments, recipe, changes
 
 def test_the_papers_recipes_have_the_papers_values():
     standard, longer, scaled = (
-        RECIPES[f"paper-{name}"] for name in ("standard", "longer", "scaled")
+        RECIPES[f"paper-{kind}"] for kind in ("standard", "longer", "scaled")
     )
     assert [(r.epochs, r.batch_size) for r in (standard, longer)] == [(100, 1024), (200, 4096)]
     assert scaled.epochs == 350
-    assert standard.optimization.weight_decay == 1e-4
-    assert longer.optimization.weight_decay == 8e-5
-    assert scaled.optimization.weight_decay < longer.optimization.weight_decay
+    assert [r.optimization.weight_decay for r in (standard, longer)] == [1e-4, 8e-5]
     assert standard.augmentation.policy == "none"
     policy = longer.augmentation
     assert (policy.policy, policy.policy_layers, policy.policy_magnitude) == ("rand", 2, 10)

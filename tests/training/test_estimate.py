@@ -5,12 +5,10 @@ import dataclasses
 import jax
 import pytest
 
-from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.training.estimate import estimate
-from bottleneck_transformer_flax.training.setup import assemble
-from training.linear_runs import CONFIG, setup_of
-from training.tiny import CROPPED, SMALL, LinearModel, truncated_jpeg, write_data
+from training.linear_runs import CONFIG, folder_setup, setup_of
+from training.tiny import truncated_jpeg, write_data
 
 
 def test_an_estimate_is_of_the_whole_run():
@@ -36,9 +34,8 @@ def test_an_estimate_is_of_the_whole_run():
 def test_a_bad_image_stops_an_estimate_as_it_would_the_run(tmp_path, part):
     data = write_data(tmp_path / "data")
     bad = truncated_jpeg(data / part / "ant/0.jpg")
-    config = CONFIG.replace(data=str(data), batch_size=12)
-    setup = assemble(config, load_splits(str(data)), LinearModel(SMALL), CROPPED)
+    setup = folder_setup(data, batch_size=12)
     with pytest.raises(DataError, match=rf"{bad}.*--skip-bad-images"):
         estimate(setup)
-    skipping = dataclasses.replace(config.input, skip_bad_images=True)
-    assert estimate(dataclasses.replace(setup, config=config.replace(input=skipping))).steps == 4
+    skipping = dataclasses.replace(CONFIG.input, skip_bad_images=True)
+    assert estimate(folder_setup(data, batch_size=12, input=skipping)).steps == 4

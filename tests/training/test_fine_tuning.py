@@ -3,6 +3,8 @@
 import json
 
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image, ImageOps
 
@@ -22,7 +24,7 @@ from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import make_setup
 from bottleneck_transformer_flax.training.trainer import train
 from reference.variables import random_variables
-from training.linear_runs import Recorder, in_step
+from training.linear_runs import Recorder, after_epoch, in_step, rows_of
 from training.tiny import (
     CLASSES,
     SIZE,
@@ -135,13 +137,25 @@ def test_the_same_classes_in_the_same_order_keep_their_head(data, tmp_path, kept
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_is_the_same_bit_for_bit(data, pretrained, tmp_path):
+def test_a_real_run_stopped_and_resumed_leaves_the_same_bits(data, pretrained, tmp_path):
     config = config_of(data, pretrained, frozen_through="c2", backbone_rate=0.5)
-    _, whole = go(tmp_path / "whole", config)
-    stopped, _ = go(tmp_path / "resumed", config, at=in_step(1))
-    assert not stopped.finished
-    _, resumed = go(tmp_path / "resumed", config)
-    assert_same_bits(resumed.variables, whole.variables)
+    whole, whole_model = go(tmp_path / "whole", config)
+    for moment in (in_step(1), after_epoch(1)):
+        assert not go(tmp_path / "resumed", config, at=moment)[0].finished
+    resumed, resumed_model = go(tmp_path / "resumed", config)
+    assert resumed.evaluation == whole.evaluation
+    assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "whole")
+    ours, theirs = (last_state(tmp_path / name) for name in ("resumed", "whole"))
+    assert set(theirs) == {"step", "variables", "average", "optimizer_state"}
+    assert_same_bits(ours, theirs)
+    for model in (resumed_model, whole_model):
+        assert_same_bits(model.variables, jax.tree.map(np.asarray, theirs["average"]))
+
+
+def last_state(path):
+    """All arrays of the last checkpoint, as orbax reads them."""
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore((RunDirectory(path).checkpoints / "4" / "state").absolute())
 
 
 GROUPS = {
@@ -157,16 +171,11 @@ def write_regrouped(root, *, negative):
     """Clothes that botnet_tiny was not trained on, in five groups, as larger images."""
     source = load_splits("embedded").validation
     for group, classes in GROUPS.items():
-        members = [
-            index
-            for index, label in enumerate(source.labels)
-            if source.class_names[label] in classes
-        ]
-        for number, index in enumerate(members[:48]):
-            part = "train" if number < 8 else "val"
-            path = root / part / group / f"{number}.png"
+        labels = [source.class_names.index(name) for name in classes]
+        for number, index in enumerate(np.flatnonzero(np.isin(source.labels, labels))[:48]):
+            path = root / ("train" if number < 8 else "val") / group / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            image = source.read(index).resize((56, 56), Image.Resampling.BICUBIC)
+            image = source.read(int(index)).resize((56, 56), Image.Resampling.BICUBIC)
             (ImageOps.invert(image) if negative else image).save(path)
     return root
 
@@ -194,5 +203,6 @@ def test_it_beats_training_from_scratch_on_a_small_split(tmp_path, negative, mar
         outcome, _ = go(tmp_path / name, config)
         accuracy[name] = outcome.evaluation["top1"]
         assert outcome.evaluation["count"] == 200
+    # For docs/fine-tuning.md.
     print(json.dumps(accuracy | {"negative": negative}))
     assert accuracy["fine-tuned"] > accuracy["scratch"] + margin

@@ -48,20 +48,23 @@ def test_what_was_measured_is_shown_at_its_step_as_soon_as_the_epoch_is_over(tmp
             log.epoch.ideal_step_seconds = 0.125
         log.step(number)
     log.end_epoch(3, validation_accuracy=0.75, best=True, image_size=[2, 2])
-    steps = (1, 2, 3)
+    per_step = {
+        "mean_loss": 0.5,
+        "mean_accuracy": 0.5,
+        "gradient_norm": 1.0,
+        "seconds": 0.5,
+        "input_seconds": 0.125,
+        "images_per_second": 8.0,
+    }
+    per_epoch = {"train_loss": 1.5, "seconds": 2.0, "validation_accuracy": 0.75}
     assert shown(tmp_path / "tensorboard") == {
-        "step/mean_loss": [(step, 0.5) for step in steps],
-        "step/mean_accuracy": [(step, 0.5) for step in steps],
-        "step/learning_rate": [(step, step / 64) for step in steps],
-        "step/gradient_norm": [(step, 1.0) for step in steps],
-        "step/update_norm": [(step, step / 4) for step in steps],
-        "step/seconds": [(step, 0.5) for step in steps],
-        "step/input_seconds": [(step, 0.125) for step in steps],
-        "step/images_per_second": [(step, 8.0) for step in steps],
+        **{
+            f"step/{name}": [(1, value), (2, value), (3, value)] for name, value in per_step.items()
+        },
+        "step/learning_rate": [(step, step / 64) for step in (1, 2, 3)],
+        "step/update_norm": [(step, step / 4) for step in (1, 2, 3)],
         "step/mfu": [(3, 0.25)],
-        "epoch/train_loss": [(3, 1.5)],
-        "epoch/seconds": [(3, 2.0)],
-        "epoch/validation_accuracy": [(3, 0.75)],
+        **{f"epoch/{name}": [(3, value)] for name, value in per_epoch.items()},
     }
     log.callback.on_end()
 
@@ -86,17 +89,15 @@ def test_a_step_that_is_taken_again_is_shown_once(tmp_path, start):
     assert curves["epoch/train_loss"] == [(3, 1.5), (6, 1.5)]
 
 
-@pytest.mark.parametrize(
-    ("steps_per_epoch", "between"), [(1, 1), (100, 1), (101, 2), (200, 2), (1001, 11)]
-)
+@pytest.mark.parametrize(("steps_per_epoch", "between"), [(100, 1), (101, 2), (1001, 11)])
 def test_at_most_a_hundred_steps_of_an_epoch_are_written(tmp_path, steps_per_epoch, between):
     log = Log(tmp_path, steps_per_epoch=steps_per_epoch)
     for number in range(1, steps_per_epoch + 1):
         log.step(number)
     log.callback.on_end()
-    points = shown(tmp_path / "tensorboard")["step/seconds"]
-    assert [step for step, _ in points] == list(range(between, steps_per_epoch + 1, between))
-    assert 1 <= len(points) <= 100
+    points = [step for step, _ in shown(tmp_path / "tensorboard")["step/seconds"]]
+    assert points == list(range(between, steps_per_epoch + 1, between))
+    assert len(points) <= 100
 
 
 def test_without_tensorboardx_the_extra_is_named(monkeypatch):

@@ -14,17 +14,16 @@ import pytest
 
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.training import artifacts, trainer
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
-from bottleneck_transformer_flax.training.setup import assemble
 from bottleneck_transformer_flax.training.trainer import train
-from reference.damage import cut_short, empty, flip_a_bit
+from reference.damage import empty
 from training.linear_runs import (
     CONFIG,
     Recorder,
     after_epoch,
+    folder_setup,
     go,
     in_step,
     numbered,
@@ -35,8 +34,6 @@ from training.linear_runs import (
 )
 from training.tiny import (
     CROPPED,
-    SMALL,
-    LinearModel,
     assert_same_bits,
     entries,
     tree_differs,
@@ -45,22 +42,20 @@ from training.tiny import (
 )
 
 
-def returned(run, setup, variables, rows, split, predictions):
-    return {"split": split, "top1": None if predictions is None else predictions.top1}
-
-
-@pytest.fixture(autouse=True)
-def written(monkeypatch):
-    """What artifacts are made from; writing them is another file's test."""
+@pytest.fixture(scope="module", autouse=True)
+def all_written():
+    """What artifacts would be made from; writing them is another file's test."""
     given = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "write_artifacts", lambda *arguments: given.append(arguments))
+        patch.setattr(artifacts, "save_pretrained", lambda *_, **__: None)
+        yield given
 
-    def write(*arguments):
-        given.append(arguments)
-        return returned(*arguments)
 
-    monkeypatch.setattr(trainer, "write_artifacts", write)
-    monkeypatch.setattr(artifacts, "save_pretrained", lambda *_, **__: None)
-    return given
+@pytest.fixture
+def written(all_written):
+    all_written.clear()
+    return all_written
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +68,6 @@ def whole(tmp_path_factory):
         patch.setattr(
             TrainingCheckpoints, "save", lambda *arguments, wait: save(*arguments, wait=True)
         )
-        patch.setattr(trainer, "write_artifacts", returned)
-        patch.setattr(artifacts, "save_pretrained", lambda *_, **__: None)
         outcome, recorder = go(path)
     return path, outcome, recorder
 
@@ -113,8 +106,9 @@ def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
     _, progress, steps = saved(path)
     assert steps == [9, 12]
     assert [untimed(row) for row in progress["rows"]] == rows
-    expected = {"split": "validation", "top1": rows[-1]["validation_accuracy"]}
-    assert outcome.evaluation == expected
+    evaluation = outcome.evaluation
+    assert (evaluation["split"], evaluation["count"]) == ("validation", 9)
+    assert evaluation["top1"] == rows[-1]["validation_accuracy"]
 
 
 def assert_same_run(path, expected):
@@ -151,11 +145,9 @@ def test_stopped_and_resumed_is_the_same_run_bit_for_bit(whole, tmp_path, name):
     assert_same_run(tmp_path, whole[0])
 
 
-def test_the_same_options_give_the_same_bits_and_another_seed_others(whole, tmp_path):
-    for seed in (3, 4):
-        go(tmp_path / str(seed), CONFIG.replace(seed=seed))
-    assert_same_run(tmp_path / "3", whole[0])
-    assert tree_differs(saved(tmp_path / "4")[0].variables, saved(whole[0])[0].variables)
+def test_another_seed_gives_other_bits(whole, tmp_path):
+    go(tmp_path, CONFIG.replace(seed=4))
+    assert tree_differs(saved(tmp_path)[0].variables, saved(whole[0])[0].variables)
 
 
 def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
@@ -180,7 +172,7 @@ def test_a_finished_run_takes_no_step_and_writes_the_same_artifacts_of_the_avera
     assert outcome.finished
     assert recorder.of("step") == []
     assert_same_run(tmp_path, whole[0])
-    (_, _, variables, *_, first), (*_, second) = written
+    (_, _, variables, _, first, _), (*_, second, _) = written
     np.testing.assert_array_equal(first.losses, second.losses)
     state = saved(tmp_path)[0]
     assert_same_bits(variables, state.average)
@@ -236,10 +228,11 @@ def test_the_last_model_is_scored_once_and_only_a_validation_split_makes_a_best_
     assert [split for split, _, _ in recorder.of("evaluation")] == expected
     for row in rows_of(tmp_path):
         assert {"validation_loss", "best"} <= row.keys() if validation else "best" not in row
-    *_, split, predictions = written[0]
-    assert (predictions is None) == (test is None)
+    *_, predictions, evaluation = written[0]
+    assert (predictions is None) == (evaluation is None) == (test is None)
+    assert outcome.evaluation == evaluation
     if validation:
-        assert split == "test"
+        assert (evaluation["split"], evaluation["count"]) == ("test", test)
         assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
@@ -260,27 +253,21 @@ def test_a_run_does_not_resume_from_what_it_did_not_begin_with(tmp_path):
         go(tmp_path / "old")
 
 
-def test_bad_images_are_left_out_of_training_and_scores_and_listed(tmp_path, written):
+def test_bad_images_are_left_out_of_training_and_scores_and_listed(tmp_path):
     data = write_data(tmp_path / "data")
     bad = [str(truncated_jpeg(data / part / "bee/x.jpg")) for part in ("train", "val")]
-    config = CONFIG.replace(
-        epochs=1, batch_size=13, input=dataclasses.replace(CONFIG.input, skip_bad_images=True)
-    )
-    setup = assemble(config, load_splits(str(data)), LinearModel(SMALL), CROPPED)
+    skipping = dataclasses.replace(CONFIG.input, skip_bad_images=True)
+    setup = folder_setup(data, epochs=1, batch_size=13, input=skipping)
     outcome = train(setup, RunDirectory(tmp_path / "run"))
     assert list(outcome.bad_images.reasons) == bad
-    *_, predictions = written[0]
-    assert predictions.count == 9
+    assert outcome.evaluation["count"] == 9
 
 
-@pytest.mark.parametrize("damage", [empty, cut_short, flip_a_bit])
-def test_from_a_damaged_checkpoint_a_run_goes_back_to_the_one_before_it(
-    whole, tmp_path, damage, caplog
-):
+def test_from_a_damaged_checkpoint_a_run_goes_back_to_the_one_before_it(whole, tmp_path, caplog):
     go(tmp_path, CONFIG.replace(save_every_epochs=3))
     assert numbered(tmp_path) == [9, 12]
     files = (RunDirectory(tmp_path).checkpoints / "12" / "state").rglob("*")
-    damage(max(filter(Path.is_file, files), key=lambda file: file.stat().st_size))
+    empty(max(filter(Path.is_file, files), key=lambda file: file.stat().st_size))
     outcome, recorder = go(tmp_path)
     assert (outcome.step, outcome.finished, recorder.of("start")) == (12, True, [9])
     assert "12.damaged is damaged" in caplog.text

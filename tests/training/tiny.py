@@ -18,13 +18,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.variants import VARIANTS, Variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.config import (
-    FineTuningOptions,
-    InputOptions,
-    ModelOptions,
-    OptimizerOptions,
-    RunConfig,
-)
+from bottleneck_transformer_flax.training.config import InputOptions
 from bottleneck_transformer_flax.training.optimizer import make_optimizer
 from bottleneck_transformer_flax.training.train_state import TrainState, create_state
 from bottleneck_transformer_flax.training.train_step import DeviceBatch, make_train_step
@@ -32,17 +26,7 @@ from bottleneck_transformer_flax.training.train_step import DeviceBatch, make_tr
 # The import hook would check how records are built. But they take what JSON has, lists and strings,
 # bring it into form and check it themselves; and jax builds trees of anything. Lifted here and not
 # in a fixture, because records are built while modules are imported.
-for record in (
-    BoTNetConfig,
-    Preprocessing,
-    RunConfig,
-    ModelOptions,
-    OptimizerOptions,
-    FineTuningOptions,
-    InputOptions,
-    Augmentation,
-    TrainState,
-):
+for record in (BoTNetConfig, Preprocessing, InputOptions, Augmentation, TrainState):
     record.__init__ = inspect.unwrap(record.__init__)
 
 CLASSES = ("ant", "bee", "cat")

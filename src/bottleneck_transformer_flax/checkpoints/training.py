@@ -1,6 +1,7 @@
 """Train states on disk, through orbax, with the digests that tell a damaged checkpoint."""
 
 import contextlib
+import copy
 import glob
 import hashlib
 import json
@@ -99,12 +100,12 @@ class TrainingCheckpoints:
         return self._directory / str(step)
 
     def save(self, step: int, state: PyTree, progress: Any, *, wait: bool = True) -> None:
-        """Save a step unless it is saved already; returns as soon as the state is copied.
+        """Save a step unless it is saved already; returns as soon as everything is copied.
 
         Args:
             step: training step.
             state: tree of arrays, which may be donated once this returns.
-            progress: JSON value.
+            progress: JSON value, which may be changed once this returns.
             wait: whether to wait while an earlier checkpoint is still being written; if not, this
                 one is left out, so that training never stands still for a slow disk.
 
@@ -123,7 +124,9 @@ class TrainingCheckpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                    state=ocp.args.StandardSave(state),
+                    # orbax copies the state, but keeps the progress itself until it is written.
+                    progress=ocp.args.JsonSave(copy.deepcopy(progress)),
                 ),
             )
 

@@ -27,7 +27,7 @@ DATA_SETS = {"embedded": "Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST
 
 
 def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[str, Any]) -> None:
-    """Replace ``best/`` by the model of an epoch.
+    """Replace ``best/`` with the model of an epoch.
 
     Args:
         run: where to write.
@@ -61,32 +61,30 @@ def write_artifacts(
     setup: Setup,
     variables: Variables,
     rows: Sequence[dict[str, Any]],
-    split: str,
     predictions: Predictions | None,
-) -> dict[str, Any] | None:
-    """Write what a finished run leaves, and return the content of ``evaluation.json``.
+    evaluation: dict[str, Any] | None,
+) -> None:
+    """Write what a finished run leaves.
 
     Args:
         run: where to write.
         setup: setup of the run.
         variables: variables of the last model.
         rows: rows of ``metrics.jsonl``.
-        split: "test" or "validation", whichever the last model was scored on.
-        predictions: its predictions; None where there are no images to score it on.
+        predictions: predictions of this model; None where there are no images to score it on.
+        evaluation: content of ``evaluation.json``; None without predictions.
     """
-    evaluation = None
-    if predictions is not None:
-        evaluation = {"split": split} | predictions.to_json(setup.class_names)
     save_png(draw_training_curves(rows), run.curves)
-    if predictions is not None:
+    source = setup.splits.train
+    if predictions is not None and evaluation is not None:
+        source = getattr(setup.splits, evaluation["split"])
         write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
         predictions.save(run.predictions)
         confusion = draw_confusion_matrix(predictions.confusion, setup.class_names)
         save_png(confusion, run.confusion)
-    _save_example(getattr(setup.splits, split) or setup.splits.train, run.example)
+    _save_example(source, run.example)
     # Last, since its presence says that the run is finished.
     _save(run.pretrained, setup, variables, model_card(setup, evaluation, "after the last step"))
-    return evaluation
 
 
 def _save(folder: Path, setup: Setup, variables: Variables, card: str) -> None:

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
+from bottleneck_transformer_flax.config_checks import Check, number, problems
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.execution import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_variant
@@ -13,6 +14,21 @@ from bottleneck_transformer_flax.preprocessing import Interpolation, checked_ima
 
 OptimizerName = Literal["sgd", "adamw", "muon"]
 ComputeDtype = Literal["float32", "bfloat16"]
+
+
+def _check(record: Any, **checks: Check) -> None:
+    """Raise one ConfigError for all fields whose value is not allowed."""
+    if wrong := problems(record, **checks):
+        raise ConfigError("; ".join(wrong))
+
+
+def _or_none(check: Check) -> Check:
+    return Check(lambda value: value is None or check.holds(value), f"{check.expected}, or None")
+
+
+_BELOW_1 = number("in [0, 1)", lambda value: 0 <= value < 1)
+_UP_TO_1 = number("in (0, 1]", lambda value: 0 < value <= 1)
+_AT_LEAST_0 = number("of at least 0", lambda value: 0 <= value < math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +44,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check(
-            self,
-            dropout_rate=(0 <= self.dropout_rate < 1, "a number in [0, 1)"),
-            stochastic_depth_rate=(0 <= self.stochastic_depth_rate < 1, "a number in [0, 1)"),
-            dtype=_one_of(self.dtype, ComputeDtype),
-        )
+        _check(self, dropout_rate=_BELOW_1, stochastic_depth_rate=_BELOW_1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +86,15 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        clip, ema = self.clip_norm, self.ema_decay
         _check(
             self,
-            optimizer=_one_of(self.optimizer, OptimizerName),
-            learning_rate=(0 < self.learning_rate < math.inf, "a number above 0"),
-            warmup_epochs=(0 <= self.warmup_epochs < math.inf, "a number of at least 0"),
-            momentum=(0 <= self.momentum < 1, "a number in [0, 1)"),
-            weight_decay=(0 <= self.weight_decay < math.inf, "a number of at least 0"),
-            label_smoothing=(0 <= self.label_smoothing < 1, "a number in [0, 1)"),
-            clip_norm=(clip is None or clip > 0, "a number above 0, or None"),
-            accumulation_steps=_at_least_one(self.accumulation_steps),
-            ema_decay=(ema is None or 0 < ema < 1, "a number in (0, 1), or None"),
-            batch_norm_groups=_at_least_one(self.batch_norm_groups),
+            learning_rate=number("above 0", lambda value: 0 < value < math.inf),
+            warmup_epochs=_AT_LEAST_0,
+            momentum=_BELOW_1,
+            weight_decay=_AT_LEAST_0,
+            label_smoothing=_BELOW_1,
+            clip_norm=_or_none(number("above 0", lambda value: value > 0)),
+            ema_decay=_or_none(number("in (0, 1)", lambda value: 0 < value < 1)),
         )
 
 
@@ -105,11 +112,7 @@ class FineTuningOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check(
-            self,
-            frozen_through=_one_of(self.frozen_through, FrozenPart, or_none=True),
-            backbone_rate=(0 <= self.backbone_rate <= 1, "a number in [0, 1]"),
-        )
+        _check(self, backbone_rate=number("in [0, 1]", lambda value: 0 <= value <= 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +146,16 @@ class InputOptions:
         """Turn a list (JSON has no tuples) into a tuple, then check every value."""
         if self.image_size is not None:
             object.__setattr__(self, "image_size", checked_image_size(self.image_size))
-        crop, workers, held_out = self.eval_crop, self.num_workers, self.validation_fraction
+        workers = Check(
+            lambda value: isinstance(value, int) and value >= 0, "an integer of at least 0"
+        )
         _check(
             self,
-            eval_crop=(crop is None or 0 < crop <= 1, "a number in (0, 1]"),
-            validation_fraction=(0 <= held_out < 1, "a number in [0, 1), such as 0.1"),
-            num_workers=(workers is None or workers >= 0, "an integer of at least 0"),
-            progressive_phases=_at_least_one(self.progressive_phases),
-            progressive_start=(0 < self.progressive_start <= 1, "a number in (0, 1]"),
+            eval_crop=_or_none(_UP_TO_1),
+            validation_fraction=number("in [0, 1), such as 0.1", lambda value: 0 <= value < 1),
+            split_seed=Check(lambda value: isinstance(value, int), "an integer"),
+            num_workers=_or_none(workers),
+            progressive_start=_UP_TO_1,
         )
 
 
@@ -187,25 +192,32 @@ class RunConfig:
         """Check every value, and those of different records against each other."""
         _check(
             self,
-            data=(isinstance(self.data, str), "a name or a path"),
-            pretrained=(isinstance(self.pretrained, str | None), "a name or a path, or None"),
-            epochs=_at_least_one(self.epochs),
-            batch_size=_at_least_one(self.batch_size),
-            seed=(0 <= self.seed < 2**32, "an integer in [0, 2**32)"),
-            evaluate_every_epochs=_at_least_one(self.evaluate_every_epochs),
-            save_every_epochs=_at_least_one(self.save_every_epochs),
+            data=Check(lambda value: isinstance(value, str), "a name or a path"),
+            pretrained=Check(
+                lambda value: isinstance(value, str | None), "a name or a path, or None"
+            ),
+            seed=Check(
+                lambda value: isinstance(value, int) and 0 <= value < 2**32,
+                "an integer in [0, 2**32)",
+            ),
         )
-        parts, groups = self.optimization.accumulation_steps, self.optimization.batch_norm_groups
-        images = self.batch_size // parts
-        divides = f"a divisor of batch_size = {self.batch_size}"
-        divides_part = f"a divisor of batch_size / accumulation_steps = {images}"
+        images = self.batch_size // self.optimization.accumulation_steps
         _check(
             self.optimization,
-            accumulation_steps=(self.batch_size % parts == 0, divides),
-            batch_norm_groups=(images % groups == 0, divides_part),
+            accumulation_steps=Check(
+                lambda value: self.batch_size % value == 0,
+                f"a divisor of batch_size = {self.batch_size}",
+            ),
+            batch_norm_groups=Check(
+                lambda value: images % value == 0,
+                f"a divisor of batch_size / accumulation_steps = {images}",
+            ),
         )
-        fits = self.input.progressive_phases <= self.epochs
-        _check(self.input, progressive_phases=(fits, f"at most epochs = {self.epochs}"))
+        phases = self.input.progressive_phases
+        if phases > self.epochs:
+            raise ConfigError(
+                f"progressive_phases is {phases}; expected at most epochs = {self.epochs}"
+            )
         self._check_start()
 
     def _check_start(self) -> None:
@@ -275,24 +287,3 @@ def _updated(values: dict[str, Any]) -> dict[str, Any]:
         if inputs.get(name) == former_default:
             inputs[name] = None
     return values | {"fine_tuning": {}, "input": inputs}
-
-
-def _check(record: Any, **rules: tuple[bool, str]) -> None:
-    """Raise one ConfigError for all fields whose rule, (fulfilled, expected), is broken."""
-    problems = [
-        f"{name} is {getattr(record, name)!r}; expected {expected}"
-        for name, (fulfilled, expected) in rules.items()
-        if not fulfilled
-    ]
-    if problems:
-        raise ConfigError("; ".join(problems))
-
-
-def _at_least_one(value: Any) -> tuple[bool, str]:
-    return isinstance(value, int) and value >= 1, "an integer of at least 1"
-
-
-def _one_of(value: Any, names: Any, *, or_none: bool = False) -> tuple[bool, str]:
-    allowed = get_args(names)
-    expected = f"one of {', '.join(allowed)}{', or None' if or_none else ''}"
-    return value in allowed or (or_none and value is None), expected

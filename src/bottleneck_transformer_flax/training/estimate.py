@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.training.metrics import StepInfo, StepsInFlight
+from bottleneck_transformer_flax.training.metrics import DispatchedStep, StepInfo, finished_steps
 from bottleneck_transformer_flax.training.setup import Setup
 from bottleneck_transformer_flax.training.train_state import TrainState
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
@@ -99,14 +100,14 @@ def estimate(setup: Setup) -> Estimate:
 def _take_steps(setup: Setup, state: TrainState, bad_images: BadImages) -> list[StepInfo]:
     """The first steps of the last epoch, whose images have the final size."""
     before = setup.total_steps - setup.steps_per_epoch
-    in_flight, steps = StepsInFlight(), list[StepInfo]()
+    in_flight, steps = deque[DispatchedStep](), list[StepInfo]()
     with closing(setup.batches(before, bad_images)) as batches:
         while len(steps) < _FEWEST_STEPS or (
             sum(step.seconds for step in steps) < _SECONDS and len(steps) < _MOST_STEPS
         ):
-            # Beyond the run's end the learning rate would be missing, which no step here needs.
+            # Always the same number: beyond the run's end there is no learning rate to look up.
             state = take_step(setup, state, before + 1, batches, in_flight)
-            steps += in_flight.results()
+            steps += finished_steps(in_flight)
     return steps
 
 

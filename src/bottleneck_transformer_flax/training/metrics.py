@@ -65,37 +65,24 @@ class DispatchedStep(NamedTuple):
     input_seconds: float
 
 
-class StepsInFlight:
-    """Dispatched steps whose results have not been read yet, in order."""
+def finished_steps(
+    in_flight: deque[DispatchedStep], *, leave: int = STEPS_IN_FLIGHT
+) -> Iterator[StepInfo]:
+    """Remove all steps but the newest ``leave``, oldest first, and wait for their metrics.
 
-    def __init__(self) -> None:
-        """No step yet."""
-        self._steps: deque[DispatchedStep] = deque()
-
-    def add(self, step: DispatchedStep) -> None:
-        """Queue one more step."""
-        self._steps.append(step)
-
-    def results(self, *, leave: int = STEPS_IN_FLIGHT) -> Iterator[StepInfo]:
-        """The results of all steps but the newest ``leave``, each once; waits for them.
-
-        The number left is fixed, so that several processes read the same step at the same time.
-        """
-        while len(self._steps) > leave:
-            step, metrics, learning_rate, started, input_seconds = self._steps.popleft()
-            loss_sum = float(metrics.loss_sum)
-            ended = self._steps[0].started if self._steps else time.perf_counter()
-            yield StepInfo(
-                step=step,
-                loss_sum=loss_sum,
-                correct=int(metrics.correct),
-                images=int(metrics.images),
-                gradient_norm=float(metrics.gradient_norm),
-                update_norm=float(metrics.update_norm),
-                learning_rate=learning_rate,
-                seconds=ended - started,
-                input_seconds=input_seconds,
-            )
+    The number left is fixed, so that several processes read the same step at the same time.
+    """
+    while len(in_flight) > leave:
+        step, metrics, learning_rate, started, input_seconds = in_flight.popleft()
+        numbers = {name: value.item() for name, value in metrics._asdict().items()}
+        ended = in_flight[0].started if in_flight else time.perf_counter()
+        yield StepInfo(
+            step=step,
+            **numbers,
+            learning_rate=learning_rate,
+            seconds=ended - started,
+            input_seconds=input_seconds,
+        )
 
 
 @dataclass

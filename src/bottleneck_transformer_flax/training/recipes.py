@@ -1,7 +1,7 @@
 """Starting points for training, by name; every option overrides them.
 
-Those called "paper-…" are of arXiv 2101.11605; what the paper leaves open is said beside each. The
-others are this project's own, found by experiment.
+Those called "paper-…" follow arXiv 2101.11605; a note beside each says what the paper leaves open.
+The others are this project's own, found by experiment.
 """
 
 import dataclasses
@@ -78,8 +78,8 @@ FINE_TUNING = RunConfig(
 )
 """From a pretrained model, on few images or many."""
 
-# The paper has the batch, not the rate: 0.1 for each 256 images, and 5 epochs of warm-up, are those
-# of Goyal et al. 2017, arXiv 1706.02677, which ResNets are trained with.
+# The paper gives batch sizes but no learning rate. 0.1 per 256 images, after 5 epochs of warm-up,
+# is what ResNets are usually trained with (Goyal et al. 2017, arXiv 1706.02677).
 _RATE_OF_AN_IMAGE = 0.1 / 256
 
 PAPER_STANDARD = RunConfig(
@@ -123,9 +123,9 @@ PAPER_SCALED = PAPER_LONGER.replace(
 )
 """The paper's (c) for T3 to T7: 350 epochs, RandAugment, dropout, stochastic depth.
 
-Its numbers beyond the epochs are not known. These are of ResNet-RS, arXiv 2103.07579, which the
-paper says it follows: they grow with the model there (RandAugment 10 to 20, dropout 0.25 to 0.4,
-stochastic depth 0 to 0.1) and are of its middle here.
+The paper gives no other numbers, and says that it follows ResNet-RS, arXiv 2103.07579. There,
+regularisation grows with the model (RandAugment 10 to 20, dropout 0.25 to 0.4, stochastic depth 0
+to 0.1); these values lie within its ranges.
 """
 
 RECIPES = {
@@ -140,7 +140,7 @@ RECIPES = {
 
 
 def recipe_for(data: str, pretrained: str | None = None) -> str:
-    """The name of the recipe that was found good for a data set, by its name or folder."""
+    """Name of the recipe that suits a data set, given by name or folder."""
     if pretrained is not None:
         return "fine-tuning"
     return {"embedded": "embedded-quick", "fashion-mnist": "small-images"}.get(data, "image-folder")
@@ -149,7 +149,7 @@ def recipe_for(data: str, pretrained: str | None = None) -> str:
 def default_config(
     data: str, pretrained: str | None = None, recipe: str | None = None
 ) -> RunConfig:
-    """The starting point for a data set, by its name or folder, and for a pretrained model.
+    """The recipe for a data set, given by name or folder, and for a pretrained model.
 
     Raises:
         ConfigError: for an unknown recipe, with the nearest one.

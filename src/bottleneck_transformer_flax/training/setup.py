@@ -107,22 +107,22 @@ class Setup:
         return self.pretrained is not None and self.pretrained.classes in (self.class_names, names)
 
     @cached_property
-    def images_hash(self) -> str:
-        """Hash of the images' names and labels, whatever folder they are in."""
-        return fingerprint(self.splits)
+    def hashes(self) -> dict[str, str]:
+        """Hashes of what a run cannot change when it resumes: its images, and its model.
 
-    @cached_property
-    def model_hash(self) -> str:
-        """Hash of the architecture and the preprocessing."""
-        record = [self.model.config.to_json(), self.preprocessing.to_json()]
-        return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+        "images" is of their names and labels, whatever folder they are in; "model" is of the
+        architecture and the preprocessing.
+        """
+        model = [self.model.config.to_json(), self.preprocessing.to_json()]
+        model_hash = hashlib.sha256(json.dumps(model).encode()).hexdigest()
+        return {"images": fingerprint(self.splits), "model": model_hash}
 
     def identity(self) -> dict[str, Any]:
         """Everything that must be the same in every process of a run, by name."""
         options = self.config.flattened()
         # Each process may have the images elsewhere, and its own number of workers.
         del options["data"], options["input.num_workers"]
-        return options | {"images": self.images_hash[:12], "model": self.model_hash[:12]}
+        return options | {name: value[:12] for name, value in self.hashes.items()}
 
     def image_size(self, epoch: int) -> tuple[int, int]:
         """(height, width) of the training images in an epoch, counted from 1."""

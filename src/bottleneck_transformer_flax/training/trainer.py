@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -9,7 +10,11 @@ from typing import Any, NamedTuple
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
-from bottleneck_transformer_flax.distributed import StopRequest, is_primary_process
+from bottleneck_transformer_flax.distributed import (
+    STEPS_IN_FLIGHT,
+    StopRequest,
+    is_primary_process,
+)
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
@@ -18,8 +23,7 @@ from bottleneck_transformer_flax.training.metrics import (
     DispatchedStep,
     EpochMetrics,
     Progress,
-    StepInfo,
-    StepsInFlight,
+    finished_steps,
     peak_flops_per_second,
 )
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -45,7 +49,7 @@ class Outcome(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What the parts of the loop share; none of it is replaced during the run."""
+    """What all parts of the loop share; nothing in it is replaced during the run."""
 
     setup: Setup
     directory: RunDirectory
@@ -53,6 +57,7 @@ class _Run(NamedTuple):
     callbacks: Sequence[Callback]
     stop: StopRequest
     bad_images: BadImages
+    in_flight: deque[DispatchedStep]
 
 
 def train(
@@ -81,26 +86,23 @@ def train(
     # Among several processes only the primary one has something to tell.
     callbacks = callbacks if is_primary_process() else ()
     with TrainingCheckpoints(directory.checkpoints) as checkpoints, _ended(callbacks):
-        run = _Run(setup, directory, checkpoints, callbacks, stop, bad_images)
+        run = _Run(setup, directory, checkpoints, callbacks, stop, bad_images, deque())
         state, progress = _restore_or_initialize(run)
         for callback in callbacks:
             callback.on_start(setup, directory, progress)
-        in_flight = StepsInFlight()
         with closing(setup.batches(progress.step, bad_images)) as batches:
             while True:
-                # A run that was stopped within the evaluation resumes exactly here.
-                if progress.step == progress.epoch_number * setup.steps_per_epoch:
-                    _add_results(run, progress, in_flight.results(leave=0))
-                    if not _finish_epoch(run, state, progress):
-                        return _save_and_leave(run, state, progress)
+                # Asked before each step: a run that was stopped in an evaluation resumes here.
+                epoch_is_over = progress.step == progress.epoch_number * setup.steps_per_epoch
+                if epoch_is_over and not _finish_epoch(run, state, progress):
+                    return _save_and_leave(run, state, progress)
                 if progress.step == setup.total_steps:
                     return _finish(run, state, progress)
                 if stop.agreed_by_all_processes(setup.devices):
-                    _add_results(run, progress, in_flight.results(leave=0))
                     return _save_and_leave(run, state, progress)
                 progress.step += 1
-                state = take_step(setup, state, progress.step, batches, in_flight)
-                _add_results(run, progress, in_flight.results())
+                state = take_step(setup, state, progress.step, batches, run.in_flight)
+                _add_finished_steps(run, progress, leave=STEPS_IN_FLIGHT)
 
 
 @contextmanager
@@ -117,7 +119,7 @@ def take_step(
     state: TrainState,
     step: int,
     batches: Generator[Batch, None, None],
-    in_flight: StepsInFlight,
+    in_flight: deque[DispatchedStep],
 ) -> TrainState:
     """Dispatch the next step to the device, and return the state that it will compute.
 
@@ -129,7 +131,7 @@ def take_step(
     placed = setup.devices.place_batch(DeviceBatch(batch["image"], batch["label"], batch["valid"]))
     state, metrics = setup.train_step(state, placed)
     learning_rate = float(setup.learning_rates[step - 1])
-    in_flight.add(DispatchedStep(step, metrics, learning_rate, started, input_seconds))
+    in_flight.append(DispatchedStep(step, metrics, learning_rate, started, input_seconds))
     return state
 
 
@@ -139,13 +141,13 @@ def _restore_or_initialize(run: _Run) -> tuple[TrainState, Progress]:
 
     def accept(progress: dict[str, Any]) -> None:
         Progress.from_json(progress)
-        if progress["images"] != setup.images_hash:
+        if progress["images"] != setup.hashes["images"]:
             raise CheckpointError(
                 f"the images of {setup.config.data} are not those that the run began with: there "
                 f"are now {setup.splits.description}; restore the original images, or begin a new "
                 f"run with --like {run.directory.path}"
             )
-        if progress["model"] != setup.model_hash:
+        if progress["model"] != setup.hashes["model"]:
             raise CheckpointError(
                 f"{setup.config.pretrained} is not the model that the run began with: its network "
                 "or its preprocessing differs; restore the original model, or begin a new run with "
@@ -174,9 +176,9 @@ def _begin_epoch(run: _Run, progress: Progress, epoch: EpochMetrics) -> None:
         epoch.ideal_step_seconds = setup.step_flops(progress.epoch_number) / peak
 
 
-def _add_results(run: _Run, progress: Progress, results: Iterator[StepInfo]) -> None:
-    """Add finished steps to the epoch's metrics."""
-    for step in results:
+def _add_finished_steps(run: _Run, progress: Progress, *, leave: int) -> None:
+    """Wait for all steps but the newest ``leave``, and add them to the epoch's metrics."""
+    for step in finished_steps(run.in_flight, leave=leave):
         for name, value in (("loss", step.loss_sum), ("gradient", step.gradient_norm)):
             if not math.isfinite(value):
                 raise _not_finite(run, name, step.step, step.loss_sum / max(step.images, 1))
@@ -202,6 +204,7 @@ def _not_finite(run: _Run, what: str, step: int, loss: float | None = None) -> T
 
 def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
     """Validate where due, write the epoch down, and save; False where a stop came in between."""
+    _add_finished_steps(run, progress, leave=0)
     setup, config, epoch = run.setup, run.setup.config, progress.epoch_number
     if not progress.epoch.images:
         raise DataError(f"none of the training images of {config.data} can be read")
@@ -263,11 +266,11 @@ def _save(run: _Run, state: TrainState, progress: Progress, *, wait: bool = True
     # A finite loss was computed before the last update, and says nothing about its result.
     if not all_finite(state.variables):
         raise _not_finite(run, "model", progress.step)
-    identity = {"images": run.setup.images_hash, "model": run.setup.model_hash}
-    run.checkpoints.save(progress.step, state, progress.to_json() | identity, wait=wait)
+    run.checkpoints.save(progress.step, state, progress.to_json() | run.setup.hashes, wait=wait)
 
 
 def _save_and_leave(run: _Run, state: TrainState, progress: Progress) -> Outcome:
+    _add_finished_steps(run, progress, leave=0)
     for callback in run.callbacks:
         callback.on_stop()
     _save(run, state, progress)
@@ -283,10 +286,10 @@ def _finish(run: _Run, state: TrainState, progress: Progress) -> Outcome:
         predictions = _evaluate(run, state, split)
         if predictions is None:
             return _save_and_leave(run, state, progress)
+    evaluation = None
+    if predictions is not None:
+        evaluation = {"split": split} | predictions.to_json(run.setup.class_names)
     variables = run.setup.devices.replicate(state.inference_variables)
-    evaluation = None if predictions is None else predictions.to_json(run.setup.class_names)
     if is_primary_process():
-        evaluation = write_artifacts(
-            run.directory, run.setup, variables, progress.rows, split, predictions
-        )
+        write_artifacts(run.directory, run.setup, variables, progress.rows, predictions, evaluation)
     return Outcome(progress.step, True, evaluation, run.bad_images)
