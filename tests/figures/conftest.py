@@ -12,15 +12,13 @@ def assert_readable(monkeypatch):
 
     def check(figure):
         texts = []
-        draw = Text.draw
 
-        def recording_draw(self, renderer):
-            if self.get_text() and self.get_visible():
-                texts.append(self)
-            draw(self, renderer)
+        def record(text, renderer):
+            if text.get_text() and text.get_visible():
+                texts.append(text)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Text, "draw", recording_draw)
+            patched.setattr(Text, "draw", record)
             figure.canvas.draw()
         width, height = figure.canvas.get_width_height()
         owners = np.full((height, width), -1)

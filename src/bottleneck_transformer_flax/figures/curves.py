@@ -14,7 +14,7 @@ from bottleneck_transformer_flax.figures.style import (
     TRAIN_COLOR,
     VALIDATION_COLOR,
     new_figure,
-    style_axes,
+    style_chart,
 )
 
 History = Sequence[Mapping[str, Any]]
@@ -35,7 +35,7 @@ def draw_training_curves(history: History) -> Figure:
             infinite or NaN leaves a gap.
 
     Raises:
-        DataError: when there is no epoch, or an epoch lacks a number other than a validation value.
+        DataError: when an epoch lacks a number other than a validation value.
     """
     _check(history)
     figure = new_figure(12.0, 4.0)
@@ -47,7 +47,9 @@ def draw_training_curves(history: History) -> Figure:
         _draw_curve(loss, history, f"{split}_loss", color, marker, split)
         _draw_curve(accuracy, history, f"{split}_accuracy", color, marker, split, scale=100.0)
     if (best := _best_before_the_last(history)) is not None:
-        _draw_ring(accuracy, best["epoch"], 100.0 * float(best["validation_accuracy"]))
+        place = (best["epoch"], 100.0 * float(best["validation_accuracy"]))
+        ring = {"markersize": 9, "markerfacecolor": "none", "clip_on": False}
+        accuracy.plot(*place, "o", color=INK_COLOR, label="best", **ring)
     _draw_curve(learning_rate, history, "learning_rate", INK_COLOR, "o", "learning rate")
     learning_rate.set_ylim(bottom=0)
 
@@ -73,8 +75,6 @@ def draw_training_curves(history: History) -> Figure:
 
 
 def _check(history: History) -> None:
-    if not history:
-        raise DataError("training history has no epoch; expected at least one to draw curves")
     for index, row in enumerate(history):
         missing = [key for key in REQUIRED_KEYS if row.get(key) is None]
         if missing:
@@ -110,26 +110,9 @@ def _draw_curve(
     )
 
 
-def _draw_ring(axes: Axes, epoch: int, value: float) -> None:
-    axes.plot(
-        [epoch],
-        [value],
-        color=INK_COLOR,
-        marker="o",
-        markersize=9,
-        markerfacecolor="none",
-        linestyle="",
-        clip_on=False,
-        label="best",
-    )
-
-
 def _finish_panel(axes: Axes, history: History, title: str) -> None:
-    style_axes(axes)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_chart(axes, title)
     axes.grid(axis="y", color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_title(title, fontsize=10, loc="left", color=INK_COLOR)
     axes.set_xlabel("epoch", color=INK_COLOR)
     # Plain numbers: a common factor above the axis is easily overlooked.
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -149,7 +132,7 @@ def _title(history: History) -> str:
 
 
 def _after(row: Mapping[str, Any]) -> str:
-    return f"{100 * float(row['validation_accuracy']):.2f}% after epoch {row['epoch']}"
+    return f"{100 * float(row['validation_accuracy']):.2f} % after epoch {row['epoch']}"
 
 
 def _validated(history: History) -> list[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Colours and resolution that all figures share, and how a figure is written as a PNG.
 
-Figures are built on ``matplotlib.figure.Figure`` and drawn by Agg, never through pyplot, so that
-no backend is chosen and no state is shared with the program that calls.
+Figures are built on ``matplotlib.figure.Figure`` and drawn by Agg, never through pyplot, which
+would choose a backend and share its state with the calling program.
 """
 
 import io
@@ -37,6 +37,14 @@ def style_axes(axes: Axes) -> None:
     for spine in axes.spines.values():
         spine.set_color(FRAME_COLOR)
     axes.tick_params(colors=INK_COLOR, color=FRAME_COLOR, labelcolor=INK_COLOR)
+
+
+def style_chart(axes: Axes, title: str) -> None:
+    """Style axes as a chart: open above and to the right, with a title at the left."""
+    style_axes(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.set_title(title, fontsize=10, loc="left", color=INK_COLOR)
 
 
 def png_bytes(figure: Figure) -> bytes:
