@@ -12,7 +12,6 @@ COMMANDS = {
     "data": "data",
     "start-up": "start_up",
     "gpu": "gpu",
-    "last-stage": "last_stage",
     "resolution": "resolution",
 }
 

@@ -1,4 +1,4 @@
-"""The work of a network or of an attention layer, with the same weights and inputs for everyone."""
+"""What a network or an attention layer computes: the same for every implementation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +44,12 @@ class Case:
         size: height and width of the images in pixels, or of the grid in positions.
         batch_size: images or grids.
         device: where PyTorch computes; JAX computes on its default device.
-        exact: whether this is for comparison only: products of float32 are not rounded on a GPU,
+        exact: whether outputs are only compared, not timed: a GPU does not round float32 products,
             and PyTorch compiles nothing.
         torch_backend: the backend that torch.compile is given.
-        section: name of the benchmark, if it is not the workload.
+        section: name of the benchmark, if it differs from the workload.
         status: status of the rows that do not fail.
-        tolerance: largest difference of the outputs, as a fraction of the largest value.
+        largest_difference: how far outputs may differ, as a fraction of the largest value.
         counted: whether FLOPs are counted and compared with the machine's peak.
     """
 
@@ -63,7 +63,7 @@ class Case:
     torch_backend: str = "inductor"
     section: str = ""
     status: str = MEASURED
-    tolerance: float = 1e-4
+    largest_difference: float = 1e-4
     counted: bool = True
 
     @property
@@ -80,11 +80,6 @@ class Case:
     def channels(self) -> int:
         """Channels of the attention layer's input."""
         return self.config.inner_channels(3)
-
-    @property
-    def largest_difference(self) -> float:
-        """Largest difference of the outputs."""
-        return self.tolerance
 
     def difference(self, outputs: Outputs, expected: Outputs) -> float | None:
         """Distance of outputs from the first implementation's."""
@@ -138,7 +133,11 @@ class Case:
         ours = _random_weights(self)
         save_file(ours, folder / _OURS)
         if self.workload != "gradients":
-            theirs = _timm_layer(self, ours) if self.of_layer else _timm_network(self, ours)
+            theirs = (
+                _timm_layer(self, ours)
+                if self.of_layer
+                else to_torch(list(timm.mapping(self.config)), ours)
+            )
             arrays = {name: np.ascontiguousarray(array) for name, array in theirs.items()}
             save_file(arrays, folder / _THEIRS)
         random = np.random.default_rng(1)
@@ -153,18 +152,18 @@ class Case:
 
 
 def our_variables(folder: Path) -> PyTree:
-    """The weights of a case."""
+    """Read the weights of a case."""
     arrays = {name: jnp.asarray(array) for name, array in load_file(folder / _OURS).items()}
     return unflatten_dict(arrays, sep=".")
 
 
 def timm_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """The same weights under timm's names."""
+    """Read the same weights under timm's names."""
     return load_file(folder / _THEIRS)
 
 
 def inputs_and_labels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The inputs, NHWC, uint8 in training and else float32, and the class of each."""
+    """Read the inputs, NHWC, uint8 for training and float32 otherwise, and their classes."""
     return np.load(folder / f"{_INPUTS}.npy"), np.load(folder / f"{_LABELS}.npy")
 
 
@@ -184,10 +183,6 @@ def _random_weights(case: Case) -> dict[str, np.ndarray]:
             if name.endswith("expand.norm.scale"):
                 weights[name] = _BRANCH_SCALE * weights[name]
     return weights
-
-
-def _timm_network(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return to_torch(list(timm.mapping(case.config)), ours)
 
 
 def _timm_layer(case: Case, ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,10 +1,10 @@
-"""Implementations beside each other: bars for a few cases, lines over many."""
+"""Implementations side by side: bars for a few cases, lines for many."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from benchmarks.results import Row
 from bottleneck_transformer_flax.figures.style import (
@@ -12,7 +12,7 @@ from bottleneck_transformer_flax.figures.style import (
     TITLE_FONT_SIZE,
     TRAIN_COLOR,
     new_figure,
-    style_axes,
+    style_chart,
 )
 
 Case = tuple[str, int | None, int | None, int | None]
@@ -24,30 +24,31 @@ MARKERS = "os^Dv<>p"
 
 
 def draw(rows: Rows) -> Figure:
-    """Draw the rates of a few cases as bars; of many, times or rates and memory as lines."""
+    """Draw the rates of a few cases as bars, or times or rates, and memory, of many as lines."""
     rows = [row for row in rows if row.seconds is not None]
     names = list(dict.fromkeys(row.implementation for row in rows))
     colors = dict(zip(names, (TRAIN_COLOR, *OTHER_COLORS), strict=False))
     cases = list(dict.fromkeys(map(_case, rows)))
+    title = rows[0].benchmark
     if len(cases) <= MOST_CASES_AS_BARS:
         figure = new_figure(4.6 * len(cases) + 1.0, 1.4 + 0.4 * len(names))
         panels = figure.subplots(1, len(cases), squeeze=False)[0]
         for axes, case in zip(panels, cases, strict=True):
             _draw_bars(axes, [row for row in rows if _case(row) == case], colors)
     else:
+        title += f": {rows[0].case}"
         figure = new_figure(12.0, 4.4)
         left, right = figure.subplots(1, 2)
         if _by_size(rows):
-            _draw_lines(left, rows, colors, "time of a call (ms)", _milliseconds)
+            _draw_lines(left, rows, colors, "time per call (ms)", _milliseconds)
         else:
-            _draw_lines(left, rows, colors, "images a second", lambda row: row.per_second)
-        _draw_lines(right, rows, colors, "memory of the process (MB)", _megabytes)
+            _draw_lines(left, rows, colors, "images per second", lambda row: row.per_second)
+        _draw_lines(right, rows, colors, "peak memory of the process (MB)", _megabytes)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside right upper", frameon=False, labelcolor=INK_COLOR
         )
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
-    title = f"{rows[0].benchmark}: {', '.join(dict.fromkeys(row.case for row in rows))}"
     figure.suptitle(title, fontsize=TITLE_FONT_SIZE, color=INK_COLOR)
     return figure
 
@@ -67,7 +68,7 @@ def _draw_bars(axes: Axes, rows: Rows, colors: Mapping[str, str]) -> None:
     axes.set_xlim(0, 1.15 * max(row.per_second or 0.0 for row in rows))
     case, height, width, batch_size = _case(rows[0])
     unit = "grids" if rows[0].benchmark.startswith("attention") else "images"
-    finish_panel(axes, f"{case}\n{unit} of {height} × {width} a second, batch {batch_size}")
+    style_chart(axes, f"{case}\n{unit} of {height} × {width} per second, batch {batch_size}")
 
 
 def _draw_lines(
@@ -95,17 +96,16 @@ def _draw_lines(
     if by_size:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
     ticks = {place(row): f"{row.height} × {row.width}" if by_size else place(row) for row in rows}
     axes.set_xticks(list(ticks), list(map(str, ticks.values())), fontsize=8)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.grid(color="0.92", linewidth=0.8)
     unit = "positions" if rows[0].benchmark.startswith("attention") else "pixels"
     axes.set_xlabel(unit if by_size else "batch size", color=INK_COLOR)
-    finish_panel(axes, title)
+    style_chart(axes, title)
 
 
 def _by_size(rows: Rows) -> bool:
@@ -119,11 +119,3 @@ def _milliseconds(row: Row) -> float | None:
 
 def _megabytes(row: Row) -> float | None:
     return None if row.memory_bytes is None else row.memory_bytes / 1e6
-
-
-def finish_panel(axes: Axes, title: str) -> None:
-    """A quiet frame, and a title at the left."""
-    style_axes(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.set_title(title, fontsize=10, loc="left", color=INK_COLOR)

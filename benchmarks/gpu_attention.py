@@ -1,4 +1,4 @@
-"""Whether attention on a GPU is right: the fused kernel beside the reference's own rounding."""
+"""Check attention on a GPU: the fused kernel against the reference and its own rounding."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,23 +24,24 @@ QUANTITIES = (
     "gradient of width table",
     "output without gradients",
 )
-"""What is compared; the last as inference compiles it, for which another kernel may be chosen."""
+"""What is compared; inference compiles the last, for which another kernel may be chosen."""
 Way = tuple[str, str]
+"""A backend and a dtype."""
 EXACT: Way = ("reference", "float32")
 ROUNDED: Way = ("reference", "bfloat16")
 COMPARED: tuple[Way, ...] = (("fused", "float32"), ROUNDED, ("fused", "bfloat16"))
 """Backends and dtypes that are compared with the reference in float32."""
 FLOAT32_DIFFERENCE = 1e-5
 TIMES_THE_REFERENCE = 4.0
-"""By how much more than the reference's own bfloat16 fused attention in bfloat16 may differ: its
-position terms are rounded once more, and so are its weights."""
+"""How many times the reference's own error in bfloat16 that of fused attention may be, whose
+position terms and weights are rounded once more."""
 BFLOAT16_ROUNDING = 2.0**-8
-"""What is small beside this fraction of the scale is rounding of the results themselves."""
+"""Relative error of rounding results; the reference's own error counts as at least this."""
 _BATCH_SIZE, _THREADS = 2, 8
 
 
 def check(grids: Sequence[tuple[int, int]], heads: int, head_dim: int, row: Row) -> list[Row]:
-    """Compare outputs and gradients on every grid; a grid that fails keeps no other from it."""
+    """Compare outputs and gradients on every grid; where one fails, the others still run."""
     rows = []
     for grid in grids:
         of_grid = replace(row, height=grid[0], width=grid[1])
@@ -56,8 +57,8 @@ def check(grids: Sequence[tuple[int, int]], heads: int, head_dim: int, row: Row)
 def draw(grid: tuple[int, int], heads: int, head_dim: int) -> tuple[Float[np.ndarray, "..."], ...]:
     """Queries, keys, values, both tables and the output's gradient, float32.
 
-    All are numbers of bfloat16, so that every backend is given the same, and both terms of the
-    logits matter.
+    All are exact in bfloat16, so that every backend gets the same numbers. Both terms of the logits
+    matter.
     """
     h, w = grid
     random = np.random.default_rng(0)
@@ -73,7 +74,7 @@ def _check_grid(arrays: Sequence[np.ndarray], row: Row) -> list[Row]:
     with ThreadPoolExecutor(_THREADS) as pool:
         results = dict(zip(ways, pool.map(partial(_results, arrays), ways), strict=True))
     expected = results[EXACT]
-    # What inference compiles is compared with the output beside the gradients.
+    # The output without gradients is compared with the output beside the gradients.
     expected = (*expected[:-1], expected[0])
     apart = {
         way: [relative_difference([ours], [theirs]) or 0.0 for ours, theirs in pairs]
@@ -97,7 +98,7 @@ def _check_grid(arrays: Sequence[np.ndarray], row: Row) -> list[Row]:
 
 
 def _results(arrays: Sequence[np.ndarray], way: Way) -> tuple[np.ndarray, ...]:
-    """One array for each of ``QUANTITIES``."""
+    """Compute one array for each of ``QUANTITIES``."""
     name, dtype = way
     given = [jnp.asarray(array, dtype) for array in arrays]
     function: Any = BACKENDS[name]
@@ -117,12 +118,12 @@ def _output_and_gradients(function: Callable[..., Array]) -> Callable[..., tuple
 
 
 def judge(way: Way, differences: Sequence[float], of_reference: Sequence[float]) -> list[str]:
-    """What is wrong with each difference, empty where nothing is.
+    """Say what is wrong with each difference; an empty text where nothing is.
 
     Args:
         way: the backend and the dtype.
         differences: differences from the reference in float32.
-        of_reference: those of the reference in bfloat16.
+        of_reference: the same for the reference in bfloat16.
     """
     if way[0] == "reference":
         limits = [float("inf")] * len(differences)

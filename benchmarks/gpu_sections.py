@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
 
 import jax
 
@@ -15,8 +15,7 @@ from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import AttentionBackend, Execution
 from bottleneck_transformer_flax.models.variants import get_config
 
-CORRECTNESS, SPEED = "attention-correctness", "attention-speed"
-T3_INFERENCE, T3_TRAINING, HEADLINE = "t3-inference", "t3-training", "t7-efficientnet"
+CORRECTNESS, SPEED, HEADLINE = "attention-correctness", "attention-speed", "t7-efficientnet"
 ATTENTION: tuple[Workload, ...] = ("attention", "attention-training")
 FLOAT32_DIFFERENCE = 1e-3
 """Largest difference of T3's logits and losses from timm's in float32, relative to the largest."""
@@ -28,15 +27,15 @@ class Settings:
 
     Attributes:
         status: status of every row that does not fail.
-        checked_grids: height and width of the grids that attention is checked over.
-        timed_grids: height and width of those that it is timed over, each with its batch size.
-        heads: heads of attention where it is checked, of ``head_dim`` each.
-        t3: the network compared with timm's, for images of ``t3_size``.
-        t3_batch: images a batch.
-        compared_batch: images of the batch at which T3 is compared with timm's in float32.
-        t7: the network compared with an EfficientNet, for images of ``t7_size``.
-        t7_batch: images a batch of both.
-        efficientnet: timm's name of it, for images of ``efficientnet_size``.
+        checked_grids: (height, width) of the grids on which attention is checked.
+        timed_grids: (height, width) and batch size of the grids on which attention is timed.
+        heads: attention heads where attention is checked, of size ``head_dim``.
+        t3: the network to time beside timm's, on images of ``t3_size``.
+        t3_batch: batch size of both.
+        compared_batch: batch size at which their outputs are compared in float32.
+        t7: the network to time beside an EfficientNet, on images of ``t7_size``.
+        t7_batch: batch size of both.
+        efficientnet: timm's name of the EfficientNet, on images of ``efficientnet_size``.
         torch_backend: the backend that torch.compile is given.
         pace: how often and how long each is timed.
     """
@@ -61,7 +60,7 @@ class Settings:
     def case(
         self, section: str, workload: Workload, size: tuple[int, int], batch_size: int
     ) -> Case:
-        """A case of a section, on the GPU if there is one: of T7 in the headline, else of T3."""
+        """Make a section's case, on the GPU if there is one: T7 for the headline, else T3."""
         of_t7 = section == HEADLINE
         return Case(
             workload=workload,
@@ -73,7 +72,7 @@ class Settings:
             torch_backend=self.torch_backend,
             section=section,
             status=self.status,
-            tolerance=FLOAT32_DIFFERENCE,
+            largest_difference=FLOAT32_DIFFERENCE,
             counted=False,
         )
 
@@ -125,13 +124,13 @@ SMALL = Settings(
 
 
 def check_attention(settings: Settings) -> list[Row]:
-    """The fused attention's output and gradients, beside the reference's own rounding."""
+    """Compare the fused attention's output and gradients with the reference's."""
     row = Row(benchmark=CORRECTNESS, case="attention", batch_size=2, status=settings.status)
     return gpu_attention.check(settings.checked_grids, settings.heads, settings.head_dim, row)
 
 
 def time_attention(settings: Settings) -> list[Row]:
-    """Time and memory of the attention layer with each backend, in bfloat16."""
+    """Measure time and memory of the attention layer with each backend, in bfloat16."""
     names: tuple[AttentionBackend, ...] = ("fused", "reference", "blockwise")
     backends = {
         str(name): Implementation("ours", {"execution": Execution(attention_backend=name)})
@@ -143,27 +142,18 @@ def time_attention(settings: Settings) -> list[Row]:
             for workload in ATTENTION:
                 case = settings.case(SPEED, workload, grid, batch_size)
                 # Both are in bfloat16; correctness has a section of its own.
-                case = replace(case, tolerance=float("inf"))
+                case = replace(case, largest_difference=float("inf"))
                 rows += measure(case, list(backends), worker, settings.pace)
     return rows
 
 
-def time_t3_inference(settings: Settings) -> list[Row]:
-    """Logits of normalised images on the device, ours with folded norms, beside timm's."""
-    return _time_t3(T3_INFERENCE, "inference", settings)
+def time_t3(settings: Settings, workload: Workload) -> list[Row]:
+    """T3 with everything on the device beside timm's, for inference with folded norms.
 
-
-def time_t3_training(settings: Settings) -> list[Row]:
-    """Updates by SGD with momentum from images that are on the device, beside timm's."""
-    return _time_t3(T3_TRAINING, "training", settings)
-
-
-def _time_t3(section: str, workload: Workload, settings: Settings) -> list[Row]:
-    """Compare both in float32, then time them in bfloat16.
-
-    In bfloat16 they differ by what rounding makes of some fifty layers, which is not judged.
+    Both are compared in float32 and timed in bfloat16, where they differ by what rounding makes of
+    some fifty layers, which is not judged.
     """
-    case = settings.case(section, workload, settings.t3_size, settings.t3_batch)
+    case = settings.case(f"t3-{workload}", workload, settings.t3_size, settings.t3_batch)
     compared = replace(
         case,
         config=case.config.replace(dtype="float32"),
@@ -175,7 +165,7 @@ def _time_t3(section: str, workload: Workload, settings: Settings) -> list[Row]:
 
 
 def time_headline(settings: Settings) -> list[Row]:
-    """The gradients of a batch's mean loss, with no update: T7 and an EfficientNet."""
+    """Time the gradients of a batch's mean loss, without an update: T7 and an EfficientNet."""
     case = settings.case(HEADLINE, "gradients", settings.t7_size, settings.t7_batch)
     height, width = settings.efficientnet_size
     peer = {"compiled": True, "network": settings.efficientnet, "size": (height, width)}
@@ -193,22 +183,11 @@ def _measure(
         return measure(case, list(names), worker, pace, compared=compared)
 
 
-class Section(NamedTuple):
-    """A part of the script.
-
-    Attributes:
-        measure: a function to its rows.
-        expected_seconds: seconds it takes at full sizes, compiling included, rather too many.
-    """
-
-    measure: Callable[[Settings], list[Row]]
-    expected_seconds: float
-
-
-SECTIONS: Mapping[str, Section] = {
-    CORRECTNESS: Section(check_attention, 60),
-    SPEED: Section(time_attention, 60),
-    T3_INFERENCE: Section(time_t3_inference, 100),
-    HEADLINE: Section(time_headline, 220),
-    T3_TRAINING: Section(time_t3_training, 170),
+SECTIONS: Mapping[str, Callable[[Settings], list[Row]]] = {
+    CORRECTNESS: check_attention,
+    SPEED: time_attention,
+    "t3-inference": partial(time_t3, workload="inference"),
+    HEADLINE: time_headline,
+    "t3-training": partial(time_t3, workload="training"),
 }
+"""Functions to the rows of each section."""

@@ -1,4 +1,4 @@
-"""Who can be measured: by name, where each is built, and what it gives once it is built."""
+"""The implementations that can be measured: by name, and where each is built."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ NETWORK_WORKLOADS = ("inference", "training", "attention", "attention-training")
 
 
 def process_peak_bytes() -> int | None:
-    """The most memory this process had since the peak was last reset; None elsewhere than Linux."""
+    """Peak memory of this process since it was last reset; None except on Linux."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -30,11 +30,11 @@ class Built(NamedTuple):
     """An implementation, ready to be timed.
 
     Attributes:
-        run: makes so many calls, and returns when they are done.
-        outputs: what is compared before anything is timed.
+        run: makes a number of calls, and returns when they are done.
+        outputs: outputs to compare before anything is timed.
         compile_seconds: seconds until the first result, without reading the weights.
-        temporaries_bytes: temporary buffers of one call, where the compiler says.
-        memory_bytes: memory in use, to be asked after the calls.
+        temporaries_bytes: size of the temporary buffers of one call, if the compiler tells.
+        memory_bytes: returns the memory that the calls so far needed.
         close: ends what was started.
         note: what a reader of the results has to know about how it was built.
     """
@@ -103,10 +103,9 @@ NETWORKS = {
     "ours-remat": Implementation("ours", {"execution": Execution(remat=True)}, ("training",)),
 }
 READERS = {
-    OURS: Implementation("readers", {"reader": "workers"}, ("data",)),
-    "ours-threads": Implementation("readers", {"reader": "threads"}, ("data",)),
+    OURS: Implementation("readers", {}, ("data",)),
     "timm": Implementation("torch_reader", {}, ("data",), _TIMM),
-    "plain-loop": Implementation("readers", {"reader": "plain-loop"}, ("data",)),
+    "plain-loop": Implementation("readers", {"plain": True}, ("data",)),
 }
 PRODUCT_SIDE = 2048
 PRODUCTS = {

@@ -1,4 +1,4 @@
-"""What the commands share: options, who is measured, and where results go."""
+"""Options and results that the commands share."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -19,11 +19,9 @@ from bottleneck_transformer_flax.files import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-AnyRow = TypeVar("AnyRow", bound=Any)
-
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every command has."""
+    """Make a parser with the options that every command has."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {command}",
         description=(description or "").partition("\n")[0],
@@ -59,7 +57,7 @@ def add_implementations(
         choices=list(implementations),
         default=list(implementations),
         metavar="NAME",
-        help=f"who is measured, the others relative to the first: {', '.join(implementations)} "
+        help=f"what is measured, relative to the first: {', '.join(implementations)} "
         "(default: all that are installed)",
     )
 
@@ -74,10 +72,10 @@ def at_least_one(text: str) -> int:
 def installed(
     names: Sequence[str], implementations: Mapping[str, Implementation], workload: str, row: Row
 ) -> tuple[list[str], list[Row]]:
-    """Who can be measured, and the rows of those who cannot.
+    """Names of the implementations that can be measured, and rows for those that cannot.
 
     Raises:
-        ConfigError: when nobody can.
+        ConfigError: when none can be measured.
     """
     able, skipped = [], []
     for name in dict.fromkeys(names):
@@ -92,7 +90,7 @@ def installed(
     return able, skipped
 
 
-class Results(Generic[AnyRow]):
+class Results:
     """The rows of a command: shown and written as they come, so that an interruption loses none."""
 
     def __init__(
@@ -100,15 +98,15 @@ class Results(Generic[AnyRow]):
         options: argparse.Namespace,
         name: str,
         *,
-        draw: "Callable[[Sequence[AnyRow]], Figure] | None" = None,
+        draw: "Callable[[Sequence[Any]], Figure] | None" = None,
         columns: Mapping[str, tuple[str, Format]] = COLUMNS,
     ) -> None:
         """Make the folder, before anything is measured.
 
         Args:
-            options: of ``make_parser``.
+            options: options of ``make_parser``.
             name: name of the files.
-            draw: a function to the picture, if there is one.
+            draw: draws the picture, if there is one.
             columns: headings and formats of the table.
 
         Raises:
@@ -121,9 +119,9 @@ class Results(Generic[AnyRow]):
         self._path = options.out / name
         self._as_json, self._draw, self._columns = options.json, draw, columns
         self._conditions = conditions()
-        self.rows: list[AnyRow] = []
+        self.rows: list[Any] = []
 
-    def add(self, rows: Sequence[AnyRow]) -> None:
+    def add(self, rows: Sequence[Any]) -> None:
         """Show rows, and write all that there are."""
         self.rows += rows
         if self._as_json:
@@ -137,12 +135,10 @@ class Results(Generic[AnyRow]):
 
             save_png(self._draw(self.rows), self._path.with_suffix(".png"))
 
-    def finish(self, *lines: str) -> int:
-        """Print lines, and what was measured on what; 1 where something failed."""
+    def finish(self) -> int:
+        """Print where the results are and what they were measured on; 1 if something failed."""
         if not self._as_json:
-            print(
-                "\n".join([*lines, f"written: {self._path}.csv" + " and .png" * bool(self._draw)])
-            )
+            print(f"written: {self._path}.csv" + " and .png" * bool(self._draw))
             measured_on = ", ".join(f"{name} {value}" for name, value in self._conditions.items())
             print(f"measured on {measured_on}")
         failed = [row for row in self.rows if isinstance(row, Row) and row.failed]

@@ -31,18 +31,16 @@ from bottleneck_transformer_flax.training.train_step import (
     step_compiler_options,
 )
 
-AS_FAST_AS_POSSIBLE = Execution()
-
 
 def build(
     case: Case,
     folder: Path,
     *,
-    execution: Execution = AS_FAST_AS_POSSIBLE,
+    execution: Execution = Execution(),
     folded: bool = True,
     product: bool = False,
 ) -> Built:
-    """Make this library's function of a workload ready.
+    """Compile this library's function for a case.
 
     Args:
         case: the work.
@@ -71,7 +69,7 @@ def build(
 
 
 def _compiled(function: Any, *arguments: Any, compared: int = 1) -> Built:
-    """Calls of a jitted function with the same arguments; so many of its results are compared."""
+    """Compile a jitted function for its arguments; the first ``compared`` results are compared."""
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     results = jax.block_until_ready(compiled(*arguments))
@@ -92,7 +90,7 @@ def _built(
         for _ in range(calls):
             result = call()
             if on_cpu:
-                # A GPU does one call after the other, and is told of the next while it is busy.
+                # A GPU runs one call after the other, and the next is queued while it is busy.
                 jax.block_until_ready(result)
         jax.block_until_ready(result)
 
@@ -106,7 +104,7 @@ def _built(
 
 
 def _program_bytes(analysis: Any) -> int | None:
-    """Arguments, results and temporaries of a program; what is used twice counts once."""
+    """Size of a program's arguments, results and temporaries; aliased buffers count once."""
     if analysis is None:
         return None
     return int(
@@ -158,7 +156,7 @@ def _training(model: BoTNet, folder: Path) -> Built:
 
 
 def _gradients(model: BoTNet) -> Any:
-    """A jitted function to the mean loss, the new batch statistics and the gradients."""
+    """Make a jitted function that returns the mean loss, new batch statistics and gradients."""
 
     def loss(params: Any, variables: Any, images: Array, labels: Array) -> Any:
         logits, updates = model.apply(

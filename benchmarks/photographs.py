@@ -1,4 +1,4 @@
-"""Pictures that cost what photographs cost to decode: nobody's, and the same on every machine."""
+"""Made-up pictures that cost as much to decode as photographs, the same on every machine."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ _SMALLEST_RADIUS, _LARGEST_RADIUS = 0.02, 0.4
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int], *, seed: int = 0) -> None:
-    """Write so many pictures as JPEG files into a folder that exists.
+    """Write ``count`` JPEG files into an existing folder.
 
-    One of 375 × 500 pixels has about 100 KB, as ImageNet's have.
+    One of 375 × 500 pixels has about 100 KB, as in ImageNet.
     """
     rng = np.random.default_rng(seed)
     for number in range(count):
@@ -25,7 +25,7 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int], *, seed: 
 
 
 def draw_photograph(size: tuple[int, int], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Discs of all sizes in front of each other, under texture and a little noise.
+    """Draw discs of all sizes in front of each other, under texture and a little noise.
 
     Photographs' amplitudes fall as 1/f with the frequency f (Field 1987), and discs whose radii r
     are as frequent as r^-3 make edges as objects do (Lee, Mumford & Huang 2001).
@@ -46,7 +46,7 @@ def _draw_disc(
     radius: float,
     color: Float[np.ndarray, "3"],
 ) -> None:
-    """Over what is there; ``color`` is the distance from the image's grey."""
+    """Draw a disc over the image; ``color`` is its difference from the image's grey."""
     top, left = np.maximum(center - radius, 0).astype(int)
     bottom, right = np.ceil(center + radius).astype(int)
     part = image[top:bottom, left:right]

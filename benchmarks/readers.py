@@ -50,7 +50,7 @@ class ReaderCase:
         names: their paths below it.
         size: height and width of the network's input.
         batch_size: images a batch; a call reads one.
-        num_workers: processes of every reader that has some.
+        num_workers: processes that read; with none, threads of this library do.
         policy: "rand" is RandAugment, two operations of magnitude 10, after the resize.
     """
 
@@ -115,13 +115,9 @@ class ReaderCase:
         ]
 
 
-def build(
-    case: ReaderCase, folder: Path, *, reader: Literal["workers", "threads", "plain-loop"]
-) -> Built:
-    """Start to read: by ``training_batches`` with processes or threads, or by Pillow alone."""
-    if reader == "plain-loop":
-        return _plain_loop(case, folder)
-    return _ours(case, folder, num_workers=case.num_workers if reader == "workers" else 0)
+def build(case: ReaderCase, folder: Path, *, plain: bool = False) -> Built:
+    """Start to read, as ``botnet train`` does or, if plain, by Pillow alone."""
+    return _plain_loop(case, folder) if plain else _ours(case, folder)
 
 
 def started(
@@ -137,7 +133,7 @@ def started(
     return Built(run, (shown,), seconds, memory_bytes=lambda: None, close=close)
 
 
-def _ours(case: ReaderCase, folder: Path, num_workers: int) -> Built:
+def _ours(case: ReaderCase, folder: Path) -> Built:
     began = time.perf_counter()
     source = FolderSource(case.root, case.names, np.zeros(len(case.names), np.int32), ("all",))
     batches = training_batches(
@@ -145,7 +141,7 @@ def _ours(case: ReaderCase, folder: Path, num_workers: int) -> Built:
         TrainingTransform(case.preprocessing, case.augmentation),
         batch_size=case.batch_size,
         seed=0,
-        num_workers=num_workers,
+        num_workers=case.num_workers,
     )
     targets, valid = jnp.zeros((case.batch_size, 1)), jnp.ones(case.batch_size, bool)
 

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.figure import finish_panel
 from benchmarks.options import Results, make_parser, use_cpu
 from benchmarks.results import Format, progress
 from bottleneck_transformer_flax import Pretrained, load_pretrained, resize_relative_positions
@@ -29,6 +28,7 @@ from bottleneck_transformer_flax.figures.style import (
     TRAIN_COLOR,
     VALIDATION_COLOR,
     new_figure,
+    style_chart,
 )
 from bottleneck_transformer_flax.layers.relative_position import resize_table
 from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES, Variables
@@ -254,7 +254,7 @@ def _side_by_side(rows: Sequence[Row], place: int) -> Iterable[tuple[Row, float]
 
 
 def _finish(axes: Axes, sizes: Sequence[tuple[int, int]], title: str) -> None:
-    finish_panel(axes, title)
+    style_chart(axes, title)
     axes.grid(axis="y", color="0.92", linewidth=0.8)
     axes.set_xticks(range(len(sizes)), [f"{height} × {width}" for height, width in sizes])
     axes.set_xlabel("input size in pixels (height × width)", color=INK_COLOR)

@@ -1,4 +1,4 @@
-"""What came of a benchmark: one kind of row, one table, one CSV with the hardware in every line."""
+"""Results of a benchmark: one kind of row, one table, one CSV with the hardware in every line."""
 
 import csv
 import dataclasses
@@ -35,7 +35,7 @@ class Row:
     Attributes:
         benchmark: the command, or the section of the GPU script.
         case: the network, or another name of the work.
-        implementation: who did it.
+        implementation: name of the implementation.
         quantity: the part of the result that was compared, where there are several.
         dtype: dtype of the computation.
         height: height of the images in pixels or of the grid in positions; ``width`` likewise.
@@ -50,8 +50,8 @@ class Row:
         temporaries_bytes: temporary buffers of one call, by XLA's analysis.
         compile_seconds: seconds until the first result, without reading the weights.
         difference: distance of its outputs from the first implementation's.
-        rounds: turns it had.
-        calls: calls in all of them.
+        rounds: number of rounds.
+        calls: number of calls in all rounds.
         status: "measured", "not yet measured", or why it was skipped or failed.
     """
 
@@ -84,7 +84,7 @@ class Row:
 
 
 def conditions() -> dict[str, str]:
-    """The hardware, Python's version, every package's that is installed, and the date."""
+    """The hardware, the versions of Python and of the packages that are installed, and the date."""
     device = jax.devices()[0]
     versions = {name: package_version(name) for name in PACKAGES}
     return {
@@ -111,7 +111,7 @@ def _processor() -> str:
 
 
 def csv_text(rows: Sequence[Any], measured_on: Mapping[str, str]) -> str:
-    """A line for every row, a dataclass, with the conditions in the last columns."""
+    """Write a line for every row, a dataclass, with the conditions in the last columns."""
     records = [dataclasses.asdict(row) | dict(measured_on) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
@@ -138,7 +138,7 @@ COLUMNS: dict[str, tuple[str, Format]] = {
 
 
 def table_text(rows: Sequence[Any], columns: Mapping[str, tuple[str, Format]] = COLUMNS) -> str:
-    """The rows, dataclasses, in plain text, without columns that are empty in all of them.
+    """Write the rows, dataclasses, as a table in plain text, without its empty columns.
 
     Args:
         rows: what to show.
@@ -158,7 +158,7 @@ def table_text(rows: Sequence[Any], columns: Mapping[str, tuple[str, Format]] = 
 
 @contextmanager
 def progress() -> Iterator[Say]:
-    """A function that shows what is being done, on a terminal."""
+    """Yield a function that shows on a terminal what is being done."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield lambda _: None

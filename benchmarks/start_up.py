@@ -113,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     use_cpu()
-    results = Results[Row](options, "start-up")
+    results = Results(options, "start-up")
     with tempfile.TemporaryDirectory() as folder, progress() as say:
         timed = commands(options.variant, Path(folder))
         pace = Pace(rounds=options.rounds, turn_seconds=0.0)

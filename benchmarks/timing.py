@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,17 +21,16 @@ from benchmarks.results import FAILED, SKIPPED, Row, Say
 from benchmarks.workers import Report, UnableError, Worker, WorkerError
 
 Outputs = Sequence[np.ndarray]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How often and how long each is timed.
+    """How often and how long each implementation is timed.
 
     Attributes:
-        rounds: turns that each has.
-        turn_seconds: about how long a turn is, in as many calls as that takes.
-        fewest_calls: the fewest calls of a turn.
+        rounds: number of turns.
+        turn_seconds: about how long a turn takes, in as many calls as fit.
+        fewest_calls: least number of calls in a turn.
     """
 
     rounds: int
@@ -49,7 +48,7 @@ class Work(Protocol):
 
     @property
     def flops(self) -> int | None:
-        """Floating point operations of one call, where the MFU is to be told."""
+        """FLOPs of one call, if the MFU is to be computed."""
         ...
 
     def write(self, folder: Path) -> None:
@@ -79,12 +78,12 @@ class Timed(Protocol):
         ...
 
     def time(self, calls: int) -> float:
-        """Seconds of one call, in the mean of so many."""
+        """Mean seconds per call, over ``calls`` calls."""
         ...
 
 
 class Turns(NamedTuple):
-    """Seconds of a call in every round, and the calls of a round."""
+    """Seconds per call in every round, and the number of calls in a round."""
 
     seconds: list[float]
     calls: int
@@ -100,22 +99,17 @@ def take_turns(timed: Sequence[Timed], pace: Pace, say: Say = lambda _: None) ->
         turns[each.name] = Turns([], max(pace.fewest_calls, calls))
     for number in range(pace.rounds):
         say(f"round {number + 1} of {pace.rounds}")
-        for each in _rotated(timed, number):
+        start = number % len(timed)
+        for each in [*timed[start:], *timed[:start]]:
             turns[each.name].seconds.append(each.time(turns[each.name].calls))
     return turns
 
 
-def _rotated(items: Sequence[T], number: int) -> Iterator[T]:
-    start = number % len(items)
-    yield from items[start:]
-    yield from items[:start]
-
-
 def timed_row(row: Row, turns: Turns, first: Turns, batch_size: int = 1) -> Row:
-    """A row with what came of the turns.
+    """Add the timings to a row.
 
-    ``relative_time`` is the median over the rounds of the ratio within a round, which a machine
-    that gets slower for a while does not change.
+    ``relative_time`` is the median over the rounds of the ratio within a round, so a machine that
+    is slower for a while does not change it.
     """
     seconds = statistics.median(turns.seconds)
     ratios = [ours / theirs for ours, theirs in zip(turns.seconds, first.seconds, strict=True)]
@@ -146,7 +140,7 @@ def relative_difference(outputs: Outputs, expected: Outputs) -> float | None:
 def started(
     implementations: Mapping[str, Implementation], freed_memory: FreedMemory = "kept"
 ) -> Iterator[Callable[[str], Worker]]:
-    """A function from names to their workers, each of which starts when it is first asked for."""
+    """Yield a function from a name to its worker, which starts when it is first asked for."""
     workers: dict[str, Worker] = {}
     with contextlib.ExitStack() as stack:
 
@@ -170,15 +164,15 @@ def measure(
     compared: Work | None = None,
     say: Say = lambda _: None,
 ) -> list[Row]:
-    """Measure implementations of one piece of work beside each other.
+    """Measure implementations of one piece of work side by side.
 
     Args:
-        work: what is timed.
+        work: the work to time.
         names: names of the implementations; the others are compared with the first.
-        worker: as ``started`` gives it.
-        pace: how often and how long.
-        compared: work whose outputs are compared instead.
-        say: told what is being done.
+        worker: function from a name to its worker, from ``started``.
+        pace: how often and how long each is timed.
+        compared: work whose outputs are compared, if not those of ``work``.
+        say: called with what is being done.
 
     Raises:
         WorkerError: when the first implementation fails, or one breaks down while it is timed.
@@ -205,7 +199,7 @@ def _build_all(
     folder: Path,
     say: Say,
 ) -> list[Worker]:
-    """The workers that may be timed; the rows of the others say why not."""
+    """Return the workers that may be timed; the rows of the others say why not."""
     places = {each: folder / str(number) for number, each in enumerate((compared, work)) if each}
     for each, place in places.items():
         place.mkdir()

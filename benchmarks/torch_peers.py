@@ -35,7 +35,7 @@ def build(
     network: str | None = None,
     size: tuple[int, int] | None = None,
 ) -> Built:
-    """Make timm's function of a workload ready.
+    """Build timm's function for a case.
 
     Args:
         case: the work.

@@ -30,7 +30,7 @@ class UnableError(WorkerError):
 
 
 class Report(NamedTuple):
-    """What a worker says once its implementation is built."""
+    """What a worker tells about the implementation that it has built; see ``Built``."""
 
     outputs: tuple[np.ndarray, ...]
     compile_seconds: float
@@ -39,10 +39,10 @@ class Report(NamedTuple):
 
 
 class Worker:
-    """One implementation in a process of its own, which works only while it is asked to.
+    """One implementation in a process of its own, which runs only while it is asked something.
 
-    Between two questions the process is stopped, with all those it has started: what reads ahead
-    gets nothing ready meanwhile, and what waits actively takes no time from the others.
+    Between two questions the process and all that it has started are stopped: a reader gets nothing
+    ready meanwhile, and threads that spin take no time from the others.
     """
 
     def __init__(self, name: str, implementation: Implementation, *, keep_memory: bool) -> None:
@@ -74,12 +74,12 @@ class Worker:
         return report
 
     def time(self, calls: int) -> float:
-        """Seconds a call took, in the mean of so many."""
+        """Mean seconds per call, over ``calls`` calls."""
         seconds: float = self._ask(("time", calls))
         return seconds / calls
 
     def memory_bytes(self) -> int | None:
-        """The memory that the implementation says it needed since it was built."""
+        """Memory that the implementation has needed since it was built."""
         count: int | None = self._ask(("memory", None))
         return count
 
@@ -126,7 +126,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _serve(connection: Connection, implementation: Implementation, keep_memory: bool) -> None:
-    """The process: build, then do what is asked."""
+    """Build the implementation, then answer questions, in the process of its own."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     if keep_memory:
@@ -142,7 +142,7 @@ def _serve(connection: Connection, implementation: Implementation, keep_memory: 
             try:
                 if kind == "build":
                     stack.close()
-                    # Whatever was built before is let go of first.
+                    # Frees what was built before.
                     built = None
                     built = _build(implementation, *argument)
                     stack.callback(built.close)
@@ -179,7 +179,7 @@ def _build(implementation: Implementation, case: Any, folder: Path, log: Path) -
 
 
 def _told(error: BaseException) -> WorkerError:
-    """An error in one line, as what another process can be sent."""
+    """Convert an error to one with a message of one line, which can be sent between processes."""
     traceback.print_exc()
     if isinstance(error, BoTNetError):
         return UnableError(str(error))

@@ -1,9 +1,8 @@
 """Implementations give the same for the same weights, in processes that work only when asked."""
 
+import contextlib
 import os
 import signal
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,6 @@ from bottleneck_transformer_flax.models.variants import get_config
 SMALL = get_config("botnet_t3", stage_sizes=(1, 1, 1, 1), initial_filters=8, head_dim=16)
 
 
-def small_case(workload, **changes):
-    size = (3, 4) if workload.startswith("attention") else (48, 64)
-    case = Case(workload=workload, variant="small", config=SMALL, size=size, batch_size=2)
-    return replace(case, **changes)
-
-
 @pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.parametrize(
     ("peer", "workload"),
@@ -37,7 +30,8 @@ def small_case(workload, **changes):
     ],
 )
 def test_implementations_give_the_same(tmp_path, peer, workload):
-    case = small_case(workload)
+    size = (3, 4) if workload.startswith("attention") else (48, 64)
+    case = Case(workload=workload, variant="small", config=SMALL, size=size, batch_size=2)
     case.write(tmp_path)
     ours, theirs = (NETWORKS[name].build(case, tmp_path) for name in ("ours", peer))
     assert relative_difference(theirs.outputs, ours.outputs) <= 1e-5
@@ -46,9 +40,8 @@ def test_implementations_give_the_same(tmp_path, peer, workload):
         built.run(2)
 
 
-@pytest.fixture
-def reader(tmp_path):
-    """A worker that reads in a process of its own, and the case and folder to build it with."""
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
+def test_a_worker_stands_still_with_all_its_processes_until_it_is_asked(tmp_path, wait_for_states):
     write_photographs(tmp_path, 2, (12, 16))
     case = ReaderCase(
         root=tmp_path,
@@ -58,46 +51,15 @@ def reader(tmp_path):
         num_workers=1,
         policy="none",
     )
-    folder = tmp_path / "case"
-    folder.mkdir()
-    case.write(folder)
+    case.write(tmp_path)
     worker = Worker("plain-loop", READERS["plain-loop"], keep_memory=False)
-    yield worker, case, folder
-    worker.close()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
-def test_a_worker_stands_still_with_all_its_processes_until_it_is_asked(reader):
-    worker, case, folder = reader
-    report = worker.build(case, folder)
-    assert report.outputs[0].shape == (8, 8, 8, 3)
-    assert worker.time(2) > 0
-    group = worker._process.pid
-    assert len(states(group)) >= 2
-    wait_for_states(group, {"T"})
-    os.kill(group, signal.SIGKILL)
-    with pytest.raises(WorkerError, match="plain-loop: its process ended with exit code -9"):
-        worker.time(1)
-    worker.close()
+    with contextlib.closing(worker):
+        report = worker.build(case, tmp_path)
+        assert report.outputs[0].shape == (8, 8, 8, 3)
+        assert worker.time(2) > 0
+        group = worker._process.pid
+        assert wait_for_states(group, {"T"}) >= 2
+        os.kill(group, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="plain-loop: its process ended with exit code -9"):
+            worker.time(1)
     wait_for_states(group, set())
-
-
-def wait_for_states(group, expected, seconds=5.0):
-    """Wait until a group's processes have no other states: a signal takes a moment."""
-    deadline = time.monotonic() + seconds
-    while not (found := set(states(group).values()) - {"Z"}) <= expected:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
-
-
-def states(group):
-    """The states of all processes of a group, by their ids."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, its_group = stat.read_text().rpartition(") ")[2].split()[:3]
-        except OSError:
-            continue
-        if int(its_group) == group:
-            found[int(stat.parent.name)] = state
-    return found
