@@ -1,4 +1,4 @@
-"""What a user can put right, as exceptions whose message is one clear line.
+"""Exceptions for what a user can fix; the message of each is one clear line.
 
 The command line prints the message alone; any other exception is a defect of this package and
 keeps its traceback.
@@ -22,7 +22,7 @@ class DataError(BoTNetError):
 
 
 class CheckpointError(BoTNetError):
-    """A checkpoint or pretrained directory that is missing, damaged or of another model."""
+    """A checkpoint or pretrained directory that is missing, damaged or for another model."""
 
 
 class TrainingError(BoTNetError):

@@ -65,7 +65,10 @@ def is_utf8(name: str) -> bool:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path``; what has it on leaving is removed, and errors name ``path``."""
+    """Yield a temporary name beside ``path``; errors about it name ``path`` instead.
+
+    Whatever still has the name on leaving is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -80,7 +83,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes left beside ``path`` that were killed while they wrote it."""
+    """Remove what processes that were killed while they wrote ``path`` left beside it."""
     unfinished = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.(new|old)")
     for entry in path.parent.iterdir():
         if (match := unfinished.fullmatch(entry.name)) and not _is_another_process(int(match[1])):
@@ -88,7 +91,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_another_process(process_id: int) -> bool:
-    # In a container a process often has the number of the one that was killed before it.
+    # In a container, a process often has the same ID as the one that was killed before it.
     if process_id == os.getpid():
         return False
     if os.name == "nt":  # where os.kill would end the process
