@@ -1,5 +1,5 @@
-"""Kill a training run at random moments, go on with it each time, and compare it with one that was
-left alone: the parameters must be the same to the last bit.
+"""Kill a training run at random moments, resume it each time, and compare it with one that was left
+alone: the parameters must be the same to the last bit.
 
     python scripts/kill_soak.py --kills 20 --seed 0
 """
@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,7 +43,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a process that must do well, and return what it said."""
+    """Wait for a process that must succeed, and return its output."""
     said, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"it ended with {process.returncode}:\n{said}")
@@ -51,11 +51,11 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill_soon(process: subprocess.Popen[str], moment: float) -> str | None:
-    """Kill a process after so many seconds; None where it has ended before."""
+    """Kill a process after some seconds, and return its output; None if it has ended before."""
     try:
         said, _ = process.communicate(timeout=moment)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         return process.communicate()[0]
     if process.returncode:
         raise SystemExit(f"it ended with {process.returncode}:\n{said}")
@@ -63,14 +63,14 @@ def kill_soon(process: subprocess.Popen[str], moment: float) -> str | None:
 
 
 def results(run: Path) -> tuple[bytes, list[dict[str, object]]]:
-    """The parameters' file, and the rows of the epochs without their timings."""
+    """Read the parameters' file, and the rows of the epochs without their timings."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     untimed = [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
     return (run / "pretrained" / "model.safetensors").read_bytes(), untimed
 
 
 def soak(kills: int, epochs: int, seed: int, folder: Path) -> None:
-    """Do it; raises SystemExit where the runs differ."""
+    """Train one run undisturbed and others with kills; SystemExit where the results differ."""
     small = ("--variant", "soak", "--image-size", 16, 16)
     options = (*small, "--epochs", epochs, "--save-every-epochs", 1)
     began = time.perf_counter()
@@ -85,29 +85,28 @@ def soak(kills: int, epochs: int, seed: int, folder: Path) -> None:
     while killed < kills:
         run_number += 1
         run = folder / f"killed-{run_number}"
-        said: str | None = ""
-        while said is not None:
+        while True:
             resumes = any((run / "checkpoints").glob("[0-9]*"))
             if not resumes:
-                subprocess.run(["rm", "-rf", run], check=True)
-            arguments = ("--resume", "--run-directory", run)
-            process = start(*(arguments if resumes else (*options, *arguments[1:])))
+                shutil.rmtree(run, ignore_errors=True)
+            process = start(*(("--resume",) if resumes else options), "--run-directory", run)
             if killed == kills:
                 finish(process)
                 break
             moment = moments.uniform(0.2, 0.4 * seconds)
             said = kill_soon(process, moment)
-            if said is not None:
-                killed += 1
-                went_on = [line for line in said.splitlines() if line.startswith("resume")]
-                print(f"kill {killed:2} after {moment:5.1f} s; {went_on or ['from the start']}")
+            if said is None:
+                break
+            killed += 1
+            resumed = [line for line in said.splitlines() if line.startswith("resume")]
+            print(f"kill {killed:2} after {moment:5.1f} s; {resumed or ['from the start']}")
         if results(run) != expected:
             raise SystemExit(f"{run} is not what {folder / 'alone'} is")
         print(f"run {run_number}: the same parameters to the last bit, the same epochs")
 
 
 def main() -> None:
-    """Read the options."""
+    """Run ``botnet`` with the small variant if asked to, else the soak."""
     if sys.argv[1:2] == ["--botnet"]:
         raise SystemExit(botnet(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=__doc__)

@@ -69,20 +69,15 @@ def test_lines_hold_the_history():
     history[3]["validation_loss"] = None
     loss, accuracy, learning_rate = lines_of(draw_training_curves(history))
     assert set(loss) == set(accuracy) == {"train", "validation"}
-    np.testing.assert_array_equal(loss["train"], [(r["epoch"], r["train_loss"]) for r in history])
-    np.testing.assert_array_equal(
-        loss["validation"], [(e, history[e - 1]["validation_loss"]) for e in (2, 6)]
-    )
-    np.testing.assert_allclose(
-        accuracy["train"], [(r["epoch"], 100 * r["train_accuracy"]) for r in history]
-    )
-    np.testing.assert_allclose(
-        accuracy["validation"],
-        [(e, 100 * history[e - 1]["validation_accuracy"]) for e in (2, 4, 6)],
-    )
-    np.testing.assert_array_equal(
-        learning_rate["learning rate"], [(r["epoch"], r["learning_rate"]) for r in history]
-    )
+    for line, key, epochs, scale in (
+        (loss["train"], "train_loss", range(1, 7), 1),
+        (loss["validation"], "validation_loss", (2, 6), 1),
+        (accuracy["train"], "train_accuracy", range(1, 7), 100),
+        (accuracy["validation"], "validation_accuracy", (2, 4, 6), 100),
+        (learning_rate["learning rate"], "learning_rate", range(1, 7), 1),
+    ):
+        expected = [(epoch, scale * history[epoch - 1][key]) for epoch in epochs]
+        np.testing.assert_allclose(line, expected, rtol=1e-15)
 
 
 def test_few_points_have_markers_and_many_have_none():

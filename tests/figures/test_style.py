@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.figures.style import new_figure, save_png
+from bottleneck_transformer_flax.figures.style import check_png_path, new_figure, save_png
 
 
 def names_in(folder):
@@ -25,18 +25,17 @@ def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path):
     assert names_in(tmp_path) == ["figure.png"]
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
+def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path):
+    for name, told in (
         ("absent/figure.png", "absent is not a folder; create it"),
         ("figure.pdf", r"ends in \.png"),
-        ("folder.png", r"folder\.png cannot be written: is a directory; choose another path"),
-    ],
-)
-def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, name, told):
+    ):
+        with pytest.raises(ConfigError, match=told):
+            check_png_path(tmp_path / name)
     (tmp_path / "folder.png").mkdir()
+    told = r"folder\.png cannot be written: is a directory; choose another path"
     with pytest.raises(ConfigError, match=told):
-        save_png(new_figure(1.0, 1.0), tmp_path / name)
+        save_png(new_figure(1.0, 1.0), tmp_path / "folder.png")
     assert names_in(tmp_path) == ["folder.png"]
 
 

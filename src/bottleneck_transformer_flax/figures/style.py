@@ -77,10 +77,8 @@ def save_png(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG, whole or not at all.
 
     Raises:
-        ConfigError: when ``path`` does not end in ``.png``, its folder does not exist, or it
-            cannot be written.
+        ConfigError: when it cannot be written.
     """
-    check_png_path(path)
     content = png_bytes(figure)
     with reraise(
         OSError, ConfigError, f"figure {path} cannot be written", remedy="choose another path"
