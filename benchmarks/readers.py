@@ -1,4 +1,4 @@
-"""Ways to read training images, from files to a network's float32 input: ours, and a plain loop."""
+"""Readers of training images, from files to a network's float32 input: ours, and a plain loop."""
 
 import itertools
 import math
@@ -63,8 +63,8 @@ class ReaderCase:
 
     flops = None
     largest_difference = 3.0
-    """In the mean, of values in [0, 255]: readers that crop before they resize know nothing of a
-    crop's surroundings."""
+    """Mean difference of values in [0, 255]; readers that crop before they resize ignore the crop's
+    surroundings."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -88,7 +88,7 @@ class ReaderCase:
         )
 
     def write(self, folder: Path) -> None:
-        """Write a few photographs, whose same parts every reader then shows."""
+        """Write a few photographs, of which every reader then shows the same parts."""
         (folder / "examples").mkdir()
         write_photographs(folder / "examples", _EXAMPLES, USUAL_SIZE, seed=1)
 
@@ -100,11 +100,11 @@ class ReaderCase:
         return float(np.abs(ours.astype(float) - theirs).mean())
 
     def path(self, index: int) -> str:
-        """Path of an image, counted on and on over the files."""
+        """Path of an image; the files repeat."""
         return str(self.root / self.names[index % len(self.names)])
 
     def example_parts(self, folder: Path) -> list[tuple[str, Box]]:
-        """Paths of the photographs, each with the box that ``random_box`` gives by its place."""
+        """Paths of the photographs, each with the box that its place as a seed gives."""
         height, width = self.size
         return [
             (
@@ -120,13 +120,13 @@ def build(case: ReaderCase, folder: Path, *, plain: bool = False) -> Built:
     return _plain_loop(case, folder) if plain else _ours(case, folder)
 
 
-def started(
+def built_reader(
     began: float,
     run: Callable[[int], None],
     examples: Iterable[np.ndarray],
     close: Callable[[], object],
 ) -> Built:
-    """A reader that was begun at a time of ``time.perf_counter``, once its first batch is there."""
+    """Wait for a reader's first batch; it began at ``began``, by ``time.perf_counter``."""
     run(1)
     seconds = time.perf_counter() - began
     shown = np.stack(list(examples))
@@ -162,11 +162,11 @@ def _ours(case: ReaderCase, folder: Path) -> Built:
         plain(EncodedImage(read_file(path), str(path)), np.random.default_rng(place))
         for place, (path, _) in enumerate(case.example_parts(folder))
     )
-    return started(began, run, examples, batches.close)
+    return built_reader(began, run, examples, batches.close)
 
 
 def _plain_loop(case: ReaderCase, folder: Path) -> Built:
-    """Pillow in as many processes: no batch is made, nothing is sent or flipped."""
+    """Pillow in as many processes; images are neither batched nor sent nor flipped."""
     began = time.perf_counter()
     executor = ProcessPoolExecutor(case.num_workers, multiprocessing.get_context("spawn"))
     seeds = itertools.count()
@@ -184,7 +184,7 @@ def _plain_loop(case: ReaderCase, folder: Path) -> Built:
         np.asarray(_plain(path, case.size, partial(_the_same, box)))
         for path, box in case.example_parts(folder)
     )
-    return started(began, run, examples, executor.shutdown)
+    return built_reader(began, run, examples, executor.shutdown)
 
 
 def _the_same(box: Box, size: tuple[int, int]) -> Box:
@@ -192,7 +192,7 @@ def _the_same(box: Box, size: tuple[int, int]) -> Box:
 
 
 def read_plainly(case: ReaderCase, seed: int, count: int) -> None:
-    """Read so many images, one after the other."""
+    """Read ``count`` images, one after the other."""
     rng = np.random.default_rng(seed)
     height, width = case.size
 
@@ -204,7 +204,7 @@ def read_plainly(case: ReaderCase, seed: int, count: int) -> None:
 
 
 def _plain(path: str, size: tuple[int, int], draw: Callable[[tuple[int, int]], Box]) -> Image.Image:
-    """A part of an image by Pillow alone, decoded at a fraction where that is enough."""
+    """Read a part of an image by Pillow alone, decoded at reduced size where that is enough."""
     height, width = size
     with Image.open(path) as image:
         whole_width, whole_height = image.size

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 
 from benchmarks.implementations import Built
-from benchmarks.readers import ReaderCase, started
+from benchmarks.readers import ReaderCase, built_reader
 from bottleneck_transformer_flax.augmentation.image import Box
 from reference.timm_networks import timm_data
 
 _AUTO_AUGMENT = {"none": None, "rand": "rand-m10-n2"}
-# So many that no epoch ends while it is measured: between two, its workers would wait.
+# No epoch may end while timm is measured: its workers would wait for the next one.
 _IMAGES_AN_EPOCH = 10**7
 
 
 class _Files:
-    """What timm asks of a reader: files with their classes."""
+    """A reader as timm expects it: files with their classes."""
 
     def __init__(self, case: ReaderCase) -> None:
         self._case = case
@@ -39,7 +39,7 @@ def build(case: ReaderCase, folder: Path) -> Built:
     """
     began = time.perf_counter()
     if "fork" in multiprocessing.get_all_start_methods():
-        # As a program of its own has it on Linux; this process was spawned, and so would others be.
+        # The default of a program on Linux; this process was spawned, and would spawn workers too.
         multiprocessing.set_start_method("fork", force=True)
     loader = timm_data().create_loader(
         timm_data().ImageDataset(str(case.root), reader=_Files(case)),
@@ -64,7 +64,7 @@ def build(case: ReaderCase, folder: Path) -> Built:
             next(batches)
 
     examples = (part_of_image(path, box, case.size) for path, box in case.example_parts(folder))
-    return started(began, run, examples, lambda: None)
+    return built_reader(began, run, examples, lambda: None)
 
 
 def part_of_image(path: str, box: Box, size: tuple[int, int]) -> np.ndarray:

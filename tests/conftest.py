@@ -5,16 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-# Compiling takes most of the tests' time, and what is compiled runs a few times: XLA's own passes
-# are the users', LLVM's are left out, and its emitters of fusions that take twice as long.
+# Compiling takes most of the tests' time, and each program runs only a few times. XLA's own passes
+# are as users have them; LLVM's are off, and so are fusion emitters, which compile twice as long.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
     "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Programs that a test compiled are there for the others, the commands that they start, and the next
-# run, apart from the user's. `pytest --cache-clear` removes them.
+# Tests, the commands they start and the next run share compiled programs, apart from the user's.
+# `pytest --cache-clear` removes them.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
     Path(__file__).parent.parent / ".pytest_cache" / "d" / "compiled"
@@ -32,7 +32,7 @@ install_import_hook("bottleneck_transformer_flax", "beartype.beartype")
 from bottleneck_transformer_flax import cli  # noqa: E402
 from bottleneck_transformer_flax.cli.startup import empty_if_large  # noqa: E402
 
-# A worker that runs many tests must not keep what the largest of them freed.
+# A worker runs many tests and must not keep the memory that the largest of them freed.
 cli.keep_freed_memory = lambda: None
 
 
@@ -61,7 +61,7 @@ def update_goldens(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def nothing_said_of_what_is_logged() -> None:
+def fresh_logger() -> None:
     """The package's logger as it is before a command sets it up, whatever test ran before."""
     logger = logging.getLogger("bottleneck_transformer_flax")
     logger.handlers, logger.propagate = [], True
@@ -71,7 +71,7 @@ def nothing_said_of_what_is_logged() -> None:
 def as_users_have_it() -> Iterator[None]:
     """The package without the type checks that only tests switch on.
 
-    A user's wrong value must be told in the package's own words, so it has to get that far.
+    They would reject a wrong value before the package's own check and message.
     """
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
