@@ -9,9 +9,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
-from benchmarks import ROOT, data, networks, resolution, start_up
+from benchmarks import ROOT, data, networks, start_up
 from benchmarks.figure import draw
 from benchmarks.implementations import Implementation
 from benchmarks.results import Row, table_text
@@ -140,21 +139,6 @@ def test_a_command_measures(call, tmp_path, command, arguments, rows, read_csv):
     found = read_csv(tmp_path / f"{command}.csv")
     assert len(found) == rows and {row["status"] for row in found} == {"measured"}
     assert all(float(row["seconds"]) > 0 for row in found)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("as_users_have_it")
-def test_the_resolution_study(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(resolution, "IMAGE_SIZES", ((28, 28), (14, 14)))
-    called = call("resolution", "--out", tmp_path, "--json")
-    assert called.code == 0
-    lines = [json.loads(line) for line in called.out.splitlines()]
-    assert [line["tables"] for line in lines] == (
-        ["as trained", "none", "interpolated", "cropped", "none"]
-    )
-    assert lines[0]["hardware"] and lines[0]["top1"] > 0.85
-    with Image.open(tmp_path / "resolution.png") as picture:
-        assert picture.size == (1800, 690)
 
 
 @pytest.mark.slow
