@@ -19,6 +19,7 @@ from bottleneck_transformer_flax.figures.report import (
 from reference.html_pages import assert_self_contained
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n a picture", b"\xff\xd8\xff a photograph"
+CLASS_HEADS = ["class", "images", "accuracy", ""]
 ODD = "<b>\"dogs\" & 'cats'</b><script>"
 FULL = RunPage(
     title=f"botnet_tiny on {ODD}",
@@ -49,6 +50,7 @@ def address(kind, picture):
 
 
 def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
+    """Classes are worst first, each with its bar."""
     text = report_page(dataclasses.replace(FULL, split="test"))
     page = assert_self_contained(text.encode().decode())
     assert page.texts_in("title") == page.texts_in("h1") == [f"botnet_tiny on {ODD}"]
@@ -72,24 +74,15 @@ def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
         ["input.image_size", "[28, 28]"],
     ):
         assert row in page.rows
-
-
-def class_rows(*classes):
-    page = assert_self_contained(report_page(RunPage(title="t", run="r", classes=classes)))
-    start = page.rows.index(["class", "images", "accuracy", ""])
-    return page, page.rows[start + 1 :]
-
-
-def test_classes_are_worst_first_each_with_its_bar():
-    page, rows = class_rows(*FULL.classes)
-    assert rows == [
+    start = page.rows.index(CLASS_HEADS) + 1
+    assert page.rows[start : start + 4] == [
         [ODD, "8", "25.0 %", ""],
         ["bee", "4", "50.0 %", ""],
         ["ant", "1,200", "75.0 %", ""],
         ["none", "0", "", ""],
     ]
     bars = [span["style"] for span in page.of("span") if "style" in span]
-    assert bars == ["width: 25.0%", "width: 50.0%", "width: 75.0%"]
+    assert bars == [f"width: {percent}%" for percent in (12.5, 25.0, 50.0, 75.0)]
 
 
 @pytest.mark.parametrize(
@@ -102,12 +95,13 @@ def test_of_more_than_a_hundred_scored_classes_the_worst_and_the_best_are_shown(
     """All classes where there is room for all, without those that have no images where not."""
     classes = [ClassAccuracy(f"c{i}", i / scored, 2) for i in range(scored)]
     names = [f"c{i}" for i in range(scored)] + [f"e{i}" for i in range(empty)]
-    _, rows = class_rows(*classes, *(ClassAccuracy(f"e{i}", None, 0) for i in range(empty)))
+    classes += [ClassAccuracy(f"e{i}", None, 0) for i in range(empty)]
+    page = assert_self_contained(report_page(RunPage(title="t", run="r", classes=tuple(classes))))
     if isinstance(shown, int):
         expected = names[:shown]
     else:
         expected = [*names[:50], f"… {shown} more classes …", *names[scored - 10 : scored]]
-    assert [row[0] for row in rows] == expected
+    assert [row[0] for row in page.rows] == [CLASS_HEADS[0], *expected]
 
 
 def test_what_is_not_known_has_no_section():
