@@ -64,9 +64,9 @@ IMAGES = np.zeros((80, 28, 28), np.uint8)
     ("file", "content", "message"),
     [
         ("images-idx3", idx_bytes(IMAGES, magic=0x0D03), "magic number is 0x00000d03"),
-        ("images-idx3", idx_bytes(IMAGES)[:-1], "holds 62719 values"),
-        ("images-idx3", idx_bytes(IMAGES) + b"x", "holds 62721 values"),
-        ("images-idx3", b"short", "too few"),
+        ("images-idx3", idx_bytes(IMAGES)[:-1], "array of size 62719 into shape"),
+        ("images-idx3", idx_bytes(IMAGES) + b"x", "array of size 62721 into shape"),
+        ("images-idx3", b"short", "cannot be read as a gzipped idx file: buffer is smaller"),
         ("images-idx3", idx_bytes(np.zeros((80, 28, 27))), r"are \(28, 27\)"),
         ("labels-idx1", idx_bytes(np.zeros(79)), "80 images but 79 labels"),
         ("labels-idx1", idx_bytes(np.full(80, 10)), "has label 10"),
@@ -83,7 +83,7 @@ def test_damaged_gzip(folder):
     whole = path.read_bytes()
     for content in (whole[:-9], b"no gzip", whole[:40] * 3):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read as gzip"):
+        with pytest.raises(DataError, match="cannot be read as a gzipped idx file"):
             read_split(folder, "train")
 
 

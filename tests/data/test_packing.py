@@ -162,9 +162,8 @@ def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
     ]
     with pytest.raises(DataError, match="is not packed to its end; repeat the same botnet data"):
         load_splits(str(out))
-    # A killed process leaves such files.
-    for number in (0, 2):
-        (out / f"all/.part-{number:05}-of-00004.arrayrecord.1.new").write_bytes(b"half")
+    # A killed process, whose number no other can have, leaves such a file.
+    (out / "all/.part-00002-of-00004.arrayrecord.999999999.new").write_bytes(b"half")
     finished = inodes(out)
     done = []
     pack_folder(root, out, shards=4, on_image=lambda: done.append(None))

@@ -116,7 +116,7 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
         return choose_parts(path, array_record.open_packed(path))
     if (path / array_record.PROGRESS_FILE).is_file():
         raise DataError(f"{path}: is not packed to its end; repeat the same botnet data pack")
-    if parquet_folder := parquet.find_files(path):
+    if parquet_folder := parquet.find_data_set(path):
         if not in_order:
             raise DataError(
                 f"{data}: holds Parquet files, which are too slow to read in random order; run "

@@ -82,7 +82,7 @@ class ParquetSource(ImageSource):
 
 
 class _Table(NamedTuple):
-    """A file without its images."""
+    """A file without its images; ``class_names`` is None where the file does not name them."""
 
     group_rows: list[int]
     image_column: str
@@ -90,16 +90,15 @@ class _Table(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
-def find_files(folder: Path) -> Path | None:
-    """The folder of a Parquet data set: this one or a subfolder, or None where neither is.
+def find_data_set(folder: Path) -> Path | None:
+    """The folder with a data set's Parquet files: this one or a subfolder; None without any.
 
     Raises:
         DataError: when several subfolders hold Parquet files that are not parts of one data set.
     """
     if any(folder.glob("*.parquet")):
         return folder
-    found = sorted({file.parent for file in folder.glob("*/*.parquet")})
-    found = [below for below in found if not below.name.startswith(".")]
+    found = sorted({file.parent for file in folder.glob("[!.]*/*.parquet")})
     if len(found) < 2:
         return found[0] if found else None
     if all(file.stem.isdecimal() for below in found for file in below.glob("*.parquet")):
@@ -120,8 +119,8 @@ def open_parquet(folder: Path) -> dict[str, ParquetSource]:
     """
     require("pyarrow", f"{folder}: a Parquet data set")
     tables = {
-        part: [(file, _describe(file)) for file in files]
-        for part, files in _files_of(folder).items()
+        part: [(file, _read_table(file)) for file in files]
+        for part, files in _files_by_part(folder).items()
     }
     labelled = {
         part: found
@@ -136,7 +135,7 @@ def open_parquet(folder: Path) -> dict[str, ParquetSource]:
         raise DataError(f"{folder}: the files have different class names; expected the same in all")
     num_labels = 1 + max(int(table.labels.max(initial=-1)) for table in described)
     names = class_names.pop() or tuple(map(str, range(num_labels)))
-    return {part: _source(folder, part, found, names) for part, found in labelled.items()}
+    return {part: _join(folder, part, found, names) for part, found in labelled.items()}
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
@@ -149,9 +148,10 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _source(
+def _join(
     folder: Path, part: str, tables: list[tuple[Path, _Table]], class_names: tuple[str, ...]
 ) -> ParquetSource:
+    """The images of a part's files, one file after the other."""
     labels = np.concatenate([table.labels for _, table in tables])
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise DataError(
@@ -175,7 +175,7 @@ def _source(
     )
 
 
-def _files_of(folder: Path) -> dict[str, list[Path]]:
+def _files_by_part(folder: Path) -> dict[str, list[Path]]:
     """The files of every part, in order; none may be missing."""
     parts: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet")):
@@ -192,8 +192,8 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
     return parts
 
 
-def _describe(file: Path) -> _Table:
-    """Read the labels and the metadata of a file."""
+def _read_table(file: Path) -> _Table:
+    """Read the labels and the metadata of a file, and check its columns."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
