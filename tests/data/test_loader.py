@@ -76,8 +76,12 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
             assert type(one[key]) is np.ndarray
 
 
+def joined(key: str, batches: list[Batch]) -> np.ndarray:
+    return np.concatenate([batch[key] for batch in batches])
+
+
 def indices(batches: list[Batch]) -> np.ndarray:
-    return np.concatenate([batch["index"] for batch in batches])
+    return joined("index", batches)
 
 
 def test_a_batch_holds_what_it_says():
@@ -140,32 +144,25 @@ def test_workers_change_nothing(tmp_path):
     assert all(batch["image"].base is None for batch in batches)
 
 
-def joined(shares: list[list[Batch]]) -> list[Batch]:
+def whole_of(shares: list[list[Batch]]) -> list[Batch]:
     """The parts that several processes read of the same batches, as one."""
-    return [
-        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        for parts in zip(*shares, strict=True)
-    ]
+    return [{key: joined(key, parts) for key in parts[0]} for parts in zip(*shares, strict=True)]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-@pytest.mark.parametrize("transform", [TRAINING, AUGMENTED])
-def test_the_shares_of_all_processes_are_the_whole_batch(processes, transform):
-    options = {"transform": transform, "batch_size": 8}
-    whole = train(7, **options)
-    for start, count in ((0, 7), (3, 4)):
-        shards = ((number, processes) for number in range(processes))
-        shares = [train(count, process_shard=one, start_step=start, **options) for one in shards]
-        assert all(len(batch["image"]) == 8 // processes for share in shares for batch in share)
-        assert_same(joined(shares), whole[start:])
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_shares_of_an_evaluation_are_the_whole(processes):
-    """In the last batch 7 of 8 are images, or only one, so that all but one process have none."""
+def test_the_shards_of_all_processes_are_the_whole_batch(processes):
+    """In training, resumed, and in an evaluation whose last batch has one image or 7 of 8."""
+    shards = [(number, processes) for number in range(processes)]
+    for transform in (TRAINING, AUGMENTED):
+        options = {"transform": transform, "batch_size": 8}
+        whole = train(7, **options)
+        for start in (0, 3):
+            read = [train(7 - start, process_shard=s, start_step=start, **options) for s in shards]
+            assert all(len(batch["image"]) == 8 // processes for batch in read[0])
+            assert_same(whole_of(read), whole[start:])
     for source in (array_source(COUNT), array_source(17)):
-        shares = [evaluate(source, 8, process_shard=(n, processes)) for n in range(processes)]
-        assert_same(joined(shares), evaluate(source, 8))
+        read = [evaluate(source, 8, process_shard=shard) for shard in shards]
+        assert_same(whole_of(read), evaluate(source, 8))
 
 
 class Breaks(EvaluationTransform):
@@ -192,8 +189,7 @@ def test_what_goes_wrong_in_a_worker_is_told_here(monkeypatch, how, error, messa
 
 
 def evaluate(source, batch_size: int, **options) -> list[Batch]:
-    options = {"batch_size": batch_size, "bad_images": BadImages(skip=True), **options}
-    return list(evaluation_batches(source, EVALUATION, **options))
+    return list(evaluation_batches(source, EVALUATION, batch_size=batch_size, **options))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, COUNT, 40])
@@ -202,23 +198,21 @@ def test_evaluation_gives_every_image_once_in_order(batch_size):
     batches = evaluate(source, batch_size)
     assert len(batches) == -(-COUNT // batch_size)
     assert all(batch["image"].shape == (batch_size, *SIZE, 3) for batch in batches)
-    valid = np.concatenate([batch["valid"] for batch in batches])
+    valid = joined("valid", batches)
     padding = len(valid) - COUNT
     assert valid.tolist() == [True] * COUNT + [False] * padding
     assert indices(batches).tolist() == [*range(COUNT), *[-1] * padding]
-    images = np.concatenate([batch["image"] for batch in batches])
+    images = joined("image", batches)
     np.testing.assert_array_equal(images[:COUNT], source.images)
     assert not images[COUNT:].any()
-    labels = np.concatenate([batch["label"] for batch in batches])
-    np.testing.assert_array_equal(labels[:COUNT], source.labels)
-    assert not any(map(bad_indices, batches))
+    np.testing.assert_array_equal(joined("label", batches)[:COUNT], source.labels)
     assert evaluate(array_source(0), batch_size) == []
 
 
 def test_a_bad_image_is_marked_and_replaced_by_one_of_its_shard(tmp_path):
-    source = folder_source(tmp_path, bad=(0, 1, 6))
-    whole = evaluate(source, 8)
-    split = joined([evaluate(source, 8, process_shard=(number, 4)) for number in range(4)])
+    source, skip = folder_source(tmp_path, bad=(0, 1, 6)), {"bad_images": BadImages(skip=True)}
+    whole = evaluate(source, 8, **skip)
+    split = whole_of([evaluate(source, 8, process_shard=(n, 4), **skip) for n in range(4)])
     for batches in (whole, split):
         assert [bad_indices(batch) for batch in batches] == [[0, 1, 6], [], []]
         for batch in batches:
