@@ -17,14 +17,14 @@ from bottleneck_transformer_flax.data.datasets import (
 )
 from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
-from data.image_files import colour_folder, write_images
+from data.image_files import write_images
 
 CLASSES = ("x", "y")
 
 
 def make(root, *parts, count=10):
     for part in parts:
-        colour_folder(root / part, *CLASSES, count=count)
+        write_images(root / part, dict.fromkeys(CLASSES, count))
     return str(root)
 
 
@@ -43,7 +43,7 @@ def test_parts_are_taken_as_they_are(tmp_path):
     """With one image of each class, which could not be split."""
     splits = load_splits(make(tmp_path, "train", "val", "test", count=1), validation_fraction=0.5)
     for source, place in zip(splits[:3], ("train", "val", "test"), strict=True):
-        assert names(source) == [f"{tmp_path}/{place}/{name}/0.png" for name in CLASSES]
+        assert names(source) == [f"{tmp_path}/{place}/{name}/00.png" for name in CLASSES]
     assert splits.description.startswith("2 training, 2 validation and 2 test images, 2 classes")
     # With a validation part only, nothing is called test.
     shutil.rmtree(tmp_path / "test")
@@ -62,7 +62,8 @@ def test_with_test_only_validation_is_split_from_train_unless_the_fraction_is_ze
 
 
 def test_a_data_set_in_parts_is_not_taken_for_a_folder_of_classes(tmp_path):
-    assert len(load_folder_all(colour_folder(tmp_path / "one", "x"))) == 3
+    write_images(tmp_path / "one", {"x": 3})
+    assert len(load_folder_all(tmp_path / "one")) == 3
     data = make(tmp_path / "two", "train", "val")
     for name in ("train/x/notes.txt", "val/y/a.heic7"):
         (tmp_path / "two" / name).touch()
@@ -81,10 +82,10 @@ def test_a_fraction_out_of_range(fraction):
 
 
 def test_one_class_cannot_be_classified_and_one_image_not_split(tmp_path):
-    colour_folder(tmp_path, "a")
+    write_images(tmp_path, {"a": 3})
     with pytest.raises(DataError, match=f"{tmp_path}: only one class, 'a'"):
         load_splits(str(tmp_path))
-    colour_folder(tmp_path, "c", count=1)
+    write_images(tmp_path, {"c": 1})
     with pytest.raises(DataError, match=r"only one image for 'c'; .*--validation-fraction 0"):
         load_splits(str(tmp_path))
     assert load_splits(str(tmp_path), validation_fraction=0.0).validation is None

@@ -15,8 +15,7 @@ from bottleneck_transformer_flax.data.packing import pack
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
-from data.image_files import image_bytes, write_images
-from data.sources.test_parquet import write as write_parquet
+from data.image_files import image_bytes, write_images, write_parquet
 from reference.damage import cut_short, flip_a_bit
 
 COUNTS = {"ant": 5, "bee": 4, "cat": 8}
@@ -70,15 +69,15 @@ def test_what_is_written_is_what_is_documented(folder, tmp_path):
 
 def test_parts_stay_what_they_are(tmp_path):
     """Those of Parquet files, whose names are the hub's."""
-    write_parquet(tmp_path / "hub/train-00000-of-00001.parquet", range(8))
-    write_parquet(tmp_path / "hub/validation-00000-of-00001.parquet", range(8, 12))
-    write_parquet(tmp_path / "hub/test-00000-of-00001.parquet", range(12, 15))
+    images = list(map(image_bytes, range(15)))
+    for part, rows in (("train", slice(8)), ("validation", slice(8, 12)), ("test", slice(12, 15))):
+        file, labels = tmp_path / f"hub/{part}-00000-of-00001.parquet", [0, 1, 2] * 5
+        write_parquet(file, images[rows], labels[rows])
     packed = pack_folder(tmp_path / "hub", tmp_path / "out", shards=4)
     assert (packed.images, packed.files) == ({"train": 8, "val": 4, "test": 3}, 4 + 2 + 2)
     splits = load_splits(str(tmp_path / "out"))
     assert splits.train.names == tuple(f"train-00000-of-00001.parquet/{row}" for row in range(8))
-    assert splits.validation.content(3) == image_bytes(11)
-    assert splits.test.content(2) == image_bytes(14)
+    assert [splits.validation.content(3), splits.test.content(2)] == [images[11], images[14]]
 
 
 def test_several_processes_write_the_same_bytes(folder, tmp_path):

@@ -1,8 +1,6 @@
 """Packed data sets: what was packed is read from any place in any order, and damage is told."""
 
 import json
-import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import msgpack
 import numpy as np
@@ -21,7 +19,6 @@ from bottleneck_transformer_flax.data.sources.array_record import (
     open_packed,
     read_description,
 )
-from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 from data.image_files import write_images
 
@@ -35,24 +32,6 @@ def packed(tmp_path):
     contents = {part: write_images(images / part, COUNTS) for part in ("train", "val")}
     pack(load_parts(str(images)), root, shards=3, num_workers=0)
     return root, contents
-
-
-def test_every_image_is_read_with_its_name_and_label_pickled_and_by_threads(packed):
-    root, contents = packed
-    parts = open_packed(root)
-    assert list(parts) == ["train", "val"]
-    for part, source in parts.items():
-        assert isinstance(source, ImageSource)
-        assert (len(source), source.native_size, source.class_names) == (11, None, tuple(COUNTS))
-        assert source.labels.tolist() == [0] * 5 + [1] * 4 + [2] * 2
-        assert source.names == tuple(contents[part])
-        expected = list(contents[part].values())
-        for index in np.random.default_rng(0).permutation(11).tolist():
-            assert source.content(index) == expected[index]
-            assert source.describe(index) == f"{root}/{part}/{source.names[index]}"
-        copy = pickle.loads(pickle.dumps(source))
-        with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(copy.content, [*range(11)] * 50)) == expected * 50
 
 
 @settings(max_examples=50, deadline=None)

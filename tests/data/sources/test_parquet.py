@@ -1,36 +1,21 @@
 """Parquet files in the hub's layout: what is written with pyarrow is read, and damage is named."""
 
-import json
-import pickle
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from bottleneck_transformer_flax.data.datasets import load_folder_all, load_parts, load_splits
 from bottleneck_transformer_flax.data.sources import base, parquet
-from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
-from data.image_files import image_bytes
+from data.image_files import image_bytes, write_parquet
 
-CLASSES = ("ant", "bee", "cat")
 BYTES_AND_PATH = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
 
 
-def write(file, numbers, *, image="image", label="label", labels=None, names=CLASSES):
-    """One file with the images of these numbers, in row groups of four."""
-    labels = [number % 3 for number in numbers] if labels is None else labels
-    images = [{"bytes": image_bytes(number), "path": f"{number}.png"} for number in numbers]
-    columns = {"more": [""] * len(images), image: pyarrow.array(images, BYTES_AND_PATH)}
-    table = pyarrow.table(columns | {label: labels})
-    if names is not None:
-        features = {label: {"names": names, "_type": "ClassLabel"}}
-        record = json.dumps({"info": {"features": features}})
-        table = table.replace_schema_metadata({"huggingface": record})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, file, row_group_size=4)
+def write(file, numbers, **options):
+    """The images of these numbers; labels are the numbers modulo 3."""
+    options = {"labels": [number % 3 for number in numbers]} | options
+    write_parquet(file, map(image_bytes, numbers), **options)
 
 
 def parts_of(folder):
@@ -45,23 +30,6 @@ def hub(tmp_path):
     write(tmp_path / "data/validation-00000-of-00001.parquet", range(100, 105))
     (tmp_path / "README.md").touch()
     return tmp_path
-
-
-def test_every_image_is_read_with_its_label_in_any_order_pickled_and_by_threads(hub):
-    parts = parts_of(hub)
-    assert list(parts) == ["train", "val"]
-    for part, first, count in (("train", 0, 17), ("val", 100, 5)):
-        source = parts[part]
-        assert isinstance(source, ImageSource)
-        assert (len(source), source.class_names, source.native_size) == (count, CLASSES, None)
-        assert source.labels.tolist() == [number % 3 for number in range(first, first + count)]
-        indices = np.random.default_rng(0).permutation(count).tolist()
-        expected = [image_bytes(first + index) for index in indices]
-        assert [source.content(index) for index in indices] == expected
-        copy = pickle.loads(pickle.dumps(source))
-        with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(copy.content, indices * 10)) == expected * 10
-    assert parts["train"].describe(12) == f"{hub}/data/train-00001-of-00002.parquet/2"
 
 
 def test_in_order_every_row_group_is_read_once(hub, monkeypatch):
@@ -105,7 +73,10 @@ def test_other_names_of_files(tmp_path, names):
 def test_columns_by_their_usual_names(tmp_path, image, label):
     write(tmp_path / "train.parquet", range(7), image=image, label=label)
     source = parts_of(tmp_path)["all"]
-    assert (source.class_names, source.labels.tolist()) == (CLASSES, [0, 1, 2, 0, 1, 2, 0])
+    assert (source.class_names, source.labels.tolist()) == (
+        ("ant", "bee", "cat"),
+        [0, 1, 2, 0, 1, 2, 0],
+    )
     assert source.content(1) == image_bytes(1)
 
 
