@@ -1,7 +1,6 @@
 """Which images of a folder are taken, in which order, and the messages when they can't be."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -89,15 +88,10 @@ def test_a_folder_without_images_or_classes(tmp_path, names, message):
     assert message in error_of(make(tmp_path, *names))
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_different_classes_are_listed_both_ways(tmp_path, part):
-    for folder in ("train", "val", "test"):
-        make(tmp_path / folder, *images("a", "b", "c"))
-    shutil.rmtree(tmp_path / part / "a")
-    make(tmp_path / part, *images("d", "e"))
-    message = error_of(tmp_path)
-    assert "only in train/: 'a'" in message
-    assert f"only in {part}/: 'd', 'e'" in message
+def test_different_classes_are_listed_both_ways(tmp_path):
+    for part, classes in (("train", "abc"), ("val", "abc"), ("test", "bcde")):
+        make(tmp_path / part, *images(*classes))
+    assert "only in train/: 'a'; only in test/: 'd', 'e'" in error_of(tmp_path)
 
 
 def test_a_class_name_that_is_no_text_is_told_before_anything_is_done(tmp_path):
