@@ -54,7 +54,7 @@ class BinaryFile(Protocol):
 
 
 class DecodedImage:
-    """An image whose pixels are decoded already."""
+    """An image that is decoded already."""
 
     def __init__(self, image: Image.Image) -> None:
         """Wrap an upright image, mode RGB."""

@@ -96,8 +96,8 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
 
     Args:
         data: as for ``load_splits``.
-        in_order: whether the images are read in order only, as packing does: a condition for
-            Parquet files, where an image out of order costs reading hundreds of others.
+        in_order: whether the images will only be read in order, as packing does. Parquet files
+            require it: one image out of order costs reading hundreds of others.
 
     Raises:
         DataError: when the data set is missing, incomplete, damaged, or in Parquet files that

@@ -101,7 +101,7 @@ class _Reader:
     def ask(self, draw: Draw) -> Callable[[], Batch]:
         """Start reading a batch, at most ``_BATCHES_A_WORKER`` at a time; returns how to get it."""
         slot = next(self._slots)
-        # A process that has ended is an error when its answer is due.
+        # If the process has ended, waiting for its answer raises the error.
         with contextlib.suppress(OSError):
             self.worker.connection.send((slot, draw))
         return lambda: self._answer(slot)

@@ -1,4 +1,4 @@
-"""Parquet files as the Hugging Face hub has them: image files in a column, their labels in another.
+"""Parquet files in the Hugging Face hub's layout: a column of image files, and one of labels.
 
 A folder, or its only subfolder, holds ``train-00000-of-00002.parquet`` and so on (older ones have a
 digest before the suffix), likewise for ``validation`` or ``test``; or folders of these names hold
