@@ -123,13 +123,13 @@ def interrupt_after(count):
 def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
     root, _ = folder
     out, done = tmp_path / "out", []
-    # What a process leaves that is killed before its first image, or later.
+    # What a process leaves that is killed before its first image, or later, whatever its number.
     out.mkdir()
-    (out / ".packing.json.999999999.new").write_text("half")
+    (out / ".packing.json.1.new").write_text("half")
     with pytest.raises(Interrupted):
         pack_folder(root, out, shards=4, on_image=interrupt_after(1))
     assert [*contents_below(out)] == ["packing.json"]
-    (out / "all/.part-00001-of-00004.arrayrecord.999999999.new").write_bytes(b"half")
+    (out / "all/.part-00001-of-00004.arrayrecord.1.new").write_bytes(b"half")
     with pytest.raises(Interrupted):
         pack_folder(root, out, shards=4, on_image=interrupt_after(11))
     names = [f"all/part-{number:05}-of-00004.arrayrecord" for number in range(2)]

@@ -84,8 +84,7 @@ def pack(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, DataError(f"another process is packing into {out}; wait for it")):
         packing = _Packing(out, digest, parts, _finished_before(out, digest))
-        # Before the first image, so that the same call can be repeated after an interruption.
-        packing.describe(PROGRESS_FILE)
+        packing.begin()
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=packing.finished.get(job.file)) for job in jobs],
@@ -115,6 +114,13 @@ class _Packing:
     digest: str
     parts: Mapping[str, ImageSource]
     finished: dict[str, Shard]
+
+    def begin(self) -> None:
+        """Make the folder one whose packing can be continued, before the first image."""
+        # Only processes that have ended can have left them: this one holds the lock.
+        for unfinished in list(self.out.rglob(UNFINISHED_FILES)):
+            unfinished.unlink()
+        self.describe(PROGRESS_FILE)
 
     def finish(self, shard: Shard) -> None:
         """Record a finished file."""
