@@ -54,7 +54,7 @@ class BinaryFile(Protocol):
 
 
 class DecodedImage:
-    """An image whose pixels are decoded already."""
+    """An image that is decoded already."""
 
     def __init__(self, image: Image.Image) -> None:
         """Wrap an upright image, mode RGB."""
@@ -213,9 +213,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
     """Scale integer or float grey values (h, w) to uint8.
 
-    The range is the usual one that holds all values: [0, 65535] for integers, [0, 1] or [0, 255]
-    for floats, with a hundredth more on both sides, by which resampling overshoots. Where none
-    holds them, it is their own, from the least value or 0, whichever is less, to the greatest.
+    Black and white are the ends of the range that the values come in: [0, 65535] for integers,
+    [0, 1] or else [0, 255] for floats. Resampling overshoots, so 1 % more counts as in the range.
+    Other values are scaled by their own range, extended down to 0.
     """
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:

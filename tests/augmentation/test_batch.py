@@ -1,4 +1,4 @@
-"""What is applied, against loops over pixels; rows that are no images; streams; devices."""
+"""What is applied, against loops over pixels; streams and devices; how parameters are drawn."""
 
 from functools import cache, partial
 
@@ -12,6 +12,10 @@ from bottleneck_transformer_flax.augmentation.batch import (
     Boxes,
     augment_batch,
     cutmix,
+    draw_cut_box,
+    draw_erased_boxes,
+    draw_flips,
+    draw_mixture,
     erase,
     flip,
     mix,
@@ -32,10 +36,6 @@ def batch_of(count, height, width, classes=5):
     images = rng.normal(size=(count, height, width, 3)).astype(np.float32)
     targets = 0.9 * np.eye(classes)[rng.integers(classes, size=count)] + 0.1 / classes
     return images, targets.astype(np.float32)
-
-
-def all_valid(count):
-    return jnp.ones(count, bool)
 
 
 def boxes_of(*corners):
@@ -73,8 +73,10 @@ def test_flip_and_erase(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mixup_and_cutmix(shape):
+    """Rows that are no images, NaN here, reach no other: their partners stay as they are."""
     images, targets = batch_of(*shape)
     valid, (height, width) = np.arange(shape[0]) != 1, shape[1:]
+    targets[~valid] = images[~valid] = np.nan
     arrays = list(map(jnp.array, (images, targets, valid)))
     for share in (0.0, 0.3, 1.0):
         found = quick_mix(*arrays, mixup(jnp.float32(share), (height, width)))
@@ -88,14 +90,6 @@ def test_mixup_and_cutmix(shape):
         expected = oracle.mixed(images, targets, valid, own)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
-
-
-def test_nothing_is_what_came_in():
-    images, targets = map(jnp.array, batch_of(4, 3, 5))
-    nothing = Augmentation(flip=False)
-    found = augment_batch(images, targets, all_valid(4), jax.random.key(0), nothing)
-    assert found[0] is images
-    assert found[1] is targets
 
 
 def test_noise_is_standard_normal_and_new_for_every_pixel():
@@ -152,34 +146,16 @@ def test_targets_keep_their_sum_and_one_compilation_is_enough():
     assert compiled(**EVERYTHING)._cache_size() <= compilations + 1
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 2), (0, 4, 4)])
-def test_one_image_or_none(shape):
-    images, targets = (jnp.zeros((*shape, 3)), jnp.zeros((shape[0], 5)))
-    augment = partial(augment_batch, augmentation=Augmentation(**EVERYTHING))
-    found = jax.eval_shape(augment, images, targets, all_valid(shape[0]), jax.random.key(0))
-    assert [output.shape for output in found] == [images.shape, targets.shape]
-
-
-def test_rows_that_are_no_images_reach_no_other():
-    images, targets = batch_of(*SHAPE)
-    valid = np.array([True, True, False, True, True, False, True, True])
-    targets[~valid] = images[~valid] = np.nan
-    changed = 0
-    for seed in range(20):
-        found, mixed_targets = augmented(images, targets, valid, seed, **EVERYTHING)
-        assert np.isfinite(found[valid]).all()
-        # The partners of rows 2 and 5 are each other; those of 3 and 4 too.
-        np.testing.assert_array_equal(np.isnan(mixed_targets).any(axis=1), ~valid)
-        changed += not np.allclose(mixed_targets[valid], targets[valid])
-    assert changed > 10
-    # Here each row that is no image has a partner that is one, which stays as it is.
-    valid = np.arange(8) < 4
-    images, targets = batch_of(*SHAPE)
-    targets[~valid] = images[~valid] = np.nan
-    for seed in range(3):
-        found, mixed_targets = augmented(images, targets, valid, seed, **MIXING)
-        np.testing.assert_array_equal(found, images)
-        np.testing.assert_array_equal(mixed_targets, targets)
+def test_one_image_none_and_no_augmentation():
+    """Nothing to do gives the very arrays that came in."""
+    for count in (0, 1):
+        arrays = jnp.zeros((count, 3, 2, 3)), jnp.zeros((count, 5)), jnp.ones(count, bool)
+        augment = partial(augment_batch, augmentation=Augmentation(**EVERYTHING))
+        found = jax.eval_shape(augment, *arrays, jax.random.key(0))
+        assert [output.shape for output in found] == [(count, 3, 2, 3), (count, 5)]
+        images, targets = augment_batch(*arrays, jax.random.key(0), Augmentation(flip=False))
+        assert images is arrays[0]
+        assert targets is arrays[1]
 
 
 def test_two_devices_do_as_one():
@@ -197,3 +173,115 @@ def test_two_devices_do_as_one():
             np.testing.assert_allclose(one, two, atol=1e-6)
         changed += not np.allclose(alone[1], targets)
     assert changed >= 4
+
+
+MANY = 8000
+
+
+def as_numpy(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def many(draw, count=4000):
+    """The results of a drawing function for as many keys."""
+    return as_numpy(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), count)))
+
+
+def test_flips_are_of_half_of_the_images():
+    flips = as_numpy(draw_flips(jax.random.key(0), 4000))
+    assert abs(flips.mean() - 0.5) < 0.04
+    # One image's says nothing of the next one's.
+    assert abs(np.corrcoef(flips[1:], flips[:-1])[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize("size", [(64, 96), (101, 57)])
+def test_erased_boxes_have_the_area_and_shape_asked_for(size):
+    boxes = as_numpy(draw_erased_boxes(jax.random.key(0), MANY, size, 0.3))
+    height, width = boxes.bottom - boxes.top, boxes.right - boxes.left
+    chosen = height > 0
+    assert abs(chosen.mean() - 0.3) < 0.03
+    assert abs(np.corrcoef(chosen[1:], chosen[:-1])[0, 1]) < 0.06
+    height, width, top, left = (x[chosen] for x in (height, width, boxes.top, boxes.left))
+    assert top.min() == left.min() == 0
+    assert (top + height).max() == size[0]
+    assert (left + width).max() == size[1]
+    area, ratio = height * width / (size[0] * size[1]), height / width
+    # Whole pixels: the smallest sides are of 5, so both are within a fifth.
+    assert 0.016 < area.min() < 0.025
+    assert 0.31 < area.max() < 0.36
+    assert abs(area.mean() - (0.02 + 1 / 3) / 2) < 0.01
+    assert 0.25 < ratio.min() < 0.35
+    assert 2.9 < ratio.max() < 4
+    # Small ones fit whatever their shape: there the logarithm is even, and so is the position.
+    small = area < 0.1
+    assert abs(np.log(ratio[small]).mean()) < 0.08
+    assert abs(np.log(ratio[small]).std() - np.log(1 / 0.09) / np.sqrt(12)) < 0.08
+    for start, room in ((top, size[0] - height), (left, size[1] - width)):
+        place = start[small] / room[small]
+        assert abs(place.mean() - 0.5) < 0.03
+        assert abs(place.std() - 1 / np.sqrt(12)) < 0.03
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 2), (8, 200)])
+def test_erased_boxes_lie_inside_images_of_any_shape(size):
+    boxes = as_numpy(draw_erased_boxes(jax.random.key(0), MANY, size, 1.0))
+    for first, last, side in (
+        (boxes.top, boxes.bottom, size[0]),
+        (boxes.left, boxes.right, size[1]),
+    ):
+        assert (first >= 0).all()
+        assert (first <= last).all()
+        assert (last <= side).all()
+    area = (boxes.bottom - boxes.top) * (boxes.right - boxes.left)
+    # In long images the shape gives way, not the area; of one pixel nothing is erased.
+    assert area.max() <= 0.5 * size[0] * size[1] + 1
+    assert (area.mean() > 0.1 * size[0] * size[1]) == (max(size) > 1)
+
+
+@pytest.mark.parametrize("size", [(33, 8), (1, 1)])
+def test_the_cut_box_is_that_of_the_paper(size):
+    shares = np.array([0.0, 0.6, 1.0], np.float32)
+    boxes = many(lambda key: jax.vmap(lambda share: draw_cut_box(key, share, size))(shares))
+    for number, share in enumerate(shares):
+        top, left, bottom, right = (corner[:, number] for corner in boxes)
+        for first, last, side in ((top, bottom, size[0]), (left, right, size[1])):
+            length = int(np.floor(np.sqrt(1 - share) * side))
+            # Every centre is as likely as another, and what lies over the border is cut off.
+            starts = np.arange(side) - length // 2
+            kept = np.maximum(starts, 0), np.minimum(starts + length, side)
+            assert set(zip(first[:, 0], last[:, 0], strict=True)) == set(zip(*kept, strict=True))
+            expected = (kept[1] - kept[0]).mean()
+            assert abs((last - first).mean() - expected) <= 0.03 * side * (length > 0)
+
+
+def test_shares_of_mixup_are_of_a_beta_distribution():
+    alpha = 0.2
+    options = Augmentation(mixup_alpha=alpha)
+    mixture = many(lambda key: draw_mixture(key, (2, 3), options))
+    np.testing.assert_array_equal(mixture.own, mixture.share[:, None, None] * np.ones((2, 3)))
+    share = mixture.share
+    assert abs(share.mean() - 0.5) < 0.02
+    assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
+
+
+def test_mixup_and_cutmix_take_turns():
+    both = Augmentation(mixup_alpha=1000.0, cutmix_alpha=1.0)
+    mixture = many(lambda key: draw_mixture(key, (13, 22), both))
+    cuts = np.isin(mixture.own, [0, 1]).all(axis=(1, 2))
+    assert abs(cuts.mean() - 0.5) < 0.04
+    # With so great an alpha mixup's share is a half (σ = 0.011); CutMix's has an alpha of its own.
+    np.testing.assert_allclose(mixture.own[~cuts], 0.5, atol=0.06)
+    np.testing.assert_allclose(mixture.share[~cuts], 0.5, atol=0.06)
+    own, share = mixture.own[cuts], mixture.share[cuts]
+    np.testing.assert_allclose(share, own.mean(axis=(1, 2)), atol=1e-6)
+    # The pixels taken are one rectangle.
+    taken = own == 0
+    area = taken.any(axis=2).sum(axis=1) * taken.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(area, taken.sum(axis=(1, 2)))
+    # Of a side s of the box, of which s² is uniform, s − s² / 4 is inside on average; a side is
+    # rounded down by half a pixel on average, of 13 or 22.
+    sides = np.sqrt((np.arange(1000) + 0.5) / 1000)
+    expected = 1 - np.mean((sides - sides**2 / 4) ** 2)
+    assert abs(share.mean() - expected) < 0.05
+    alone = many(lambda key: draw_mixture(key, (13, 22), Augmentation(cutmix_alpha=0.2)))
+    assert np.isin(alone.own, [0, 1]).all()

@@ -23,8 +23,12 @@ NAN, INFINITY = float("nan"), float("inf")
         ("policy", ["auto"], "one of none, rand, trivial"),
         ("policy_layers", [0, 1.5, True], "an integer of at least 1"),
         ("policy_magnitude", [-1.0, 30.5, NAN, "9", True], "a number in [0, 30]"),
-        ("mixup_alpha", [-0.1, 1e-40, 1e300, NAN, "1"], "0 or a number in [0.001, 1000]"),
-        ("cutmix_alpha", [-0.1, INFINITY, NAN, "1"], "0 or a number in [0.001, 1000]"),
+        ("mixup_alpha", [-0.1, 1e-40, 1e300, NAN, "1"], "a number that is 0 or in [0.001, 1000]"),
+        (
+            "cutmix_alpha",
+            [-0.1, INFINITY, NAN, "1", False],
+            "a number that is 0 or in [0.001, 1000]",
+        ),
         ("erasing_probability", [-0.1, 1.1, NAN, True], "a number in [0, 1]"),
     ],
 )

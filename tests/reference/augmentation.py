@@ -42,16 +42,6 @@ def rotated(pixels, degrees):
     return sampled(pixels, source)
 
 
-def translated(pixels, right, down):
-    """By whole pixels, over grey."""
-    height, width, _ = pixels.shape
-    output = np.full_like(pixels, GREY)
-    for i, j in np.ndindex(height, width):
-        if 0 <= i + down < height and 0 <= j + right < width:
-            output[i + down, j + right] = pixels[i, j]
-    return output
-
-
 def scaled_distance(pixels, degenerate, factor):
     """From ``degenerate`` through the image and beyond, cut off at [0, 255]."""
     distance = pixels.astype(np.float64) - degenerate

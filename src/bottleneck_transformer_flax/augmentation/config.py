@@ -13,10 +13,7 @@ HIGHEST_MAGNITUDE = 30.0
 """The largest magnitude of RandAugment that the paper tries."""
 
 # Below 0.001 float32 cannot hold the λ drawn; at 1000 λ is 0.5 ± 0.05 already.
-_ALPHA = Check(
-    lambda value: value == 0 or number("", lambda alpha: 0.001 <= alpha <= 1000).holds(value),
-    "0 or a number in [0.001, 1000]",
-)
+_ALPHA = number("that is 0 or in [0.001, 1000]", lambda alpha: alpha == 0 or 0.001 <= alpha <= 1000)
 
 
 @dataclass(frozen=True, kw_only=True)

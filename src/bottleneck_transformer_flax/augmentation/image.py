@@ -1,4 +1,4 @@
-"""Transforms from one image to a uint8 array of the model's size, for evaluation and training."""
+"""From an image to a uint8 array of the model's size, for evaluation and for training."""
 
 import math
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Crop and change an image at random, to the model's size.
+    """Crop an image at random to the model's size, apply the policy, and shift it.
 
     Raises:
         ConfigError: when ``shift_pixels`` could move the whole image out of sight.
@@ -81,7 +81,7 @@ class TrainingTransform:
             )
 
     def __call__(self, image: OpenedImage, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """Crop an image, apply the policy, and shift it; the array may be read-only.
+        """Return an augmented image; the array may be read-only.
 
         Raises:
             DataError: when the image cannot be decoded.

@@ -33,7 +33,7 @@ class Batch(TypedDict):
 
 
 class Draw(NamedTuple):
-    """The images of a batch, of all processes together: positions in the source, and a seed."""
+    """A batch over all processes: positions of its images, and the seed of their augmentation."""
 
     indices: Int64[np.ndarray, " m"]
     seed: tuple[int, ...]

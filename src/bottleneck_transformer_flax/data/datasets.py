@@ -96,8 +96,8 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
 
     Args:
         data: as for ``load_splits``.
-        in_order: whether the images are read in order only, as packing does: a condition for
-            Parquet files, where an image out of order costs reading hundreds of others.
+        in_order: whether the images will only be read in order, as packing does. Parquet files
+            require it: one image out of order costs reading hundreds of others.
 
     Raises:
         DataError: when the data set is missing, incomplete, damaged, or in Parquet files that
@@ -116,7 +116,7 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
         return choose_parts(path, array_record.open_packed(path))
     if (path / array_record.PROGRESS_FILE).is_file():
         raise DataError(f"{path}: is not packed to its end; repeat the same botnet data pack")
-    if parquet_folder := parquet.find_files(path):
+    if parquet_folder := parquet.find_data_set(path):
         if not in_order:
             raise DataError(
                 f"{data}: holds Parquet files, which are too slow to read in random order; run "

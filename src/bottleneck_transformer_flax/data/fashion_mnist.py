@@ -1,7 +1,6 @@
 """Fashion-MNIST as Debian's package ``dataset-fashion-mnist`` installs it: four idx files."""
 
 import gzip
-import math
 import os
 import zlib
 from pathlib import Path
@@ -21,9 +20,9 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FOLDER_VARIABLE = "BOTNET_FASHION_MNIST"
 """The environment variable that names another folder with the four files."""
 
-_IMAGES_MAGIC = 0x0803
-_LABELS_MAGIC = 0x0801
 _UINT32 = np.dtype(">u4")
+# Values are bytes (0x08); the number of axes is added.
+_MAGIC = 0x0800
 
 
 class LabelledImages(NamedTuple):
@@ -45,8 +44,8 @@ def read_split(folder: Path, split: str) -> LabelledImages:
         DataError: when a file is missing (with the remedy), damaged or no idx file, or when
             images and labels don't match.
     """
-    images = _read_idx(folder / f"{split}-images-idx3-ubyte.gz", _IMAGES_MAGIC, num_axes=3)
-    labels = _read_idx(folder / f"{split}-labels-idx1-ubyte.gz", _LABELS_MAGIC, num_axes=1)
+    images = _read_idx(folder / f"{split}-images-idx3-ubyte.gz", num_axes=3)
+    labels = _read_idx(folder / f"{split}-labels-idx1-ubyte.gz", num_axes=1)
     if images.shape[1:] != IMAGE_SIZE:
         raise DataError(f"{folder}: {split} images are {images.shape[1:]}; expected {IMAGE_SIZE}")
     if len(images) != len(labels):
@@ -56,7 +55,7 @@ def read_split(folder: Path, split: str) -> LabelledImages:
     return LabelledImages(images, labels)
 
 
-def _read_idx(path: Path, magic: int, *, num_axes: int) -> UInt8[np.ndarray, "..."]:
+def _read_idx(path: Path, *, num_axes: int) -> UInt8[np.ndarray, "..."]:
     """Read a gzipped idx file of bytes: magic number, one size an axis, then the values."""
     if not path.exists():
         raise DataError(
@@ -64,17 +63,11 @@ def _read_idx(path: Path, magic: int, *, num_axes: int) -> UInt8[np.ndarray, "..
             f"`apt-get install dataset-fashion-mnist`, or set {FOLDER_VARIABLE} to a folder "
             "with its four idx .gz files"
         )
-    with reraise((OSError, EOFError, zlib.error), DataError, f"{path}: cannot be read as gzip"):
+    caught = (OSError, EOFError, zlib.error, ValueError)
+    with reraise(caught, DataError, f"{path}: cannot be read as a gzipped idx file"):
         content = gzip.decompress(path.read_bytes())
-    header_bytes = _UINT32.itemsize * (1 + num_axes)
-    if len(content) < header_bytes:
-        raise DataError(f"{path}: {len(content)} bytes are too few for an idx file")
-    found_magic, *shape = np.frombuffer(content[:header_bytes], _UINT32).tolist()
-    if found_magic != magic:
-        raise DataError(f"{path}: magic number is {found_magic:#010x}; expected {magic:#010x}")
-    if len(content) - header_bytes != math.prod(shape):
-        raise DataError(
-            f"{path}: holds {len(content) - header_bytes} values; "
-            f"its header promises {' x '.join(map(str, shape))}"
-        )
-    return np.frombuffer(content, np.uint8, offset=header_bytes).reshape(shape)
+        magic, *shape = np.frombuffer(content, _UINT32, count=1 + num_axes).tolist()
+        if magic != _MAGIC + num_axes:
+            raise ValueError(f"magic number is {magic:#010x}; expected {_MAGIC + num_axes:#010x}")
+        values = np.frombuffer(content, np.uint8, offset=_UINT32.itemsize * (1 + num_axes))
+        return values.reshape(shape)

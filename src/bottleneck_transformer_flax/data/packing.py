@@ -74,8 +74,7 @@ def pack(
         DataError: when an image cannot be decoded, or an image file cannot be written.
         OSError: when another file cannot be written.
     """
-    for module in ("array_record", "msgpack"):
-        require(module, "packing")
+    require("array_record", "packing")
     if num_workers is not None and num_workers < 0:
         raise ConfigError(f"num_workers is {num_workers}; expected at least 0")
     jobs = make_jobs(parts, shards)
@@ -84,65 +83,76 @@ def pack(
         raise ConfigError(f"{out} is a file; name a new folder to write to")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, DataError(f"another process is packing into {out}; wait for it")):
-        progress = _begin(out, digest, parts)
+        packing = _Packing(out, digest, parts, _finished_before(out, digest))
+        packing.begin()
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
-            [dataclasses.replace(job, known=progress.shards.get(job.file)) for job in jobs],
+            [dataclasses.replace(job, known=packing.finished.get(job.file)) for job in jobs],
             num_workers=usable_cores() if num_workers is None else num_workers,
             on_step=on_image,
-            on_result=progress.finish,
+            on_result=packing.finish,
         )
-        images = {part: progress.write_index(part, jobs) for part in parts}
+        images = {part: packing.write_index(part) for part in parts}
         # Last, since it makes the folder a data set.
-        progress.write(DESCRIPTION_FILE)
+        packing.describe(DESCRIPTION_FILE)
         (out / PROGRESS_FILE).unlink()
-    return progress.packed(images)
+    return packing.summary(images)
 
 
 @dataclass(frozen=True)
-class _Progress:
-    """The files finished so far, by their paths below the data set's folder."""
+class _Packing:
+    """A packing under way.
+
+    Attributes:
+        out: the folder to write.
+        digest: digest of the images, and of the files they go to.
+        parts: the images.
+        finished: the files finished so far, by their paths below ``out``.
+    """
 
     out: Path
     digest: str
     parts: Mapping[str, ImageSource]
-    shards: dict[str, Shard]
+    finished: dict[str, Shard]
+
+    def begin(self) -> None:
+        """Make the folder one whose packing can be continued, before the first image."""
+        # Only processes that have ended can have left them: this one holds the lock.
+        for unfinished in list(self.out.rglob(UNFINISHED_FILES)):
+            unfinished.unlink()
+        self.describe(PROGRESS_FILE)
 
     def finish(self, shard: Shard) -> None:
         """Record a finished file."""
-        self.shards[shard.file] = shard
-        self.write(PROGRESS_FILE)
+        self.finished[shard.file] = shard
+        self.describe(PROGRESS_FILE)
 
-    def write(self, name: str) -> None:
-        """Write the description of the finished files."""
-        shards = sorted(self.shards.values(), key=lambda shard: shard.file)
+    def describe(self, name: str) -> None:
+        """Write the description of the finished files to a file called ``name``."""
         description = Description(
             source=self.digest,
             class_names=next(iter(self.parts.values())).class_names,
-            parts={
-                part: tuple(shard for shard in shards if shard.file.startswith(f"{part}/"))
-                for part in self.parts
-            },
+            parts={part: tuple(self.shards_of(part)) for part in self.parts},
         )
         write_bytes(self.out / name, json.dumps(description.to_json(), indent=1).encode())
 
-    def packed(self, images: dict[str, int]) -> Packed:
-        """Sum up the finished files."""
-        shards = self.shards.values()
+    def shards_of(self, part: str) -> list[Shard]:
+        """The finished files of a part, in order."""
+        files = sorted(file for file in self.finished if file.startswith(f"{part}/"))
+        return [self.finished[file] for file in files]
+
+    def summary(self, images: dict[str, int]) -> Packed:
+        """Add up the finished files."""
+        shards = self.finished.values()
         left_out = tuple(reason for shard in shards for reason in shard.left_out.values())
         size = sum(shard.bytes for shard in shards)
         return Packed(images=images, files=len(shards), bytes=size, left_out=left_out)
 
-    def write_index(self, part: str, jobs: Sequence[ShardJob]) -> int:
+    def write_index(self, part: str) -> int:
         """Write the labels and names of a part's packed images; return their number."""
         folder, source = self.out / part, self.parts[part]
-        packed = [
-            index
-            for job in jobs
-            if job.part == part
-            for index in job.indices
-            if source.names[index] not in self.shards[job.file].left_out
-        ]
+        left_out = {name for shard in self.shards_of(part) for name in shard.left_out}
+        packed = [index for index, name in enumerate(source.names) if name not in left_out]
         if not packed:
             raise DataError(f"{folder}: none of the images of this part can be read")
         labels = io.BytesIO()
@@ -151,17 +161,6 @@ class _Progress:
         names = [source.names[index] for index in packed]
         write_bytes(folder / NAMES_FILE, json.dumps(names).encode())
         return len(packed)
-
-
-def _begin(out: Path, digest: str, parts: Mapping[str, ImageSource]) -> _Progress:
-    """Begin or continue a packing in a folder that no other process writes to."""
-    progress = _Progress(out, digest, parts, _finished_before(out, digest))
-    # Whatever is unfinished was left by a process that ended.
-    for unfinished in (*out.glob(UNFINISHED_FILES), *out.glob(f"*/{UNFINISHED_FILES}")):
-        unfinished.unlink()
-    # Written before the first image, so that the same call can be repeated after an interruption.
-    progress.write(PROGRESS_FILE)
-    return progress
 
 
 def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:

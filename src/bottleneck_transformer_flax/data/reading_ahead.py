@@ -41,7 +41,7 @@ def read_ahead(
 def _in_order(
     draws: Iterator[Draw], ask: Callable[[Draw], Callable[[], Batch]], ahead: int
 ) -> Iterator[Batch]:
-    """Ask for ``ahead`` batches, then for another whenever the first of them has come."""
+    """Ask for ``ahead`` batches, then for one more each time the oldest has come."""
     answers: deque[Callable[[], Batch]] = deque()
     for draw in draws:
         if len(answers) < ahead:
@@ -85,8 +85,8 @@ def _read_in_workers(
 class _Reader:
     """A worker process that reads batches into memory that it shares with this one.
 
-    Pickling whole batches would copy them twice more: shared memory that stays read 14 % more
-    images a second than grain's workers, which do (benchmarks/NOTES.md).
+    Pickling a whole batch would copy it twice more. Shared memory, allocated once, reads 14 % more
+    images a second than grain's workers, which pickle (benchmarks/NOTES.md).
     """
 
     def __init__(self, read: ReadBatch) -> None:
@@ -101,7 +101,7 @@ class _Reader:
     def ask(self, draw: Draw) -> Callable[[], Batch]:
         """Start reading a batch, at most ``_BATCHES_A_WORKER`` at a time; returns how to get it."""
         slot = next(self._slots)
-        # A process that has ended is an error when its answer is due.
+        # If the process has ended, waiting for its answer raises the error.
         with contextlib.suppress(OSError):
             self.worker.connection.send((slot, draw))
         return lambda: self._answer(slot)

@@ -40,9 +40,9 @@ class Worker:
         self._process = context.Process(target=_serve_until_orphaned, args=arguments, daemon=True)
         with _signals_blocked():
             self._process.start()
-        # At exit Python would end it by SIGTERM, which it blocks, and wait for it for ever.
+        # At exit Python would send SIGTERM, which the worker blocks, and wait for ever.
         self._kill = multiprocessing.util.Finalize(self, self._process.kill, exitpriority=0)
-        # If it stayed open here too, the end of the process would not be the end of the pipe.
+        # While it is open here too, the end of the worker does not break the pipe.
         theirs.close()
 
     def wait(self) -> int | None:
@@ -150,9 +150,9 @@ def _serve_until_orphaned(serve: Callable[..., None], *arguments: object) -> Non
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM from processes started meanwhile: this one answers, and ends them.
+    """Block Ctrl-C and SIGTERM in processes started meanwhile: this one handles them for all.
 
-    A terminal sends Ctrl-C to all of them, and SLURM its SIGTERM.
+    A terminal sends Ctrl-C to every process, and so does SLURM its SIGTERM.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

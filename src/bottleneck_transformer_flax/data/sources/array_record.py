@@ -93,17 +93,10 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(content: bytes) -> Record:
-    """The inverse of ``encode_record``.
-
-    Raises:
-        ValueError: when the content is anything else.
-    """
+    """The inverse of ``encode_record``."""
     import msgpack
 
-    try:
-        return Record(**msgpack.unpackb(content, unicode_errors="surrogateescape"))
-    except TypeError as error:
-        raise ValueError("expected a map of name, label and image") from error
+    return Record(**msgpack.unpackb(content, unicode_errors="surrogateescape"))
 
 
 def is_packed(folder: Path) -> bool:
@@ -176,8 +169,7 @@ class PackedSource(ImageSource):
         """
         try:
             return decode_record(self.records[index]).image
-        # The library raises RuntimeError for damage, decode_record ValueError.
-        except (RuntimeError, ValueError) as error:
+        except RuntimeError as error:
             ends = accumulate(shard.images for shard in self.shards)
             file = next(s.file for s, end in zip(self.shards, ends, strict=True) if index < end)
             what = f"{self.folder / file}: {self.names[index]} cannot be read"
@@ -190,8 +182,7 @@ def open_packed(folder: Path) -> dict[str, PackedSource]:
     Raises:
         DataError: when a file is missing, or not as it was written.
     """
-    for module in ("array_record", "msgpack"):
-        require(module, f"{folder}: a packed data set")
+    require("array_record", f"{folder}: a packed data set")
     description = read_description(folder / DESCRIPTION_FILE)
     return {
         part: _open_part(folder, part, shards, description.class_names)

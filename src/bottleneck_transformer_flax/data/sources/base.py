@@ -142,7 +142,7 @@ def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
     if missing:
         raise DataError(
             f"the data has classes that the model lacks: {', '.join(map(repr, missing))}; "
-            f"the model's classes are {_shortened(class_names)}"
+            f"the model's classes are {_first_twenty(class_names)}"
         )
     new_labels = np.array([positions[name] for name in names], np.int32)
     return Subset(source, np.arange(len(source)), new_labels[source.labels], class_names)
@@ -180,7 +180,7 @@ def require(module: str, user: str) -> None:
         )
 
 
-def _shortened(names: tuple[str, ...], limit: int = 20) -> str:
+def _first_twenty(names: tuple[str, ...]) -> str:
     """The names in one line, the rest of a long list as a count."""
-    shown = ", ".join(map(repr, names[:limit]))
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+    shown = ", ".join(map(repr, names[:20]))
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"

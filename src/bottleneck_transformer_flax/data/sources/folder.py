@@ -64,8 +64,8 @@ def open_folder(folder: Path) -> dict[str, FolderSource]:
     """The parts of an image folder: "train" with "val", "test" or both, or "all".
 
     Raises:
-        DataError: as ``list_classes`` does, and when parts have different classes, or train/ has
-            no other part beside it.
+        DataError: as ``list_classes`` does, and when the folder is missing or a file, parts have
+            different classes, or train/ has no other part beside it.
     """
     _check_folder(folder)
     if not (folder / TRAIN).is_dir():
@@ -87,10 +87,9 @@ def list_classes(folder: Path) -> FolderSource:
     folders, and files whose suffix is not an image's are passed over; symbolic links are followed.
 
     Raises:
-        DataError: when the folder is missing or a file, holds no images, or has subfolders that
-            cannot be classes: empty, not named in UTF-8, or the parts of a data set.
+        DataError: when the folder holds no images, or has subfolders that cannot be classes: empty,
+            not named in UTF-8, or the parts of a data set.
     """
-    _check_folder(folder)
     classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
     _check_class_names(folder, classes)
     files = {name: [f"{name}/{file}" for file in files_below(folder / name)] for name in classes}

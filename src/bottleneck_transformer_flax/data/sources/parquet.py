@@ -1,4 +1,4 @@
-"""Parquet files as the Hugging Face hub has them: image files in a column, their labels in another.
+"""Parquet files in the Hugging Face hub's layout: a column of image files, and one of labels.
 
 A folder, or its only subfolder, holds ``train-00000-of-00002.parquet`` and so on (older ones have a
 digest before the suffix), likewise for ``validation`` or ``test``; or folders of these names hold
@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,24 +82,24 @@ class ParquetSource(ImageSource):
 
 
 class _Table(NamedTuple):
-    """A file without its images."""
+    """A file without its images; ``class_names`` is None where the file does not name them."""
 
+    file: Path
     group_rows: list[int]
     image_column: str
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...] | None
 
 
-def find_files(folder: Path) -> Path | None:
-    """The folder of a Parquet data set: this one or a subfolder, or None where neither is.
+def find_data_set(folder: Path) -> Path | None:
+    """The folder with a data set's Parquet files: this one or a subfolder; None without any.
 
     Raises:
         DataError: when several subfolders hold Parquet files that are not parts of one data set.
     """
     if any(folder.glob("*.parquet")):
         return folder
-    found = sorted({file.parent for file in folder.glob("*/*.parquet")})
-    found = [below for below in found if not below.name.startswith(".")]
+    found = sorted({file.parent for file in folder.glob("[!.]*/*.parquet")})
     if len(found) < 2:
         return found[0] if found else None
     if all(file.stem.isdecimal() for below in found for file in below.glob("*.parquet")):
@@ -119,24 +119,19 @@ def open_parquet(folder: Path) -> dict[str, ParquetSource]:
         DataError: when files are missing or damaged, or columns are not as expected.
     """
     require("pyarrow", f"{folder}: a Parquet data set")
-    tables = {
-        part: [(file, _describe(file)) for file in files]
-        for part, files in _files_of(folder).items()
+    parts = {
+        part: [_read_table(file) for file in files]
+        for part, files in _files_by_part(folder).items()
     }
-    labelled = {
-        part: found
-        for part, found in tables.items()
-        if max(int(table.labels.max(initial=-1)) for _, table in found) >= 0
-    }
+    labelled = {part: tables for part, tables in parts.items() if _num_labels(tables)}
     if not labelled:
         raise DataError(f"{folder}: no image has a label; expected numbers from 0 on")
-    described = [table for found in labelled.values() for _, table in found]
-    class_names = {table.class_names for table in described}
+    tables = list(chain.from_iterable(labelled.values()))
+    class_names = {table.class_names for table in tables}
     if len(class_names) > 1:
         raise DataError(f"{folder}: the files have different class names; expected the same in all")
-    num_labels = 1 + max(int(table.labels.max(initial=-1)) for table in described)
-    names = class_names.pop() or tuple(map(str, range(num_labels)))
-    return {part: _source(folder, part, found, names) for part, found in labelled.items()}
+    names = class_names.pop() or tuple(map(str, range(_num_labels(tables))))
+    return {part: _join(folder, part, tables, names) for part, tables in labelled.items()}
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
@@ -149,33 +144,39 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _source(
-    folder: Path, part: str, tables: list[tuple[Path, _Table]], class_names: tuple[str, ...]
+def _num_labels(tables: list[_Table]) -> int:
+    """One more than the highest label; 0 where no image has one."""
+    return 1 + max(int(table.labels.max(initial=-1)) for table in tables)
+
+
+def _join(
+    folder: Path, part: str, tables: list[_Table], class_names: tuple[str, ...]
 ) -> ParquetSource:
-    labels = np.concatenate([table.labels for _, table in tables])
+    """The images of a part's files, one file after the other."""
+    labels = np.concatenate([table.labels for table in tables])
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise DataError(
             f"{folder}: {part} has labels from {labels.min()} to {labels.max()}; expected 0 to "
             f"{len(class_names) - 1}, one for each class"
         )
-    names = [f"{file.name}/{row}" for file, table in tables for row in range(len(table.labels))]
-    groups = [
-        (RowGroup(str(file), number), rows)
-        for file, table in tables
-        for number, rows in enumerate(table.group_rows)
-    ]
     return ParquetSource(
-        groups=tuple(group for group, _ in groups),
-        starts=(0, *accumulate(rows for _, rows in groups))[: len(groups)],
-        image_column=tables[0][1].image_column,
-        names=tuple(names),
+        groups=tuple(
+            RowGroup(str(table.file), number)
+            for table in tables
+            for number in range(len(table.group_rows))
+        ),
+        starts=(0, *accumulate(rows for table in tables for rows in table.group_rows))[:-1],
+        image_column=tables[0].image_column,
+        names=tuple(
+            f"{table.file.name}/{row}" for table in tables for row in range(len(table.labels))
+        ),
         labels=labels,
         class_names=class_names,
         folder=folder,
     )
 
 
-def _files_of(folder: Path) -> dict[str, list[Path]]:
+def _files_by_part(folder: Path) -> dict[str, list[Path]]:
     """The files of every part, in order; none may be missing."""
     parts: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet")):
@@ -192,8 +193,8 @@ def _files_of(folder: Path) -> dict[str, list[Path]]:
     return parts
 
 
-def _describe(file: Path) -> _Table:
-    """Read the labels and the metadata of a file."""
+def _read_table(file: Path) -> _Table:
+    """Read the labels and the metadata of a file, and check its columns."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -214,7 +215,7 @@ def _describe(file: Path) -> _Table:
         column = table.read(columns=[label]).column(0).cast(pyarrow.int32())
         labels = column.fill_null(-1).to_numpy()
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return _Table(groups, image, labels, _names_in(schema.metadata, label))
+    return _Table(file, groups, image, labels, _names_in(schema.metadata, label))
 
 
 def _column(file: Path, schema: "pyarrow.Schema", names: tuple[str, ...]) -> str:
