@@ -17,19 +17,14 @@ from bottleneck_transformer_flax.config_checks import (
     problems,
 )
 from bottleneck_transformer_flax.errors import ConfigError, unknown_name
+from bottleneck_transformer_flax.models.execution import Execution
 
 Activation = Literal["relu", "silu", "gelu"]
 Stem = Literal["7x7", "3x3", "tiered"]
 ChannelAttentionPosition = Literal["output", "middle"]
 
 STAGE_NAMES = ("c2", "c3", "c4", "c5")
-_MOVED_TO_EXECUTION = (
-    "attention_backend",
-    "remat",
-    "batch_norm_groups",
-    "frozen_through",
-    "frozen_batch_stats",
-)
+_EXECUTION_FIELDS = {field.name for field in dataclasses.fields(Execution)}
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -119,7 +114,7 @@ class BoTNetConfig:
 
     def __new__(cls, **fields: Any) -> "BoTNetConfig":
         """Refuse unknown fields with a suggestion, which Python's own error lacks."""
-        if moved := [name for name in fields if name in _MOVED_TO_EXECUTION]:
+        if moved := [name for name in fields if name in _EXECUTION_FIELDS]:
             raise ConfigError(
                 f"{', '.join(moved)} is a field of Execution, not of the config; pass "
                 "execution=Execution(…) to BoTNet or load_pretrained"
@@ -222,7 +217,7 @@ class BoTNetConfig:
         if "stage_sizes" not in values:
             raise ConfigError("the config has no stage_sizes; expected four integers")
         # Earlier versions wrote some of Execution's fields.
-        return cls(**{k: v for k, v in values.items() if k not in _MOVED_TO_EXECUTION})
+        return cls(**{k: v for k, v in values.items() if k not in _EXECUTION_FIELDS})
 
 
 def _as_dtype(value: Any) -> np.dtype[Any]:

@@ -57,6 +57,7 @@ BACKENDS: dict[str, Callable[..., Array]] = {
 def _blockwise_with_reference_gradients(
     query: Array, key: Array, value: Array, height_table: Array, width_table: Array
 ) -> Array:
+    """Blockwise in inference; in training the reference, which keeps the weights."""
     return blockwise_attention(query, key, value, height_table, width_table)
 
 
