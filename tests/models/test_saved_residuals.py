@@ -54,13 +54,10 @@ def test_no_product_is_computed_twice(name):
     assert products(name) == products(name, attention_backend="reference") == expected
 
 
-def test_blockwise_attention_computes_its_logits_twice():
-    """By the keys, by rows and by columns, in both blocks that attend."""
+def test_blockwise_attention_computes_its_logits_twice_and_remat_all_but_the_head():
+    """Logits by the keys, by rows and by columns, in both blocks that attend."""
     forward = products("botnet_t3", gradients=False, attention_backend="blockwise")
     assert products("botnet_t3", attention_backend="blockwise") == 3 * forward - 1 + 3 * 2
-
-
-def test_remat_computes_all_but_the_head_twice():
     forward, head = products("botnet_t3", gradients=False, attention_backend="reference"), 1
     with_remat = products("botnet_t3", attention_backend="reference", remat=True)
     assert with_remat == 3 * forward - 1 + forward - head
