@@ -11,7 +11,6 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from bottleneck_transformer_flax.layers import remat
 from bottleneck_transformer_flax.models import botnet
-from bottleneck_transformer_flax.models.blocks import AttentionBottleneck, ConvolutionBottleneck
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import abstract_variables, equations
@@ -26,7 +25,6 @@ from reference.small_models import (
     small_variables,
     train_step,
 )
-from reference.variables import random_images, random_variables
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -41,6 +39,11 @@ def products(name, *, gradients=True, **execution):
     jaxpr = jax.make_jaxpr(function)(small_variables(name), small_images(name)).jaxpr
     names = [equation.primitive.name for equation in equations(jaxpr)]
     return sum(names.count(product) for product in PRODUCTS)
+
+
+def save_everything(part, x, **_):
+    """In the place of ``rematerialise``."""
+    return part(x, train=True)
 
 
 @pytest.mark.parametrize("name", kinds("botnet_t3"))
@@ -63,44 +66,16 @@ def test_blockwise_attention_computes_its_logits_twice_and_remat_all_but_the_hea
     assert with_remat == 3 * forward - 1 + forward - head
 
 
-@pytest.mark.parametrize("kind", [ConvolutionBottleneck, AttentionBottleneck])
-def test_gradients_are_those_of_saving_everything(kind):
-    block = kind(
-        SMALL_MODELS["botnet_t3"].config,
-        Execution(),
-        in_channels=16,
-        filters=8,
-        out_channels=32,
-        stride=2,
-        drop_rate=0.0,
-    )
-    x = random_images(2, 6, 10, 16)
-    init = functools.partial(block.init, train=False)
-    variables = random_variables(jax.eval_shape(init, jax.random.key(0), x))
-
-    def gradients(forward):
-        def objective(params, x):
-            output, _ = block.apply(
-                variables | {"params": params}, x, method=forward, mutable=["batch_stats"]
-            )
-            return jnp.sum(output**2)
-
-        return jax.grad(objective, argnums=(0, 1))
-
-    @jax.jit
-    def of_all(params, x):
-        forwards = (
-            functools.partial(type(block).__call__, train=True),
-            remat.rematerialise,
-            functools.partial(remat.rematerialise, save_nothing=True),
-        )
-        return [gradients(forward)(params, x) for forward in forwards]
-
-    expected, *others = map(jax.tree.leaves, of_all(variables["params"], x))
-    for recomputed in others:
-        for mine, saved in zip(recomputed, expected, strict=True):
-            scale = float(jnp.abs(saved).max()) + 1e-6
-            np.testing.assert_allclose(mine, saved, rtol=0, atol=1e-4 * scale)
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_are_those_of_saving_everything(monkeypatch, remat):
+    model = SMALL_MODELS["botnet_t3"].clone(execution=Execution(remat=remat))
+    arguments = small_variables("botnet_t3"), small_images("botnet_t3")
+    recomputed = train_step(model)(*arguments)
+    monkeypatch.setattr(botnet, "rematerialise", save_everything)
+    saved = train_step.__wrapped__(model)(*arguments)
+    for mine, expected in zip(jax.tree.leaves(recomputed), jax.tree.leaves(saved), strict=True):
+        scale = np.abs(expected).max() + 1e-6
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-4 * scale)
 
 
 def test_cudnns_attention_is_saved_by_the_name_that_jax_gives_it():
@@ -131,7 +106,7 @@ def test_what_a_step_of_t3_needs(monkeypatch):
         return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
 
     usual, recomputing = temporaries(), temporaries(remat=True)
-    monkeypatch.setattr(botnet, "rematerialise", lambda part, x, **_: part(x, train=True))
+    monkeypatch.setattr(botnet, "rematerialise", save_everything)
     everything = temporaries()
     print(f"temporaries: {everything:,} bytes, usual {usual:,}, remat {recomputing:,}")
     assert usual < 2e9

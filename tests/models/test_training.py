@@ -58,24 +58,21 @@ def test_training_normalises_by_the_batch_and_draws_nothing_by_default():
     assert abs(float(loss) - 2 * float(jnp.sum(logits**2))) > 1e-3
 
 
-def test_every_parameter_is_learnt_and_every_statistic_moves():
-    _, statistics, gradients = step()
-    for path, gradient in gradients.items():
-        assert np.isfinite(gradient).all(), path
-        assert np.abs(gradient).max() > 1e-7, path
-    for path, values in statistics.items():
-        assert not np.array_equal(values, statistics_before()[path]), path
-
-
 @pytest.mark.parametrize(
-    "through", ["c3", *(pytest.param(part, marks=pytest.mark.slow) for part in ("stem", "c5"))]
+    ("name", "through"),
+    [
+        (NAME, None),
+        ("resnet50", "c3"),
+        pytest.param("resnet50", "stem", marks=pytest.mark.slow),
+        pytest.param("resnet50", "c5", marks=pytest.mark.slow),
+    ],
 )
-def test_frozen_parts_take_no_part_to_the_bit_and_all_others_do(through):
-    name = "resnet50"
+def test_frozen_parts_take_no_part_to_the_bit_and_all_others_do(name, through):
     _, statistics, gradients = step(name, frozen_through=through)
-    frozen = PARTS[: PARTS.index(through) + 1]
+    frozen = PARTS[: PARTS.index(through) + 1] if through else ()
     for path, gradient in gradients.items():
-        assert np.any(gradient) == (path[0] not in frozen), path
+        largest = np.abs(gradient).max()
+        assert largest == 0 if path[0] in frozen else 1e-7 < largest < np.inf, path
     assert statistics.keys() == statistics_before(name).keys()
     for path, before in statistics_before(name).items():
         assert np.array_equal(statistics[path], before) == (path[0] in frozen), path

@@ -87,7 +87,7 @@ def test_rows_are_as_published(name):
     assert (variant.name, config.dropout_rate, config.stochastic_depth_rate) == (name, 0, 0)
 
 
-# timm's heads always have as many values as the block has channels, which botnet_small's have not.
+# timm's heads share out the inner channels of their block, so botnet_small's cannot be timm's.
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "botnet_small"])
 def test_the_rows_figures_are_those_of_timms_network_and_of_publications(name):
     variant = VARIANTS[name]
