@@ -88,7 +88,10 @@ def test_cudnns_attention_is_saved_by_the_name_that_jax_gives_it():
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_users_have_it")
 def test_what_a_step_of_t3_needs(monkeypatch):
-    """By the compiler's analysis of a step of 8 images: under 2 GB, and under half by remat."""
+    """By the compiler's analysis of a step of 8 images: under 2 GB, and under half by remat.
+
+    Saving everything would need most in deep networks, so one block a stage is the harder case.
+    """
     optimizer = optax.sgd(0.1)
     batch = DeviceBatch(
         jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.uint8),
@@ -96,8 +99,8 @@ def test_what_a_step_of_t3_needs(monkeypatch):
         jax.ShapeDtypeStruct((8,), bool),
     )
 
-    def temporaries(**changes):
-        model = BoTNet(config=get_config("botnet_t3"), execution=Execution(**changes))
+    def temporaries(*, remat=False, **changes):
+        model = BoTNet(get_config("botnet_t3", **changes), execution=Execution(remat=remat))
         step = make_train_step(model, optimizer, Preprocessing(), seed=0)
         state = jax.eval_shape(
             functools.partial(create_state, optimizer=optimizer, average=False),
@@ -105,10 +108,9 @@ def test_what_a_step_of_t3_needs(monkeypatch):
         )
         return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
 
-    usual, recomputing = temporaries(), temporaries(remat=True)
-    monkeypatch.setattr(botnet, "rematerialise", save_everything)
-    everything = temporaries()
-    print(f"temporaries: {everything:,} bytes, usual {usual:,}, remat {recomputing:,}")
+    usual = temporaries()
     assert usual < 2e9
-    assert usual < 0.6 * everything
-    assert recomputing < 0.5 * usual
+    assert temporaries(remat=True) < 0.5 * usual
+    usual = temporaries(stage_sizes=(1, 1, 1, 1))
+    monkeypatch.setattr(botnet, "rematerialise", save_everything)
+    assert usual < 0.6 * temporaries(stage_sizes=(1, 1, 1, 1))

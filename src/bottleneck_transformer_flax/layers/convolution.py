@@ -18,7 +18,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class ConvolutionNorm(nn.Module):
-    """Convolution without bias → batch norm → activation; folded, convolution → activation.
+    """Convolution → batch norm → activation, or convolution with bias → activation if folded.
 
     A k×k kernel pads k // 2 on every side whatever the stride. ("SAME" would pad (0, 1) at
     stride 2, one pixel off from every published ResNet.)
@@ -29,7 +29,7 @@ class ConvolutionNorm(nn.Module):
         groups: groups of channels that are convolved separately.
         activation: function applied last; None for none.
         zero_scale: whether the norm's scale starts at zero, and with it a residual branch.
-        folded: whether the weights hold the batch norm, which gives the convolution a bias.
+        folded: whether the convolution's kernel and bias hold the batch norm.
         frozen_statistics: whether training normalises by the running statistics and keeps them.
         norm: ``BatchNorm`` with the settings of the model.
         algorithm: see ``choose_algorithm``.

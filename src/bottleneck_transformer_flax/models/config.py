@@ -32,8 +32,8 @@ _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloa
 class BoTNetConfig:
     """A ResNet of four bottleneck stages whose blocks convolve or attend.
 
-    The defaults are the paper's scaled models' (arXiv 2101.11605, T3 to T7), each of which
-    ``stage_sizes`` alone then describes.
+    The defaults are those of the paper's scaled models T3 to T7 (arXiv 2101.11605), which differ
+    in ``stage_sizes`` alone.
 
     Attributes:
         stage_sizes: number of residual blocks in each of the stages c2, c3, c4 and c5.
@@ -53,7 +53,7 @@ class BoTNetConfig:
             attention, repeated to fill the stage: ``"CA"`` alternates.
         stem: "7x7", the ImageNet stem with stride 2; "3x3", one convolution with stride 1, for
             small images; or "tiered", three 3×3 convolutions of 3/8, 1/2 and all of the channels,
-            of which the first has stride 2, and the last too where no max-pool follows.
+            the first with stride 2, and the last too where no max-pool follows.
         stem_pool: whether a 3×3 max-pool with stride 2 follows the stem.
         attention_shortcut_activation: whether an activation follows the projection shortcut of
             attention blocks, as in the authors' code.

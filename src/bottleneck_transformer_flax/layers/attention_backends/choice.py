@@ -27,8 +27,8 @@ def fastest_attention(
 ) -> Float[Array, "b h w n v"]:
     """The function of ``reference_attention``, by the backend that is fastest on this platform.
 
-    Of backends that are as fast, the one that needs less memory; ``reference_attention`` itself
-    where the batch size is symbolic.
+    Where two are equally fast, it takes the one that needs less memory; where the batch size is
+    symbolic, it takes the reference.
     """
     b, h, w, _, d = query.shape
     if is_symbolic_dim(b):
