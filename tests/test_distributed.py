@@ -104,16 +104,15 @@ def two_processes(monkeypatch):
     return other
 
 
-def build(images="abc", rate=0.1):
-    return build_alike(lambda: (images, rate), lambda built: {"images": built[0], "rate": built[1]})
+def build():
+    return build_alike(
+        lambda: ("abc", 0.1), lambda built: dict(zip(("images", "rate"), built, strict=True))
+    )
 
 
-def test_processes_that_built_the_same_go_on(two_processes):
+def test_processes_that_built_the_same_go_on_and_others_are_told(two_processes):
     two_processes["description"] = {"images": "abc", "rate": 0.1}
     assert build() == ("abc", 0.1)
-
-
-def test_a_process_that_built_something_else_is_told_of_in_every_process(two_processes):
     two_processes["description"] = {"images": "def", "rate": 0.2}
     with pytest.raises(ConfigError, match=r"process 1 .* it has images def, rate 0\.2; give all"):
         build()

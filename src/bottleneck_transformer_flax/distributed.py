@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +109,7 @@ class DataParallel:
 
     def replicate(self, tree: Tree) -> Tree:
         """A sharded tree with every array replicated on every device."""
-        everywhere = jax.tree.map(lambda _: self.replicated, tree)
-        return jax.jit(lambda x: x, out_shardings=everywhere)(tree)
+        return jax.jit(lambda x: x, out_shardings=self.replicated)(tree)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -273,15 +272,10 @@ def build_alike(
     description = None if built is None else describe(built)
     descriptions = [json.loads(text) for text in all_gather_text(json.dumps(description))]
     if problem := failure or _disagreement(descriptions):
-        _leave_together(problem)
+        jax.distributed.shutdown()
+        raise problem
     assert built is not None
     return built
-
-
-def _leave_together(error: Exception) -> NoReturn:
-    """Raise what every process knows of, after all have disconnected."""
-    jax.distributed.shutdown()
-    raise error
 
 
 def _disagreement(descriptions: list[dict[str, Any] | None]) -> BoTNetError | None:

@@ -18,17 +18,10 @@ from bottleneck_transformer_flax.layers.attention_backends.fused import max_fuse
 from bottleneck_transformer_flax.layers.attention_backends.reference import reference_attention
 from bottleneck_transformer_flax.models.execution import AttentionBackend
 from bottleneck_transformer_flax.models.flops import equations
+from reference.attention import random_arguments
 
+ARGUMENTS = random_arguments(5, 2, batch=2)
 NAMES = ("query", "key", "value", "height_table", "width_table")
-
-
-def draw(h, w, heads=2, head_dim=5, value_dim=5, batch=2, dtype=jnp.float32):
-    """Scaled queries, keys, values and both tables, sharp enough that the weights differ."""
-    random = np.random.default_rng(h * 100 + w)
-    grid = (batch, h, w, heads)
-    shapes = ((*grid, head_dim), (*grid, head_dim), (*grid, value_dim))
-    shapes += ((2 * h - 1, head_dim), (2 * w - 1, head_dim))
-    return tuple(jnp.asarray(random.normal(size=shape), dtype) for shape in shapes)
 
 
 def value_and_gradients(function):
@@ -71,7 +64,7 @@ def test_the_names_are_those_of_execution():
     [(1, 8, 1, 3, 8), (7, 1, 3, 16, 4), (1, 1, 2, 1, 1), (5, 9, 2, 9, 9)],
 )
 def test_values_and_gradients_are_the_references(h, w, heads, head_dim, value_dim):
-    arrays = draw(h, w, heads, head_dim, value_dim)
+    arrays = random_arguments(h, w, heads, head_dim, value_dim, batch=2)
     assert_agree(arrays, *BACKENDS.values())
     # "auto" computes otherwise where nothing is differentiated.
     output, expected = jax.jit(lambda *a: (fastest_attention(*a), reference_attention(*a)))(*arrays)
@@ -83,14 +76,14 @@ def test_blocks_of_any_size(monkeypatch, weights):
     """From one query a block to all, the last block full or not; from one head at once to all."""
     monkeypatch.setattr(blockwise, "_MAX_WEIGHTS", weights)
     # A function of its own, or what was traced for other blocks would serve again.
-    assert_agree(draw(5, 2), lambda *arrays: blockwise.blockwise_attention(*arrays))
+    assert_agree(ARGUMENTS, lambda *arrays: blockwise.blockwise_attention(*arrays))
 
 
 def test_all_heads_at_once_where_no_cores_share_a_product(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     function = blockwise.blockwise_attention
-    assert_agree(draw(5, 2), lambda *arrays: function(*arrays))
-    text = str(jax.make_jaxpr(lambda *arrays: function(*arrays))(*draw(5, 2)))
+    assert_agree(ARGUMENTS, lambda *arrays: function(*arrays))
+    text = str(jax.make_jaxpr(lambda *arrays: function(*arrays))(*ARGUMENTS))
     assert text.count("scan") == 1
 
 
@@ -105,7 +98,7 @@ def test_large_logits_overflow_nothing():
 
 
 def test_bfloat16_is_as_near_to_float32_as_the_references():
-    exact = draw(4, 6, head_dim=16, value_dim=16)
+    exact = random_arguments(4, 6, head_dim=16, batch=2)
     ((_, output), gradients) = of_all([reference_attention], exact)[0]
     expected = (output, *gradients)
 
@@ -124,7 +117,9 @@ def test_bfloat16_is_as_near_to_float32_as_the_references():
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "blockwise"])
 def test_bfloat16_products_multiply_bfloat16_alone(backend):
-    jaxpr = jax.make_jaxpr(value_and_gradients(BACKENDS[backend]))(*draw(4, 6, dtype=jnp.bfloat16))
+    jaxpr = jax.make_jaxpr(value_and_gradients(BACKENDS[backend]))(
+        *random_arguments(4, 6, dtype=jnp.bfloat16)
+    )
     products = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == "dot_general"]
     assert len(products) >= 11
     for equation in products:
@@ -133,7 +128,7 @@ def test_bfloat16_products_multiply_bfloat16_alone(backend):
 
 def test_the_choice_is_by_platform_and_static_shapes(monkeypatch):
     """No kernel of another machine's is taken; on a CPU small grids keep weights in training."""
-    small, large = draw(3, 3), draw(40, 40, heads=1, batch=1)
+    small, large = random_arguments(3, 3), random_arguments(40, 40, heads=1)
     assert large[0].shape[1] * large[0].shape[2] == MANY_POSITIONS
     assert "scan" in str(jax.make_jaxpr(fastest_attention)(*small))
     gradient = jax.grad(lambda *arrays: fastest_attention(*arrays).sum())

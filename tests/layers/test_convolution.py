@@ -61,17 +61,10 @@ def test_convolution_norm_is_the_oracle(h, w, kernel_size, groups, stride):
     np.testing.assert_allclose(output, oracle.ACTIVATIONS["silu"](expected), rtol=0, atol=1e-5)
 
 
-def large_convolution(x, kernel, strides, padding):
-    """A 7×7 convolution with the stride and padding of the layer."""
-    layer = ConvolutionNorm(5, kernel.shape[0], strides[0], folded=True)
-    params = {"convolution": {"kernel": kernel, "bias": jnp.zeros(5)}}
-    return layer.apply({"params": params}, x, train=True)
-
-
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (5, 8), (7, 2), (11, 3)])
 @pytest.mark.parametrize(
     ("algorithm", "size", "stride"),
-    [(winograd, 3, 1), (im2col, 3, 2), (pointwise, 1, 2), (large_convolution, 7, 2)],
+    [(winograd, 3, 1), (im2col, 3, 2), (pointwise, 1, 2)],
 )
 def test_every_algorithm_and_its_gradients_are_torchs(algorithm, size, stride, h, w):
     x = random_images(2, h, w, 6)
@@ -83,8 +76,7 @@ def test_every_algorithm_and_its_gradients_are_torchs(algorithm, size, stride, h
 
     @jax.jit
     def both(x, kernel, gradient):
-        padding = [(size // 2, size // 2)] * 2
-        output, pull = jax.vjp(lambda x, k: algorithm(x, k, (stride, stride), padding), x, kernel)
+        output, pull = jax.vjp(lambda x, k: algorithm(x, k, (stride, stride)), x, kernel)
         return output, *pull(gradient)
 
     output, of_x, of_kernel = both(x, kernel, gradient)
@@ -135,7 +127,6 @@ def test_the_stem_max_pool_and_its_gradient_are_torchs(h, w):
         return output, *pull(gradient)
 
     output, of_x = both(x, gradient)
-    np.testing.assert_array_equal(output, oracle.max_pool(x).astype(np.float32))
     their_x = to_torch(x)
     theirs = torch.nn.functional.max_pool2d(their_x, 3, stride=2, padding=1)
     np.testing.assert_array_equal(output, from_torch(theirs).astype(np.float32))
@@ -155,7 +146,6 @@ def test_the_average_pool_is_torchs_and_keeps_a_constant_at_odd_borders(h, w):
     x = random_images(2, h, w, 3)
     pool = jax.jit(lambda x: average_pool(x, 2))
     output = pool(x)
-    np.testing.assert_allclose(output, oracle.average_pool(x), rtol=0, atol=1e-6)
     theirs = torch.nn.functional.avg_pool2d(to_torch(x), 2, ceil_mode=True, count_include_pad=False)
     np.testing.assert_allclose(output, from_torch(theirs), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(pool(jnp.ones_like(x)), np.ones(output.shape))

@@ -38,24 +38,20 @@ def interpolate(table, length):
 @given(old=st.integers(1, 24), new=st.integers(1, 24))
 @example(old=14, new=1)
 @example(old=1, new=5)
+@example(old=8, new=26)
+@example(old=16, new=48)
 def test_every_row_is_interpolated_linearly_over_the_offset(old, new):
-    table = random_table(old)
+    # A weight of 1e-16 in place of 0 shows beside nothing else than a zero.
+    table = random_table(old).at[old - 1].set(0)
     resized = resize(table, new)
     assert resized.shape == (2 * new - 1, 3)
     assert resized.dtype == table.dtype
     np.testing.assert_allclose(resized, interpolate(table, new), atol=1e-5)
-    np.testing.assert_array_equal(resized[new - 1], table[old - 1], err_msg="the centre row")
+    np.testing.assert_array_equal(resized[new - 1], 0, err_msg="the centre row")
     if new > 1:
         np.testing.assert_array_equal(resized[0], table[0])
         np.testing.assert_array_equal(resized[-1], table[-1])
     assert resize_table(table, old) is table
-
-
-@pytest.mark.parametrize(("old", "new"), [(8, 26), (16, 48), (14, 16), (2, 9), (20, 10)])
-def test_the_centre_is_exact_even_where_it_is_zero(old, new):
-    """An interpolation weight of 1e-16 in place of 0 shows beside nothing else."""
-    table = random_table(old).at[old - 1].set(0)
-    np.testing.assert_array_equal(resize(table, new)[new - 1], np.zeros(3))
 
 
 @pytest.mark.parametrize(("short", "long"), [(2, 3), (3, 5), (4, 7), (3, 9)])

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.models import blocks
 from bottleneck_transformer_flax.models.config import Activation
 from bottleneck_transformer_flax.models.execution import Execution
 from reference import network as oracle
 from reference.convolution import ACTIVATIONS
-from reference.forms import FORMS, in_form
+from reference.forms import BACKEND_FORMS, FOLDED, in_form
 from reference.small_models import (
     SMALL_MODELS,
     all_outputs,
@@ -32,8 +31,12 @@ def dtypes(tree):
     return {leaf.dtype for leaf in jax.tree.leaves(tree)}
 
 
+def in_bfloat16(model):
+    return model.clone(config=model.config.replace(dtype="bfloat16"))
+
+
 @pytest.mark.parametrize("name", kinds())
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*BACKEND_FORMS, FOLDED])
 def test_all_outputs_are_the_oracles(name, form):
     """At a size that no stride divides, with an odd grid under every strided block."""
     variables, images = small_variables(name), small_images(name)
@@ -50,7 +53,6 @@ def test_all_outputs_are_the_oracles(name, form):
     assert list(attention_maps) == list(expected.attention_maps)
     assert bool(attention_maps) == ("botne" in name)
     for block, weights in expected.attention_maps.items():
-        np.testing.assert_allclose(attention_maps[block].sum(axis=(-2, -1)), 1, atol=1e-5)
         np.testing.assert_allclose(attention_maps[block], weights, rtol=0, atol=1e-5)
 
 
@@ -94,33 +96,11 @@ def test_inference_is_the_default_and_the_same_program_whatever_is_dropped_or_fr
     assert len(programs) == 1
 
 
-def test_a_residual_branch_whose_last_norm_is_zero_is_nothing():
-    """As every branch starts: then nothing inside one changes any output."""
-    name = "botnet_t3"
-    first, second = (dict(small_variables(name, seed=seed)) for seed in (0, 1))
-    before, after = flatten_dict(first["params"]), flatten_dict(second["params"])
-    inside = {"reduce", "spatial", "attention", "attention_norm", "expand", "squeeze_excite"}
-    for path, leaf in before.items():
-        if path[-3:-1] == ("expand", "norm"):
-            before[path] = after[path] = jnp.zeros_like(leaf)
-        elif not inside & set(path):
-            after[path] = leaf
-    second = {"params": unflatten_dict(after), "batch_stats": first["batch_stats"]}
-    first |= {"params": unflatten_dict(before)}
-    outputs = all_outputs(SMALL_MODELS[name])
-    images = small_images(name)
-    jax.tree.map(
-        np.testing.assert_array_equal, outputs(first, images)[1], outputs(second, images)[1]
-    )
-
-
 @pytest.mark.parametrize("name", ["botnet50", "botnet_t3"])
 def test_in_bfloat16_outputs_are_near_those_of_float32(name):
-    model = SMALL_MODELS[name]
-    half = model.clone(config=model.config.replace(dtype="bfloat16"))
-    arguments = (small_variables(name), small_images(name))
+    model, arguments = SMALL_MODELS[name], (small_variables(name), small_images(name))
     exact_logits, exact_features, exact_attention = all_outputs(model)(*arguments)
-    logits, features, attention = all_outputs(half)(*arguments)
+    logits, features, attention = all_outputs(in_bfloat16(model))(*arguments)
     assert logits.dtype == jnp.float32
     assert dtypes(features) == {jnp.dtype(jnp.bfloat16)}
     assert np.abs(np.asarray(logits - exact_logits)).max() < 0.1 * np.std(exact_logits)
@@ -135,8 +115,7 @@ def test_in_bfloat16_outputs_are_near_those_of_float32(name):
 
 def test_in_bfloat16_statistics_and_gradients_are_float32():
     name = "botnet_t3"
-    model = SMALL_MODELS[name]
-    half = model.clone(config=model.config.replace(dtype="bfloat16"))
+    model, half = SMALL_MODELS[name], in_bfloat16(SMALL_MODELS[name])
     arguments = (small_variables(name), small_images(name, batch=4))
     assert dtypes(jax.eval_shape(train_step(half), *arguments)) == FLOAT32
     apply = functools.partial(half.apply, train=True, mutable=["batch_stats"])

@@ -13,7 +13,6 @@ from bottleneck_transformer_flax.models.execution import Execution
 from reference import convolution as oracle
 from reference.small_models import (
     SMALL_MODELS,
-    all_outputs,
     small_images,
     small_variables,
     train_step,
@@ -40,42 +39,33 @@ def statistics_before(name=NAME):
 
 
 def test_training_normalises_by_the_batch_and_draws_nothing_by_default():
-    """No rngs given, twice the same, whatever the running statistics are, and not inference.
-
-    Nine tenths of the running statistics stay, whatever the batch's are.
-    """
+    """Whatever the running statistics are, of which nine tenths stay."""
     variables = small_variables(NAME)
     shifted = jax.tree.map(lambda statistic: statistic * 2 + 1, variables["batch_stats"])
     take = train_step(SMALL_MODELS[NAME])
     (loss, after), _ = take(variables, images())
-    assert loss == take(variables, images())[0][0]
     (same_loss, shifted_after), _ = take(variables | {"batch_stats": shifted}, images())
     assert loss == same_loss
     for path, before in statistics_before().items():
         difference = flatten_dict(shifted_after)[path] - flatten_dict(after)[path]
         np.testing.assert_allclose(difference, 0.9 * (before + 1), atol=2e-5, err_msg=str(path))
-    logits = all_outputs(SMALL_MODELS[NAME])(variables, small_images(NAME))[0]
-    assert abs(float(loss) - 2 * float(jnp.sum(logits**2))) > 1e-3
-
-
-def test_every_parameter_is_learnt_and_every_statistic_moves():
-    _, statistics, gradients = step()
-    for path, gradient in gradients.items():
-        assert np.isfinite(gradient).all(), path
-        assert np.abs(gradient).max() > 1e-7, path
-    for path, values in statistics.items():
-        assert not np.array_equal(values, statistics_before()[path]), path
 
 
 @pytest.mark.parametrize(
-    "through", ["c3", *(pytest.param(part, marks=pytest.mark.slow) for part in ("stem", "c5"))]
+    ("name", "through"),
+    [
+        (NAME, None),
+        ("resnet50", "c3"),
+        pytest.param("resnet50", "stem", marks=pytest.mark.slow),
+        pytest.param("resnet50", "c5", marks=pytest.mark.slow),
+    ],
 )
-def test_frozen_parts_take_no_part_to_the_bit_and_all_others_do(through):
-    name = "resnet50"
+def test_frozen_parts_take_no_part_to_the_bit_and_all_others_do(name, through):
     _, statistics, gradients = step(name, frozen_through=through)
-    frozen = PARTS[: PARTS.index(through) + 1]
+    frozen = PARTS[: PARTS.index(through) + 1] if through else ()
     for path, gradient in gradients.items():
-        assert np.any(gradient) == (path[0] not in frozen), path
+        largest = np.abs(gradient).max()
+        assert largest == 0 if path[0] in frozen else 1e-7 < largest < np.inf, path
     assert statistics.keys() == statistics_before(name).keys()
     for path, before in statistics_before(name).items():
         assert np.array_equal(statistics[path], before) == (path[0] in frozen), path

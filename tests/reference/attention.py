@@ -5,7 +5,17 @@ at (k, m) is q·k + q·(r_height[k − i + H − 1] + r_width[m − j + W − 1]
 all H·W keys, and there is no output projection.
 """
 
+import jax.numpy as jnp
 import numpy as np
+
+
+def random_arguments(h, w, heads=2, head_dim=5, value_dim=None, batch=1, dtype=jnp.float32):
+    """Scaled queries, keys, values and both tables, sharp enough that the weights differ."""
+    random = np.random.default_rng(h * 100 + w)
+    grid = (batch, h, w, heads)
+    shapes = ((*grid, head_dim), (*grid, head_dim), (*grid, value_dim or head_dim))
+    shapes += ((2 * h - 1, head_dim), (2 * w - 1, head_dim))
+    return tuple(jnp.asarray(random.normal(size=shape), dtype) for shape in shapes)
 
 
 def softmax(logits):

@@ -21,10 +21,7 @@ def convolve(x, kernel, stride):
     size = kernel.shape[0]
     padded = pad(x, size // 2, 0.0)
     b, h, w, _ = x.shape
-    out_h, out_w = (
-        (h + 2 * (size // 2) - size) // stride + 1,
-        (w + 2 * (size // 2) - size) // stride + 1,
-    )
+    out_h, out_w = ((side + 2 * (size // 2) - size) // stride + 1 for side in (h, w))
     output = np.zeros((b, out_h, out_w, kernel.shape[3]))
     for image, i, j in np.ndindex(b, out_h, out_w):
         top, left = i * stride, j * stride

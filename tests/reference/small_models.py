@@ -55,15 +55,8 @@ def kinds(*quick):
 
 def grid_stride(name):
     """Input pixels along each side for one position of c4."""
-    return 4 * stem_stride(name)
-
-
-def stem_stride(name):
-    """Factor by which the stem reduces the resolution: 4, except for this project's own."""
-    if name not in OWN:
-        return 4
-    config = VARIANTS[name].config
-    return {"7x7": 2, "3x3": 1}[config.stem] * (2 if config.stem_pool else 1)
+    config = SMALL_MODELS[name].config
+    return config.total_stride // config.stage_strides[3]
 
 
 def small_size(name):

@@ -104,7 +104,7 @@ def load_attention(
 
 
 def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet:
-    """The paper's networks, which timm does not name but has the parts of."""
+    """The paper's networks and our own, which timm does not name but has the parts of."""
     kinds = [set(config.block_kinds(stage)) for stage in range(4)]
     activation = _ACTIVATIONS[config.activation]
     excite = {"rd_ratio": config.se_ratio, "rd_divisor": 1, "act_layer": activation}
@@ -125,7 +125,7 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
             blocks=blocks,
             stem_chs=config.initial_filters,
             stem_type="7x7",
-            stem_pool="maxpool",
+            stem_pool="maxpool" if config.stem_pool else "",
             act_layer=config.activation,
             attn_layer="se" if config.se_ratio else "",
             attn_kwargs=excite if config.se_ratio else {},

@@ -1,6 +1,6 @@
 """The compiled forward pass that predicting and evaluating share."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 
 from bottleneck_transformer_flax.axes import Array, Float, Int, UInt8
 from bottleneck_transformer_flax.distributed import DataParallel
-from bottleneck_transformer_flax.models.botnet import BoTNet, classify
+from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import Variables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -58,7 +58,7 @@ class Engine:
             images: UInt8[Array, "b h w c"],
             labels: Int[Array | np.ndarray, " b"],
         ) -> Scores:
-            logits = classify(model, preprocessing, variables, images)
+            logits = cast(Array, model.apply(variables, preprocessing.normalize(images)))
             _, classes = jax.lax.top_k(logits, top_k)
             probabilities = jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=1)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -12,8 +12,8 @@ from bottleneck_transformer_flax.axes import Array, Float
 class BatchNorm(nn.Module):
     """``(x − mean) / √(variance + epsilon) · scale + bias`` for every channel.
 
-    Variables, statistics and their update are those of ``flax.linen.BatchNorm``. The backward pass
-    of ``(x − center) · factor + offset``, which this computes, needs two sums over the positions
+    Variables, statistics and their update are those of ``flax.linen.BatchNorm``. It is computed as
+    ``(x − center) · factor + offset``, whose backward pass needs two sums over the positions
     instead of four. Each image's positions are summed first, which is faster in XLA on CPU.
 
     Attributes:

@@ -26,7 +26,7 @@ class SqueezeExcite(nn.Module):
     Attributes:
         ratio: hidden width as a fraction of the channels.
         activation: activation of the hidden layer.
-        divisor: number that the hidden width is rounded to a multiple of, at least once it.
+        divisor: the hidden width is rounded to a multiple of this number, but never to zero.
     """
 
     ratio: float

@@ -1,19 +1,17 @@
 """Convolution algorithms for the kernels of a ResNet, and the choice between them.
 
-All take the arguments of ``lax.conv_general_dilated``; those they ignore have one value in a
-ResNet.
+Each takes the arguments of ``lax.conv_general_dilated`` and ignores those that a ResNet never
+varies.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
-
-Algorithm = Literal["auto", "plain"]
 
 
 def choose_algorithm(
@@ -23,20 +21,16 @@ def choose_algorithm(
     stride: int,
     groups: int,
     dtype: Any,
-    algorithm: Algorithm,
+    algorithm: str,
 ) -> Callable[..., Array] | None:
-    """The algorithm for a convolution padded by k // 2; None for XLA's own.
+    """The algorithm for a k×k convolution padded by k // 2; None for XLA's own.
 
-    A 1×1 is one matrix product always. Any other is left to XLA if ``algorithm`` is "plain", if the
-    batch size is symbolic, or on another platform than a CPU.
+    A 1×1 convolution is always one matrix product. All others are XLA's where ``algorithm`` is
+    "plain" rather than "auto", where the batch size is symbolic, and on every platform but a CPU.
 
     Args:
         shape: (b, h, w, c) of the input.
-        kernel_size: kernel height and width, k.
-        stride: stride along both axes.
-        groups: groups of channels that are convolved separately.
-        dtype: dtype of the computation.
-        algorithm: "plain", or "auto" for the fastest.
+        algorithm: the ``convolution_algorithm`` of ``Execution``.
     """
     if kernel_size == groups == 1:
         return pointwise
@@ -122,7 +116,7 @@ def im2col(
 
 
 def _strided(x: Array, count: int, *, axis: int) -> list[Array]:
-    """The four elements of each window of four with stride 2, as one array for each place."""
+    """Elements 0 to 3 of every window of four at stride 2, one array for each."""
     return [
         jax.lax.slice_in_dim(x, start, start + 2 * count - 1, stride=2, axis=axis)
         for start in range(4)

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
-from bottleneck_transformer_flax.layers.conv_algorithms import Algorithm, choose_algorithm
+from bottleneck_transformer_flax.layers.conv_algorithms import choose_algorithm
 from bottleneck_transformer_flax.layers.remat import SAVED
 
 Activation = Callable[[Array], Array]
@@ -18,7 +18,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class ConvolutionNorm(nn.Module):
-    """Convolution without bias → batch norm → activation; folded, convolution → activation.
+    """Convolution → batch norm → activation, or convolution with bias → activation if folded.
 
     A k×k kernel pads k // 2 on every side whatever the stride. ("SAME" would pad (0, 1) at
     stride 2, one pixel off from every published ResNet.)
@@ -29,10 +29,10 @@ class ConvolutionNorm(nn.Module):
         groups: groups of channels that are convolved separately.
         activation: function applied last; None for none.
         zero_scale: whether the norm's scale starts at zero, and with it a residual branch.
-        folded: whether the weights hold the batch norm, which gives the convolution a bias.
+        folded: whether the convolution's kernel and bias hold the batch norm.
         frozen_statistics: whether training normalises by the running statistics and keeps them.
-        norm: batch norm with the settings of the model.
-        algorithm: convolution algorithm; see ``choose_algorithm``.
+        norm: ``BatchNorm`` with the settings of the model.
+        algorithm: see ``choose_algorithm``.
     """
 
     features: int
@@ -45,7 +45,7 @@ class ConvolutionNorm(nn.Module):
     frozen_statistics: bool = False
     norm: Callable[..., BatchNorm] = BatchNorm
     dtype: Any = jnp.float32
-    algorithm: Algorithm = "auto"
+    algorithm: str = "auto"
 
     @nn.compact
     def __call__(

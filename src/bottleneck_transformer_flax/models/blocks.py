@@ -109,7 +109,7 @@ class Bottleneck(nn.Module):
 
 
 class ConvolutionBottleneck(Bottleneck):
-    """The ResNet bottleneck: a 3×3 convolution holds the stride, channel attention may follow."""
+    """The ResNet bottleneck: a 3×3 convolution with the block's stride, and channel attention."""
 
     def setup(self) -> None:
         """Add the 3×3 convolution and the channel attention, if any."""
@@ -133,13 +133,15 @@ class ConvolutionBottleneck(Bottleneck):
             self.efficient_attention = EfficientChannelAttention(dtype=config.dtype)
 
     def spatial_mixing(self, x: Array, *, train: bool) -> Array:
-        """Convolve 3×3, normalise and activate; scale the channels where that is in the middle."""
+        """Convolve 3×3, normalise and activate, and scale the channels if that happens here."""
         x = self.spatial(x, train=train)
-        return self._scale_channels(x, channel_means(x)) if self._scales_at("middle") else x
+        if self.config.channel_attention_position == "middle":
+            return self._scale_channels(x, channel_means(x))
+        return x
 
     def excite(self, residual: Array, mixed: Array) -> Array:
-        """Apply the channel attention after the last norm, where that is on the output."""
-        if not self._scales_at("output"):
+        """Scale the channels, if that happens after the last norm."""
+        if self.config.channel_attention_position != "output":
             return residual
         if self.config.folded_batch_norm:
             # The convolution is linear, so its output for the means is the means of its output.
@@ -147,9 +149,6 @@ class ConvolutionBottleneck(Bottleneck):
         else:
             means = channel_means(residual)
         return self._scale_channels(residual, means)
-
-    def _scales_at(self, position: str) -> bool:
-        return self.config.channel_attention_position == position
 
     def _scale_channels(self, x: Array, means: Array) -> Array:
         if self.config.efficient_channel_attention:

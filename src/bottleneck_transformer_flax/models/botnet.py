@@ -1,27 +1,22 @@
 """BoTNet: a stem, four stages of residual bottleneck blocks, and a classifier."""
 
-from collections.abc import Iterator
-from typing import Any, cast
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bottleneck_transformer_flax.axes import Array, Float, UInt8
+from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
 from bottleneck_transformer_flax.layers.remat import rematerialise
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     AttentionBottleneck,
-    Bottleneck,
     ConvolutionBottleneck,
     configured_convolution,
 )
 from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
-from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 
 class Stem(nn.Module):
@@ -71,11 +66,6 @@ class Stage(nn.Module):
             )
             for index, kind in enumerate(config.block_kinds(stage))
         ]
-
-    def named_blocks(self) -> Iterator[tuple[str, Bottleneck]]:
-        """Yield each block with its name, in order."""
-        for index, block in enumerate(self.blocks):
-            yield f"block_{index + 1}", block
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
         """Apply the blocks in turn."""
@@ -138,7 +128,7 @@ class BoTNet(nn.Module):
             ConfigError: when the images are too small, have the wrong number of channels, are not
                 floating point, or give an attention grid that the variables are not for.
         """
-        features = self._stage_outputs(images, train=train)["c5"]
+        features = self.feature_maps(images, train=train)["c5"]
         if self.config.final_channels:
             features = self.final(features, train=train)
         pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
@@ -151,26 +141,6 @@ class BoTNet(nn.Module):
 
         Raises as ``__call__`` does.
         """
-        return self._stage_outputs(images, train=train)
-
-    def attention_maps(self, images: Float[Array | np.ndarray, "b h w c"]) -> dict[str, Array]:
-        """Attention weights of every attention block, {"c5/block_1": …}.
-
-        Each is float32, (b, n, h, w, h, w): for each head and query position (row, column), weights
-        over the key positions, which sum to 1. Raises as ``__call__`` does.
-        """
-        x = self._stem_output(images, train=False)
-        maps = {}
-        for stage_name, stage in self.stages.items():
-            for block_name, block in stage.named_blocks():
-                if isinstance(block, AttentionBottleneck):
-                    b, h, w, _ = x.shape
-                    grid = (b, self.config.num_heads, h, w, h, w)
-                    maps[f"{stage_name}/{block_name}"] = block.attention_weights(x).reshape(grid)
-                x = block(x, train=False)
-        return maps
-
-    def _stage_outputs(self, images: Array | np.ndarray, *, train: bool) -> dict[str, Array]:
         if train and self.config.folded_batch_norm:
             raise ConfigError(
                 "a model with folded batch norm cannot be trained, because its norms are part of "
@@ -185,22 +155,29 @@ class BoTNet(nn.Module):
             x = outputs[name] = jax.lax.stop_gradient(x) if name in frozen else x
         return outputs
 
+    def attention_maps(self, images: Float[Array | np.ndarray, "b h w c"]) -> dict[str, Array]:
+        """Attention weights of every attention block, {"c5/block_1": …}.
+
+        Each is float32, (b, n, h, w, h, w): for each head and query position (row, column), weights
+        over the key positions, which sum to 1. Raises as ``__call__`` does.
+        """
+        x = self._stem_output(images, train=False)
+        maps = {}
+        for stage_name, stage in self.stages.items():
+            for block in stage.blocks:
+                if isinstance(block, AttentionBottleneck):
+                    b, h, w, _ = x.shape
+                    grid = (b, self.config.num_heads, h, w, h, w)
+                    maps[f"{stage_name}/{block.name}"] = block.attention_weights(x).reshape(grid)
+                x = block(x, train=False)
+        return maps
+
     def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:
         check_images(images, self.config)
         images = jnp.asarray(images, self.config.dtype)
         if train:
             return rematerialise(self.stem, images, save_nothing=self.execution.remat)
         return self.stem(images, train=False)
-
-
-def classify(
-    model: BoTNet,
-    preprocessing: Preprocessing,
-    variables: dict[str, Any],
-    images: UInt8[Array | np.ndarray, "b h w c"],
-) -> Float[Array, "b classes"]:
-    """Logits for RGB images in [0, 255] at the size of the model's input."""
-    return cast(Array, model.apply(variables, preprocessing.normalize(images)))
 
 
 def classifier_head(num_classes: int) -> nn.Dense:

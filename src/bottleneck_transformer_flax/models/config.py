@@ -17,19 +17,14 @@ from bottleneck_transformer_flax.config_checks import (
     problems,
 )
 from bottleneck_transformer_flax.errors import ConfigError, unknown_name
+from bottleneck_transformer_flax.models.execution import Execution
 
 Activation = Literal["relu", "silu", "gelu"]
 Stem = Literal["7x7", "3x3", "tiered"]
 ChannelAttentionPosition = Literal["output", "middle"]
 
 STAGE_NAMES = ("c2", "c3", "c4", "c5")
-_MOVED_TO_EXECUTION = (
-    "attention_backend",
-    "remat",
-    "batch_norm_groups",
-    "frozen_through",
-    "frozen_batch_stats",
-)
+_EXECUTION_FIELDS = {field.name for field in dataclasses.fields(Execution)}
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -37,8 +32,8 @@ _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloa
 class BoTNetConfig:
     """A ResNet of four bottleneck stages whose blocks convolve or attend.
 
-    The defaults are the paper's scaled models' (arXiv 2101.11605, T3 to T7), each of which
-    ``stage_sizes`` alone then describes.
+    The defaults are those of the paper's scaled models T3 to T7 (arXiv 2101.11605), which differ
+    in ``stage_sizes`` alone.
 
     Attributes:
         stage_sizes: number of residual blocks in each of the stages c2, c3, c4 and c5.
@@ -58,7 +53,7 @@ class BoTNetConfig:
             attention, repeated to fill the stage: ``"CA"`` alternates.
         stem: "7x7", the ImageNet stem with stride 2; "3x3", one convolution with stride 1, for
             small images; or "tiered", three 3×3 convolutions of 3/8, 1/2 and all of the channels,
-            of which the first has stride 2, and the last too where no max-pool follows.
+            the first with stride 2, and the last too where no max-pool follows.
         stem_pool: whether a 3×3 max-pool with stride 2 follows the stem.
         attention_shortcut_activation: whether an activation follows the projection shortcut of
             attention blocks, as in the authors' code.
@@ -119,7 +114,7 @@ class BoTNetConfig:
 
     def __new__(cls, **fields: Any) -> "BoTNetConfig":
         """Refuse unknown fields with a suggestion, which Python's own error lacks."""
-        if moved := [name for name in fields if name in _MOVED_TO_EXECUTION]:
+        if moved := [name for name in fields if name in _EXECUTION_FIELDS]:
             raise ConfigError(
                 f"{', '.join(moved)} is a field of Execution, not of the config; pass "
                 "execution=Execution(…) to BoTNet or load_pretrained"
@@ -222,7 +217,7 @@ class BoTNetConfig:
         if "stage_sizes" not in values:
             raise ConfigError("the config has no stage_sizes; expected four integers")
         # Earlier versions wrote some of Execution's fields.
-        return cls(**{k: v for k, v in values.items() if k not in _MOVED_TO_EXECUTION})
+        return cls(**{k: v for k, v in values.items() if k not in _EXECUTION_FIELDS})
 
 
 def _as_dtype(value: Any) -> np.dtype[Any]:

@@ -16,13 +16,13 @@ from bottleneck_transformer_flax.models.flops import abstract_variables
 
 Variables = dict[str, Any]
 Path = tuple[str, ...]
-Arrays = dict[Path, Any]
 _log = logging.getLogger(__name__)
 
 RELATIVE_TABLES = ("relative_height", "relative_width")
 _NORMALISED_WEIGHTS = {"norm": ("convolution",), "attention_norm": ("attention", "value")}
 """Names of the batch norms, with the path of the weights whose output each normalises."""
-_LEARNED, _STATISTICS = ("scale", "bias"), ("mean", "var")
+_NORM_ARRAYS = {"scale": "params", "bias": "params", "mean": "batch_stats", "var": "batch_stats"}
+"""Arrays of a batch norm, with the collection that holds each."""
 
 
 def resize_relative_positions(
@@ -119,13 +119,10 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
             "the variables have no batch_stats, which folding needs; pass everything that "
             "model.init or load_pretrained returned"
         )
-    statistics = flatten_dict(variables["batch_stats"])
-    norms = dict.fromkeys(_norms(params, statistics))
-    _check_norms(norms, params, statistics)
-    for norm in norms:
-        scale, bias = (np.asarray(params.pop((*norm, name)), np.float64) for name in _LEARNED)
-        mean, var = (np.asarray(statistics[*norm, name], np.float64) for name in _STATISTICS)
-        weights = _weights_before(norm)
+    norms = dict(_norms(params))
+    for norm, arrays in _norm_arrays(norms, variables).items():
+        scale, bias, mean, var = arrays
+        weights = norms[norm]
         factor = scale / np.sqrt(var + model.config.bn_epsilon)
         kernel = np.asarray(params[*weights, "kernel"])
         # The outputs are a convolution's features, or the values' (heads, size).
@@ -137,36 +134,35 @@ def fold_batch_norm(model: BoTNet, variables: Variables) -> tuple[BoTNet, Variab
         for name, array in folded.items():
             # JAX would compile one program for each shape to round these.
             params[*weights, name] = jax.device_put(array.astype(np.float32))
+    kept = {path: array for path, array in params.items() if path[:-1] not in norms}
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     model = model.clone(config=model.config.replace(folded_batch_norm=True))
-    return model, others | {"params": unflatten_dict(params)}
+    return model, others | {"params": unflatten_dict(kept)}
 
 
-def _norms(params: Arrays, statistics: Arrays) -> Iterator[Path]:
-    """Paths of the batch norms that have variables, or weights to normalise."""
-    for path in (*params, *statistics):
-        if len(path) > 1 and path[-2] in _NORMALISED_WEIGHTS:
-            yield path[:-1]
+def _norms(params: Mapping[Path, Any]) -> Iterator[tuple[Path, Path]]:
+    """Path of each batch norm, and of the weights whose output it normalises."""
+    for path in params:
         for norm, weights in _NORMALISED_WEIGHTS.items():
-            if path[-1 - len(weights) :] == (*weights, "kernel"):
-                yield (*path[: -1 - len(weights)], norm)
+            part, end = path[: -1 - len(weights)], path[-1 - len(weights) :]
+            if end == (*weights, "kernel"):
+                yield (*part, norm), (*part, *weights)
 
 
-def _weights_before(norm: Path) -> Path:
-    """Path of the weights whose output a batch norm normalises."""
-    return (*norm[:-1], *_NORMALISED_WEIGHTS[norm[-1]])
-
-
-def _check_norms(norms: Iterable[Path], params: Arrays, statistics: Arrays) -> None:
-    missing = []
-    for norm in norms:
-        needed = [(*norm, name) for name in _LEARNED] + [(*_weights_before(norm), "kernel")]
-        missing += [("params", *path) for path in needed if path not in params]
-        needed = [(*norm, name) for name in _STATISTICS]
-        missing += [("batch_stats", *path) for path in needed if path not in statistics]
+def _norm_arrays(norms: Iterable[Path], variables: Variables) -> dict[Path, list[np.ndarray]]:
+    """Scale, bias, mean and variance of each batch norm."""
+    found = flatten_dict(dict(variables))
+    paths = {
+        norm: [(collection, *norm, name) for name, collection in _NORM_ARRAYS.items()]
+        for norm in norms
+    }
+    missing = [path for each in paths.values() for path in each if path not in found]
     if missing:
         names = ", ".join(map(".".join, missing))
         raise ConfigError(f"the variables do not fit a model with batch norms; missing: {names}")
+    return {
+        norm: [np.asarray(found[path], np.float64) for path in each] for norm, each in paths.items()
+    }
 
 
 def _parameters(variables: Variables) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def fastest_attention(
 ) -> Float[Array, "b h w n v"]:
     """The function of ``reference_attention``, by the backend that is fastest on this platform.
 
-    Of backends that are as fast, the one that needs less memory; ``reference_attention`` itself
-    where the batch size is symbolic.
+    Where two are equally fast, it takes the one that needs less memory; where the batch size is
+    symbolic, it takes the reference.
     """
     b, h, w, _, d = query.shape
     if is_symbolic_dim(b):
@@ -57,6 +57,7 @@ BACKENDS: dict[str, Callable[..., Array]] = {
 def _blockwise_with_reference_gradients(
     query: Array, key: Array, value: Array, height_table: Array, width_table: Array
 ) -> Array:
+    """Blockwise in inference; in training the reference, which keeps the weights."""
     return blockwise_attention(query, key, value, height_table, width_table)
 
 
