@@ -3,7 +3,7 @@
 import pytest
 
 from bottleneck_transformer_flax import load_pretrained
-from reference.hub_server import WRITER
+from reference.hub import WRITER
 from training.tiny import assert_same_bits
 
 

@@ -1,0 +1,235 @@
+"""A stand-in for the Hugging Face hub, in place of huggingface_hub's connections.
+
+It keeps model repositories in memory and answers the requests that download and upload them. Its
+refusals have the hub's own status and headers.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+
+import httpx2
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+OWNER, WRITER, READER = "lab", "good-token", "reading-token"
+NO_NETWORK = httpx2.ConnectError("connection refused")
+HANGS_UP = httpx2.RemoteProtocolError("server disconnected")
+
+
+@dataclass
+class Commit:
+    """A version of a repository: its message, and its files with their bytes."""
+
+    message: str
+    files: dict[str, bytes]
+    name: str
+
+
+@dataclass
+class Repository:
+    """A repository: its commits, oldest first, and the tags on them."""
+
+    private: bool = False
+    gated: bool = False
+    commits: list[Commit] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, message, files):
+        name = hashlib.sha1(f"{len(self.commits)} {message} {sorted(files)}".encode()).hexdigest()
+        self.commits.append(Commit(message, files, name))
+        return name
+
+    def version(self, revision):
+        """The commit that a branch, a tag or a commit's name means; None if there is none."""
+        if revision == "main":
+            return self.commits[-1]
+        name = self.tags.get(revision, revision)
+        return next((commit for commit in self.commits if commit.name == name), None)
+
+
+class Refused(Exception):
+    """An answer other than what was asked for."""
+
+    def __init__(self, status, message, code=""):
+        super().__init__(message)
+        headers = {"X-Error-Message": message, "X-Error-Code": code}
+        self.response = httpx2.Response(status, headers=headers)
+
+
+class Hub:
+    """The hub.
+
+    Attributes:
+        repositories: by "owner/name".
+        asked: the requests so far, each "METHOD /path".
+        cut_after: number of bytes after which every download of a file breaks off.
+        failure: raised, or given as (status, content), instead of every answer.
+    """
+
+    def __init__(self):
+        self.repositories = {}
+        self.asked = []
+        self.cut_after = None
+        self.failure = None
+
+    @property
+    def endpoint(self):
+        return constants.ENDPOINT
+
+    def add(self, name, files, **options):
+        """Add a repository with one commit."""
+        self.repositories[name] = Repository(**options)
+        self.repositories[name].commit("initial commit", dict(files))
+        return self.repositories[name]
+
+    def answer(self, request):
+        asked = f"{request.method} {request.url.path}"
+        self.asked.append(asked)
+        if isinstance(self.failure, Exception):
+            raise self.failure
+        if self.failure is not None:
+            status, content = self.failure
+            return httpx2.Response(status, content=content)
+        for pattern, action in ROUTES.items():
+            if found := re.fullmatch(pattern, asked):
+                try:
+                    return action(self, request, *found.groups())
+                except Refused as refused:
+                    return refused.response
+        raise AssertionError(f"the stand-in has no answer to {asked}")
+
+    def _token(self, request):
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
+        if token not in (None, WRITER, READER):
+            raise Refused(401, "Invalid credentials in Authorization header")
+        return token
+
+    def _require_writer(self, request, owner):
+        if self._token(request) != WRITER or owner != OWNER:
+            raise Refused(403, f"You don't have the rights to write under the namespace {owner!r}")
+
+    def _repository(self, request, name):
+        token, repository = self._token(request), self.repositories.get(name)
+        if repository is None or (repository.private and token is None):
+            # To an unknown client the hub does not tell what is not there.
+            if token is None:
+                raise Refused(401, "Invalid username or password.")
+            raise Refused(404, "Repository not found", "RepoNotFound")
+        return repository
+
+    def _version(self, request, name, revision):
+        commit = self._repository(request, name).version(revision)
+        if commit is None:
+            raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    def information(self, request, name, revision="main"):
+        private = self._repository(request, name).private
+        commit = self._version(request, name, revision)
+        return httpx2.Response(200, json={"id": name, "sha": commit.name, "private": private})
+
+    def tree(self, request, name, revision):
+        files = self._version(request, name, revision).files
+        entries = [
+            {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
+            for path, content in files.items()
+        ]
+        return httpx2.Response(200, json=entries)
+
+    def resolve(self, request, name, revision, path):
+        commit = self._version(request, name, revision)
+        if self._repository(request, name).gated:
+            status = 401 if self._token(request) is None else 403
+            raise Refused(status, f"Access to model {name} is restricted.", "GatedRepo")
+        content = commit.files[path]
+        headers = {"ETag": f'"{git_hash(content)}"', "X-Repo-Commit": commit.name}
+        headers["Content-Length"] = str(len(content))
+        return httpx2.Response(200, headers=headers, content=self._sent(content))
+
+    def _sent(self, content):
+        yield content[: self.cut_after]
+        if self.cut_after is not None:
+            raise HANGS_UP
+
+    def create(self, request):
+        asked = json.loads(request.content)
+        self._require_writer(request, asked["organization"])
+        name = f"{asked['organization']}/{asked['name']}"
+        there = name in self.repositories
+        if not there:
+            self.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
+        return httpx2.Response(409 if there else 200, json={"url": f"{self.endpoint}/{name}"})
+
+    def check_card(self, request):
+        refused = "license: bad" in json.loads(request.content)["content"]
+        errors = [{"message": '"license" must be known'}] if refused else []
+        return httpx2.Response(400 if refused else 200, json={"errors": errors, "warnings": []})
+
+    def before_upload(self, request, name, revision):
+        self._require_writer(request, name.partition("/")[0])
+        held = self._version(request, name, revision).files
+        files = []
+        for asked in json.loads(request.content)["files"]:
+            path = asked["path"]
+            oid = {"oid": git_hash(held[path])} if path in held else {}
+            files.append({"path": path, "uploadMode": "regular", "shouldIgnore": False, **oid})
+        return httpx2.Response(200, json={"files": files})
+
+    def commit(self, request, name, revision):
+        self._require_writer(request, name.partition("/")[0])
+        files = dict(self._version(request, name, revision).files)
+        header, *added = (json.loads(line)["value"] for line in request.content.splitlines())
+        files |= {file["path"]: base64.b64decode(file["content"]) for file in added}
+        commit = self.repositories[name].commit(header["summary"], files)
+        address = f"{self.endpoint}/{name}/commit/{commit}"
+        return httpx2.Response(200, json={"commitUrl": address, "commitOid": commit})
+
+
+def git_hash(content):
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+NAME = r"([^/]+/[^/]+)"
+ROUTES = {
+    f"GET /api/models/{NAME}": Hub.information,
+    f"GET /api/models/{NAME}/revision/(.+)": Hub.information,
+    f"GET /api/models/{NAME}/tree/(.+)": Hub.tree,
+    f"(?:HEAD|GET) /{NAME}/resolve/([^/]+)/(.+)": Hub.resolve,
+    "POST /api/repos/create": Hub.create,
+    "POST /api/validate-yaml": Hub.check_card,
+    f"POST /api/models/{NAME}/preupload/(.+)": Hub.before_upload,
+    f"POST /api/models/{NAME}/commit/(.+)": Hub.commit,
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub that this process uses, with an empty cache and nobody logged in."""
+    hub, home = Hub(), tmp_path / "hub_home"
+
+    def handle_request(transport, request):
+        request.read()
+        return hub.answer(request)
+
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", handle_request)
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+        monkeypatch.delenv(name)
+    # huggingface_hub has read its environment already.
+    for name, value in {
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    # It waits up to 8 s between its attempts.
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    huggingface_hub.close_session()
+    return hub
