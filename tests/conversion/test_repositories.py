@@ -75,29 +75,18 @@ def test_a_fine_tuned_model_with_its_own_classes_in_a_pickled_file(hub, arrays, 
     tensors = {name: torch.tensor(array) for name, array in (arrays | head_of(2)).items()}
     torch.save(tensors, tmp_path / "weights.bin")
     weights = (tmp_path / "weights.bin").read_bytes()
-    hub.add("someone/insects", {"config.json": described, "pytorch_model.bin": weights})
+    files = {"config.json": described, "pytorch_model.bin": weights}
+    hub.add("someone/insects", files | {"README.md": b"---\nlicense: mit\n---\n"})
     imported = import_checkpoint("someone/insects")
-    assert (imported.licence, imported.published) == ("cc-by-4.0", None)
+    # The card's licence comes before that of config.json.
+    assert (imported.licence, imported.published) == ("mit", None)
     assert imported.pretrained.classes == ("ant", "bee")
     assert imported.pretrained.preprocessing.mean == (0.5, 0.5, 0.5)
     assert "trained by timm" not in imported.card
-    assert "| licence | cc-by-4.0 |" in imported.card
+    assert "| licence | mit |" in imported.card
     np.testing.assert_array_equal(
         imported.pretrained.variables["params"]["head"]["kernel"], head_of(2)["head.fc.weight"].T
     )
-
-
-def test_the_licence_is_the_cards(hub, arrays, config):
-    described = changed(config, {"license": None})
-    files = {"config.json": described, "model.safetensors": save(arrays)}
-    cards = {
-        "plain": (b"---\nlicense: mit\n---\n# A model\n", "mit"),
-        "none": (b"# A model\n", None),
-        "broken": (b"---\nlicense: [\n---\n# A model\n", None),
-    }
-    for name, (card, licence) in cards.items():
-        hub.add(f"someone/{name}", files | {"README.md": card})
-        assert import_checkpoint(f"someone/{name}").licence == licence
 
 
 @pytest.mark.usefixtures("hub")

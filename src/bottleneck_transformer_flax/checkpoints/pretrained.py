@@ -135,7 +135,7 @@ def load_pretrained(
     directory = _find(source)
     try:
         pretrained = _read(directory, execution)
-    except (BoTNetError, TypeError) as error:
+    except BoTNetError as error:
         raise CheckpointError(f"{directory}: {error}") from error
     if image_size is None or checked_image_size(image_size) == pretrained.preprocessing.size:
         return pretrained
