@@ -3,13 +3,13 @@
 import pytest
 
 from bottleneck_transformer_flax import load_pretrained
-from reference.hub import WRITER
+from reference.hub import TOKEN
 from training.tiny import assert_same_bits
 
 
 @pytest.fixture
 def logged_in(hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 @pytest.mark.usefixtures("logged_in")

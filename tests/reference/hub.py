@@ -17,7 +17,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-OWNER, WRITER, READER = "lab", "good-token", "reading-token"
+OWNER, TOKEN = "lab", "good-token"
+"""The user who may log in, and how."""
 NO_NETWORK = httpx2.ConnectError("connection refused")
 HANGS_UP = httpx2.RemoteProtocolError("server disconnected")
 
@@ -104,23 +105,23 @@ class Hub:
                     return refused.response
         raise AssertionError(f"the stand-in has no answer to {asked}")
 
-    def _token(self, request):
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        if token not in (None, WRITER, READER):
+    def _logged_in(self, request):
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in ("", TOKEN):
             raise Refused(401, "Invalid credentials in Authorization header")
-        return token
+        return token == TOKEN
 
-    def _require_writer(self, request, owner):
-        if self._token(request) != WRITER or owner != OWNER:
+    def _require_owner(self, request, owner):
+        if not self._logged_in(request) or owner != OWNER:
             raise Refused(403, f"You don't have the rights to write under the namespace {owner!r}")
 
     def _repository(self, request, name):
-        token, repository = self._token(request), self.repositories.get(name)
-        if repository is None or (repository.private and token is None):
-            # To an unknown client the hub does not tell what is not there.
-            if token is None:
-                raise Refused(401, "Invalid username or password.")
+        logged_in, repository = self._logged_in(request), self.repositories.get(name)
+        if repository is None and logged_in:
             raise Refused(404, "Repository not found", "RepoNotFound")
+        # Whoever is not logged in is not told what is there.
+        if repository is None or (repository.private and not logged_in):
+            raise Refused(401, "Invalid username or password.")
         return repository
 
     def _version(self, request, name, revision):
@@ -145,7 +146,7 @@ class Hub:
     def resolve(self, request, name, revision, path):
         commit = self._version(request, name, revision)
         if self._repository(request, name).gated:
-            status = 401 if self._token(request) is None else 403
+            status = 403 if self._logged_in(request) else 401
             raise Refused(status, f"Access to model {name} is restricted.", "GatedRepo")
         content = commit.files[path]
         headers = {"ETag": f'"{git_hash(content)}"', "X-Repo-Commit": commit.name}
@@ -159,7 +160,7 @@ class Hub:
 
     def create(self, request):
         asked = json.loads(request.content)
-        self._require_writer(request, asked["organization"])
+        self._require_owner(request, asked["organization"])
         name = f"{asked['organization']}/{asked['name']}"
         there = name in self.repositories
         if not there:
@@ -172,17 +173,15 @@ class Hub:
         return httpx2.Response(400 if refused else 200, json={"errors": errors, "warnings": []})
 
     def before_upload(self, request, name, revision):
-        self._require_writer(request, name.partition("/")[0])
-        held = self._version(request, name, revision).files
-        files = []
-        for asked in json.loads(request.content)["files"]:
-            path = asked["path"]
-            oid = {"oid": git_hash(held[path])} if path in held else {}
-            files.append({"path": path, "uploadMode": "regular", "shouldIgnore": False, **oid})
+        self._require_owner(request, name.partition("/")[0])
+        files = [
+            {"path": asked["path"], "uploadMode": "regular", "shouldIgnore": False}
+            for asked in json.loads(request.content)["files"]
+        ]
         return httpx2.Response(200, json={"files": files})
 
     def commit(self, request, name, revision):
-        self._require_writer(request, name.partition("/")[0])
+        self._require_owner(request, name.partition("/")[0])
         files = dict(self._version(request, name, revision).files)
         header, *added = (json.loads(line)["value"] for line in request.content.splitlines())
         files |= {file["path"]: base64.b64decode(file["content"]) for file in added}
