@@ -2,7 +2,6 @@
 
 import json
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -39,11 +38,13 @@ def test_the_published_weights_with_all_that_is_known(repository, hub):
     assert (imported.published.top1, imported.published.top5) == (79.262, 94.6)
     assert imported.pretrained.classes == imagenet.class_names()
     assert imported.pretrained.preprocessing == imported.published.preprocessing
-    card = huggingface_hub.ModelCard(imported.card)
-    assert (card.data.license, card.data.base_model) == ("apache-2.0", REPOSITORY)
-    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert results == {"accuracy": pytest.approx(0.79262), "top_5_accuracy": pytest.approx(0.946)}
-    assert "trained by timm" in card.text
+    for part in (
+        'license: "apache-2.0"',
+        f'base_model: "{REPOSITORY}"',
+        "79.262 %",
+        "trained by timm",
+    ):
+        assert part in imported.card
 
     # Another revision may hold other weights.
     repository.tags["v1"] = repository.commits[0].name

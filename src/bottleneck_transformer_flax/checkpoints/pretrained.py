@@ -1,4 +1,4 @@
-"""Pretrained directories: everything that inference needs of a trained model, and nothing else.
+"""Pretrained directories: everything that inference needs from a trained model, and nothing else.
 
 ``config.json`` (the architecture), ``model.safetensors`` (parameters and batch statistics),
 ``preprocessing.json`` (how images become model input), ``classes.json`` (the class names),
