@@ -38,13 +38,8 @@ def test_the_published_weights_with_all_that_is_known(repository, hub):
     assert (imported.published.top1, imported.published.top5) == (79.262, 94.6)
     assert imported.pretrained.classes == imagenet.class_names()
     assert imported.pretrained.preprocessing == imported.published.preprocessing
-    for part in (
-        'license: "apache-2.0"',
-        f'base_model: "{REPOSITORY}"',
-        "79.262 %",
-        "trained by timm",
-    ):
-        assert part in imported.card
+    described = ('license: "apache-2.0"', f'base_model: "{REPOSITORY}"', "79.262 %")
+    assert all(part in imported.card for part in (*described, "trained by timm"))
 
     # Another revision may hold other weights.
     repository.tags["v1"] = repository.commits[0].name
