@@ -3,58 +3,61 @@
 import errno
 import sys
 
+import httpx2
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, errors, utils
 
 from bottleneck_transformer_flax.checkpoints.hub import download_repository, upload_pretrained
 from bottleneck_transformer_flax.checkpoints.hub_errors import explain
 from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD, CLASSES, CONFIG
-from checkpoints.shared import ANT, CONTENT, fetch
-from reference.hub import NO_NETWORK, TOKEN
+from checkpoints.shared import ANT, fetch
+from reference.hub import NO_NETWORK
 
 DOWNLOAD, UPLOAD = f"{ANT} cannot be downloaded: ", f"{ANT} cannot be uploaded: "
+PAGE = f"{constants.ENDPOINT}/{ANT}"
+NOT_THERE = (
+    "the hub has no such repository, or it is private; check the name, or log in with "
+    "`hf auth login`"
+)
+GATED = (
+    f"its owner grants access on request; request it at {PAGE}, then log in with `hf auth login`"
+)
+NO_REVISION = f"it has no branch, tag or commit 'v9'; choose one from {PAGE}/tree/main"
+REFUSED = "the hub does not accept the token"
+TOKEN = "; log in again with `hf auth login`, or set another HF_TOKEN"
+FORBIDDEN = "the hub does not permit it (no); log in with `hf auth login` and a token that may"
 FULL = "there is no space left for the cache"
 
 
-@pytest.mark.parametrize("token", [None, TOKEN])
-def test_a_repository_that_is_not_there_or_not_open(hub, refusal, monkeypatch, token):
-    not_there = (
-        f"{DOWNLOAD}the hub has no such repository, or it is private; check the name, or log in "
-        "with `hf auth login`"
-    )
-    if token is None:
-        hub.add(ANT, CONTENT, private=True)
-        assert refusal(fetch) == not_there
-        del hub.repositories[ANT]
-    else:
-        monkeypatch.setenv("HF_TOKEN", token)
-    assert refusal(fetch) == not_there
-    hub.add(ANT, CONTENT, gated=True)
-    assert refusal(fetch, f"{ANT}@main") == (
-        f"{ANT}@main cannot be downloaded: its owner grants access on request; request it at "
-        f"{hub.endpoint}/{ANT}, then log in with `hf auth login`"
-    )
-    assert refusal(fetch, f"{ANT}@v9") == (
-        f"{ANT}@v9 cannot be downloaded: it has no branch, tag or commit 'v9'; choose one from "
-        f"{hub.endpoint}/{ANT}/tree/main"
-    )
-
-
-@pytest.mark.usefixtures("ant")
-def test_a_token_that_the_hub_does_not_know(refusal, monkeypatch, saved):
-    monkeypatch.setenv("HF_TOKEN", "stolen")
-    for told in (refusal(fetch), refusal(upload_pretrained, saved, ANT)):
-        assert "does not accept the token (Invalid credentials" in told
-        assert "log in again with `hf auth login`" in told
+@pytest.mark.parametrize(
+    ("status", "code", "said", "uploading", "told"),
+    [
+        (401, "", "Invalid username or password.", False, NOT_THERE),
+        (404, "RepoNotFound", "", True, NOT_THERE),
+        (403, "GatedRepo", "", False, GATED),
+        (404, "RevisionNotFound", "", False, NO_REVISION),
+        (401, "", "credentials", False, f"{REFUSED} (credentials){TOKEN}"),
+        (401, "", "no", True, f"{REFUSED} (no){TOKEN}"),
+        (403, "", "no", False, f"{FORBIDDEN} read it"),
+        (403, "", "no", True, f"{FORBIDDEN} write to it"),
+        (418, "", "teapot", False, "the hub answered with 418 (teapot)"),
+        (429, "", "slowly", False, "the hub answered with 429 (slowly); try again later"),
+        (500, "", "failed", True, "the hub answered with 500 (failed); try again later"),
+    ],
+)
+def test_what_the_hub_answers(status, code, said, uploading, told):
+    headers = {"X-Error-Code": code, "X-Error-Message": said}
+    request = httpx2.Request("GET", f"{constants.ENDPOINT}/api/models/{ANT}")
+    with pytest.raises(errors.HfHubHTTPError) as caught:
+        utils.hf_raise_for_status(httpx2.Response(status, headers=headers, request=request))
+    assert explain(caught.value, f"{ANT}@v9", uploading=uploading) == told
 
 
 @pytest.mark.usefixtures("logged_in")
-def test_other_answers_of_the_hub(hub, refusal, saved):
-    for status in (500, 429, 418):
-        hub.failure = (status, b"")
-        told = refusal(fetch)
-        assert told.startswith(f"{DOWNLOAD}the hub answered with {status} (")
-        assert told.endswith("; try again later") == (status != 418)
+def test_failures_name_the_repository_and_the_cause(hub, refusal, saved):
+    assert refusal(fetch) == DOWNLOAD + NOT_THERE
+    hub.failure = (500, b"")
+    assert refusal(fetch).startswith(f"{DOWNLOAD}the hub answered with 500 (")
     hub.failure = (200, b"<html>Welcome to our hotel</html>")
     reason = f"{hub.endpoint} does not answer as the hub; check the network and HF_ENDPOINT"
     assert refusal(fetch) == DOWNLOAD + reason
@@ -91,22 +94,12 @@ def test_a_repository_of_something_else(hub, refusal):
     assert "lacks config.json;" in refusal(download_repository, "lab/empty", [CONFIG])
 
 
-@pytest.mark.usefixtures("logged_in")
-def test_an_upload_that_is_not_permitted(hub, refusal, saved):
-    there = hub.add("others/ant", CONTENT)
-    for name in ("others/ant", "others/bee"):
-        told = refusal(upload_pretrained, saved, name)
-        assert told.startswith(f"{name} cannot be uploaded: the hub does not permit it (You don't")
-        assert told.endswith("log in with `hf auth login` and a token that may write to it")
-    assert (len(there.commits), len(hub.repositories)) == (1, 1)
-
-
 def test_nobody_logged_in_or_no_network(hub, refusal, saved, monkeypatch):
     assert refusal(upload_pretrained, saved, ANT) == (
         f"{UPLOAD}nobody is logged in; log in with `hf auth login`, or set HF_TOKEN"
     )
     assert hub.asked == []
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_TOKEN", "some-token")
     hub.failure = NO_NETWORK
     assert refusal(upload_pretrained, saved, ANT) == (
         f"{UPLOAD}the hub at {hub.endpoint} cannot be reached (connection refused); check the "

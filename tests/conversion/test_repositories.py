@@ -15,7 +15,7 @@ from bottleneck_transformer_flax.conversion.timm import read_timm_config
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from conversion.small_timm import NAME, REPOSITORY, head_of
-from reference.hub import NO_NETWORK, TOKEN
+from reference.hub import NO_NETWORK
 from training.tiny import assert_same_bits
 
 
@@ -87,7 +87,7 @@ def test_a_fine_tuned_model_with_its_own_classes_in_a_pickled_file(hub, arrays, 
 
 @pytest.mark.usefixtures("hub")
 def test_our_own_repository_is_copied_with_its_card(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_TOKEN", "some-token")
     own = load_pretrained("botnet_tiny")
     card = "---\nlicense: mit\n---\n# Shoes\n"
     upload_pretrained(save_pretrained(tmp_path / "own", *own, card=card), "lab/shoes")
