@@ -1,4 +1,4 @@
-"""Fixtures of this folder: a small pretrained directory, and the stand-in of the hub."""
+"""Fixtures of this folder: a small pretrained directory, and the stand-in for the hub."""
 
 import shutil
 
@@ -9,8 +9,7 @@ from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from checkpoints.shared import ANT, CONTENT, NAMES, PREPROCESSING
-from reference.hub_client import hub
-from reference.hub_server import WRITER
+from reference.hub import hub
 from reference.variables import random_variables
 from training.tiny import SIZE, SMALL
 
@@ -43,7 +42,7 @@ def ant(hub):
 
 @pytest.fixture
 def logged_in(hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setenv("HF_TOKEN", "some-token")
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Whatever is wrong with a pretrained directory is told in one line that names it."""
 
 import json
-import os
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from bottleneck_transformer_flax import load_pretrained
-
-WEIGHTS = "model.safetensors"
+from bottleneck_transformer_flax.checkpoints.pretrained_files import REQUIRED, WEIGHTS
 
 
 @pytest.fixture
@@ -35,27 +33,19 @@ def test_a_missing_directory_or_a_file(saved, refusal):
     assert "is a file" in refusal(load_pretrained, saved / WEIGHTS)
 
 
-@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "preprocessing.json", "classes.json"])
-def test_a_missing_file(saved, told, name):
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_file_that_is_missing_cut_off_or_something_else(saved, told, name):
+    content = (saved / name).read_bytes()
+    for damaged in (b"", content[:4], content[:-3], b"<html>404</html>" * 99, b"\xff\xfe", b"7"):
+        (saved / name).write_bytes(damaged)
+        assert name in told()
     (saved / name).unlink()
     assert name in told()
 
 
-def test_weights_that_end_too_early_or_are_something_else(saved, told):
-    content = (saved / WEIGHTS).read_bytes()
-    for damaged in (b"", content[:4], content[:100], content[:-1], b"<html>404</html>" * 99):
-        (saved / WEIGHTS).write_bytes(damaged)
-        assert f"{WEIGHTS} cannot be read" in told()
-
-
-@pytest.mark.parametrize("name", ["config.json", "preprocessing.json", "classes.json"])
-def test_json_garbage(saved, told, name):
-    for content in (b"", b"{", b"\xff\xfe", b"7", b'"text"', b"null"):
-        (saved / name).write_bytes(content)
-        assert name in told()
-
-
-def test_another_format(saved, told):
+def test_another_format_or_number_of_classes(saved, told):
+    (saved / "classes.json").write_text('["ant", "bee"]')
+    assert "names 2 classes; the model has 3 outputs" in told()
     for written in ("bottleneck-transformer-flax/2", None, 1):
         change_json(saved / "config.json", format=written)
         assert f"has format {written!r}; this version reads 'bottleneck-tr" in told()
@@ -83,35 +73,15 @@ def test_every_tensor_that_does_not_fit_is_listed_in_one_error(saved, told):
         assert part in message
 
 
-def test_a_wrong_number_of_classes(saved, told):
-    (saved / "classes.json").write_text('["ant", "bee"]')
-    assert "names 2 classes; the model has 3 outputs" in told()
-
-
 @pytest.mark.parametrize(
     ("file", "field", "value", "part"),
     [
         ("config.json", "num_head", 4, "did you mean 'num_heads'"),
-        ("config.json", "stage_sizes", [1, 1, 1], "stage_sizes"),
-        ("config.json", "stage_sizes", None, "stage_sizes"),
-        ("config.json", "num_heads", 0, "num_heads"),
-        ("config.json", "dtype", "float8", "float8"),
-        ("config.json", "se_ratio", "much", "se_ratio"),
-        ("preprocessing.json", "size", 16, "16"),
+        ("preprocessing.json", "mean", None, "mean"),
         ("preprocessing.json", "size", [2, 2], "2 × 2"),
         ("preprocessing.json", "size", [32, 16], "relative"),
-        ("preprocessing.json", "crop", "all", "crop"),
-        ("preprocessing.json", "std", ["a", "b", "c"], "std"),
-        ("preprocessing.json", "mean", None, "mean"),
-        ("preprocessing.json", "colour", "sRGB", "colour"),
     ],
 )
 def test_values_that_no_model_can_have(saved, told, file, field, value, part):
     change_json(saved / file, **{field: value})
     assert part in told()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_may_not_be_read(saved, told):
-    (saved / WEIGHTS).chmod(0)
-    assert WEIGHTS in told()

@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata
+from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata, licence_of_card
 
 AWKWARD = (
     "yes",
@@ -67,8 +67,24 @@ def test_every_text_is_read_back(text):
     assert result.dataset_type
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.1 + 0.2, 1e-5, 1 / 3, 1e-300])
-def test_every_value_is_read_back_to_the_last_bit(value):
-    (result,) = read(metrics={"top1": value}).eval_results
-    assert isinstance(result.metric_value, float)
-    assert result.metric_value == value
+def test_every_value_is_read_back_to_the_last_bit():
+    values = {"top1": 0.1 + 0.2, "top5": 1e-5, "f1": 1 / 3, "recall": 1e-300, "zero": 0.0, "one": 1}
+    read_back = [result.metric_value for result in read(metrics=values).eval_results]
+    assert read_back == list(values.values())
+    assert {type(value) for value in read_back} == {float}
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        (b"---\nlicense: mit\n---\n# A model\n", "mit"),
+        (b"# A model\n", None),
+        (b"---\nlicense: [\n---\n# A model\n", None),
+        (b"---\nlicense: [mit]\n---\n# A model\n", None),
+        (None, None),
+    ],
+)
+def test_the_licence_of_a_card(tmp_path, text, licence):
+    if text is not None:
+        (tmp_path / "README.md").write_bytes(text)
+    assert licence_of_card(tmp_path) == licence

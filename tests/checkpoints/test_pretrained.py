@@ -1,8 +1,8 @@
 """Pretrained directories: what is saved is loaded bit for bit, and nothing else is overwritten."""
 
 import json
-import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from bottleneck_transformer_flax import Execution, load_pretrained, save_pretrained
 from bottleneck_transformer_flax.checkpoints import pretrained as module
-from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from checkpoints.shared import NAMES, PREPROCESSING
@@ -57,52 +57,38 @@ def test_directories_that_earlier_commits_wrote_are_loaded(name):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
-def test_loading_compiles_no_program_for_each_shape(saved):
-    compiled = []
-
-    def listen(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(seconds)
-
+def test_loading_compiles_no_program_for_each_shape(saved, caplog):
     jax.clear_caches()
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with jax.log_compiles():
         jax.block_until_ready(load_pretrained(saved).variables)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     # One program for each shape of a variable would be dozens; a random key's is one.
-    assert len(compiled) <= 2
+    assert sum(told.startswith("Finished XLA compilation") for told in caplog.messages) <= 2
 
 
 def test_files_are_plain_utf_8(saved):
     assert entries(saved) == ["README.md", *FILES]
     assert (saved / "README.md").read_text(encoding="utf-8") == "# čard\n"
-    assert "蜂" in (saved / "classes.json").read_text(encoding="utf-8")
-    assert json.loads((saved / "classes.json").read_text(encoding="utf-8")) == list(NAMES)
+    classes = (saved / "classes.json").read_text(encoding="utf-8")
+    assert "蜂" in classes
+    assert json.loads(classes) == list(NAMES)
     preprocessing = json.loads((saved / "preprocessing.json").read_text(encoding="utf-8"))
     assert set(preprocessing) == {"size", "crop", "mean", "std", "interpolation"}
 
 
-def test_a_run_stands_for_its_pretrained_folder_and_the_same_size_changes_nothing(
+def test_another_size_resizes_tables_and_preprocessing_and_the_same_changes_nothing(
     saved, small_variables
 ):
-    shutil.copytree(saved, saved.parent / "run" / "pretrained")
-    loaded = load_pretrained(saved.parent / "run", image_size=SIZE)
-    assert_same_bits(loaded.variables, small_variables)
-    assert loaded.preprocessing == PREPROCESSING
-
-
-def test_another_size_resizes_tables_and_preprocessing(saved):
-    size = (24, 20)
-    loaded = load_pretrained(saved, image_size=size)
+    """A run's directory stands for the pretrained directory in it."""
+    run, size = saved.parent / "run", (24, 20)
+    run.mkdir()
+    saved.rename(run / "pretrained")
+    same = load_pretrained(run, image_size=SIZE)
+    assert_same_bits(same.variables, small_variables)
+    assert same.preprocessing == PREPROCESSING
+    loaded = load_pretrained(run, image_size=size)
     assert loaded.preprocessing == PREPROCESSING.replace(size=size)
     expected = abstract_variables(loaded.model, size)
     assert jax.tree.map(np.shape, loaded.variables) == jax.tree.map(np.shape, expected)
-    logits = jax.jit(loaded.model.apply)(loaded.variables, np.ones((2, *size, 3), np.float32))
-    assert logits.shape == (2, 3)
-    assert np.isfinite(logits).all()
-    with pytest.raises(ConfigError, match="3 × 16"):
-        load_pretrained(saved, image_size=(3, 16))
 
 
 def test_saving_replaces_a_pretrained_directory_and_its_card(saved):
@@ -110,10 +96,10 @@ def test_saving_replaces_a_pretrained_directory_and_its_card(saved):
     variables = random_variables(abstract_variables(model, SIZE))
     save_pretrained(saved, model, variables, PREPROCESSING, ("a", "b", "c"))
     assert entries(saved) == FILES
+    assert entries(saved.parent) == ["saved"]
     loaded = load_pretrained(saved)
     assert_same_bits(loaded.variables, variables)
     assert loaded.classes == ("a", "b", "c")
-    assert entries(saved.parent) == ["saved"]
 
 
 def test_saving_into_an_empty_folder_through_a_link_keeps_the_link(tmp_path, small):
@@ -162,16 +148,11 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, small):
     assert entries(tmp_path) == []
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failure_halfway_leaves_what_was_there(saved, small, monkeypatch, error):
+def test_a_failure_halfway_leaves_what_was_there(saved, small, monkeypatch):
     before = contents(saved)
-
-    def fail(path, values):
-        raise error
-
-    monkeypatch.setattr(module, "_write_json", fail)
+    monkeypatch.setattr(module, "_write_json", Mock(side_effect=OSError("disk full")))
     for folder in (saved, saved.parent / "new"):
-        with pytest.raises(type(error)):
+        with pytest.raises(OSError, match="disk full"):
             save_pretrained(folder, *small)
     assert contents(saved) == before
     assert entries(saved.parent) == ["saved"]

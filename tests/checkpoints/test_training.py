@@ -2,7 +2,6 @@
 
 import copy
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -63,34 +62,22 @@ def two_saved(saved_once, tmp_path):
     return shutil.copytree(saved_once, tmp_path / "two")
 
 
-@pytest.mark.parametrize("average", [True, False])
-def test_a_state_and_its_progress_are_restored_bit_for_bit(tmp_path, average):
-    state, other = (state_of(seed, average=average) for seed in (1, 2))
-    with TrainingCheckpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(state) is None
-        assert checkpoints.latest_step() is None
-        checkpoints.save(7, state, PROGRESS)
-        checkpoints.save(7, other, {})
-    with TrainingCheckpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 7
-        assert checkpoints.path(7).is_dir()
-        step, back, progress = checkpoints.restore(other)
-    assert (step, progress) == (7, PROGRESS)
-    assert_same_bits(back, state)
-
-
-# orbax would read these names as patterns.
-@pytest.mark.parametrize("name", ["plain", "a [1]", "*?"])
-def test_the_newest_two_stay(tmp_path, name):
-    folder = tmp_path / name / "checkpoints"
+# orbax would read the second name as a pattern.
+@pytest.mark.parametrize(("name", "average"), [("plain", True), ("a [1]*?", False)])
+def test_the_newest_two_stay_and_are_restored_bit_for_bit(tmp_path, name, average):
+    folder, state = tmp_path / name / "checkpoints", state_of(5, average=average)
     with TrainingCheckpoints(folder) as checkpoints:
-        for step in (1, 2, 5):
-            checkpoints.save(step, state_of(step), {"step": step})
+        assert checkpoints.restore(state) is None
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step, average=average), {"step": step})
+        checkpoints.save(5, state, PROGRESS)
+        # What is saved already stays.
+        checkpoints.save(5, state_of(7, average=average), {})
         assert checkpoints.path(5) == folder / "5"
     assert steps(folder) == ["2", "5"]
-    step, back, progress = restored(folder)
-    assert (step, progress) == (5, {"step": 5})
-    assert_same_bits(back, state_of(5))
+    step, back, progress = restored(folder, state_of(average=average))
+    assert (step, progress) == (5, PROGRESS)
+    assert_same_bits(back, state)
 
 
 @pytest.fixture
@@ -133,8 +120,8 @@ def test_a_state_may_be_donated_and_progress_changed_while_they_are_written(tmp_
 
 @pytest.mark.parametrize(
     "other",
-    [{"names": ("weight",)}, {"names": ("kernel", "bias")}, {"shape": (3, 4)}, {"average": False}],
-    ids=["other name", "one more", "other shape", "no average"],
+    [{"names": ("weight",)}, {"shape": (3, 4)}, {"average": False}],
+    ids=["other name", "other shape", "no average"],
 )
 def test_another_structure_is_refused(saved_once, refusal, other):
     message = refusal(restored, saved_once, state_of(**other))
@@ -162,24 +149,21 @@ def test_every_damage_is_found(saved_once, tmp_path, damage, part):
     assert module.find_damage(folder) is not None
 
 
-def test_the_checkpoint_before_a_damaged_one_is_restored(two_saved, caplog):
-    flip_a_bit(max(files_of(two_saved / "4/state"), key=lambda each: each.stat().st_size))
-    step, back, progress = restored(two_saved)
-    assert (step, progress) == (2, {"step": 2})
-    assert_same_bits(back, state_of(2))
-    (warning,) = caplog.messages
-    assert "4.damaged" in warning
-
-
-def test_a_damaged_step_can_be_saved_and_damaged_again(two_saved):
-    for again in range(3):
-        shutil.rmtree(two_saved / "4") if again == 0 else empty(two_saved / "4" / "digests.json")
-        (two_saved / "4").mkdir(exist_ok=True)
+def test_the_checkpoint_before_a_damaged_one_is_restored_and_the_step_saved_again(
+    two_saved, caplog
+):
+    for again in range(2):
+        flip_a_bit(max(files_of(two_saved / "4/state"), key=lambda file: file.stat().st_size))
         with TrainingCheckpoints(two_saved) as checkpoints:
-            assert checkpoints.restore(state_of()).step == 2
+            step, back, progress = checkpoints.restore(state_of())
+            assert (step, progress) == (2, {"step": 2})
+            assert_same_bits(back, state_of(2))
             checkpoints.save(4, state_of(again), {"step": 4})
         assert_same_bits(restored(two_saved).state, state_of(again))
-    assert {"4", "4.damaged", "4.damaged-2", "4.damaged-3"} <= set(entries(two_saved))
+    assert {"4", "4.damaged", "4.damaged-2"} <= set(entries(two_saved))
+    first, second = caplog.messages
+    assert "4.damaged is damaged" in first
+    assert "4.damaged-2 is damaged" in second
 
 
 def test_where_all_are_damaged_it_is_an_error(two_saved, refusal):
@@ -190,18 +174,12 @@ def test_where_all_are_damaged_it_is_an_error(two_saved, refusal):
 
 
 def test_every_file_has_a_digest_but_what_is_not_needed(two_saved):
+    files = {file.relative_to(two_saved / "4").as_posix() for file in files_of(two_saved / "4")}
     digests = json.loads((two_saved / "4" / "digests.json").read_text())
-    expected = {
-        file.relative_to(two_saved / "4").as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files_of(two_saved / "4")
-        if file.name not in ("digests.json", "_CHECKPOINT_METADATA")
-    }
-    assert len(expected) > 3
-    assert digests == expected
+    assert len(digests) > 3
+    assert files - digests.keys() == {"digests.json", "_CHECKPOINT_METADATA"}
     empty(two_saved / "4" / "_CHECKPOINT_METADATA")
-    step, back, _ = restored(two_saved)
-    assert step == 4
-    assert_same_bits(back, state_of(4))
+    assert_same_bits(restored(two_saved).state, state_of(4))
 
 
 def test_a_full_disk_is_told_and_the_checkpoint_before_is_intact(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.cli import main
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from bottleneck_transformer_flax.training.estimate import Estimate
 from reference.finished_runs import finished_once, finished_run
-from reference.hub_client import hub
+from reference.hub import hub
 from training.tiny import SMALL_VARIANT, small_variant, write_data
 
 __all__ = ["finished_once", "finished_run", "hub", "small_variant"]

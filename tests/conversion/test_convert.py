@@ -1,11 +1,14 @@
 """Importing a file: what comes with it, and every way in which it can be another model's."""
 
 import jax
-import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained, save_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained import (
+    Pretrained,
+    load_pretrained,
+    save_pretrained,
+)
 from bottleneck_transformer_flax.conversion import importing as module
 from bottleneck_transformer_flax.conversion.convert import export_checkpoint
 from bottleneck_transformer_flax.conversion.importing import import_checkpoint
@@ -22,13 +25,6 @@ from training.tiny import assert_same_bits
 
 def imported(path, **options):
     return import_checkpoint(path, **{"variant": NAME} | options).pretrained
-
-
-def refusal(path, **options):
-    with pytest.raises(CheckpointError) as caught:
-        imported(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_an_imported_model_is_saved_and_loaded_unchanged(file, tmp_path):
@@ -65,43 +61,29 @@ def test_another_head(arrays, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(320, 192), (64, 512)])
-def test_another_size_goes_out_and_back_and_is_named_where_it_is_not_given(file, tmp_path, size):
-    original = imported(file)
-    _, variables = resize_relative_positions(original.model, original.variables, size)
+def test_another_size_and_head_go_out_and_back_and_the_size_is_named(file, tmp_path, size, refusal):
+    original, path = imported(file), tmp_path / "tuned.safetensors"
+    resized = resize_relative_positions(original.model, original.variables, size)
+    model, variables = replace_head(*resized, num_classes=4, rng=jax.random.key(0))
     preprocessing = original.preprocessing.replace(size=size)
-    resized = original._replace(variables=variables, preprocessing=preprocessing)
-    path = tmp_path / "resized.safetensors"
-    export_checkpoint(resized, path, "timm")
-    message = refusal(path)
+    tuned = Pretrained(model, variables, preprocessing, ("a", "b", "c", "d"))
+    assert export_checkpoint(tuned, path, "timm") == NAME
+    message = refusal(imported, path)
     assert f"has relative position tables for {size[0]} × {size[1]} pixels, not for 256" in message
     assert f"(--image-size {size[0]} {size[1]})" in message
     back = imported(path, image_size=size)
     assert back.preprocessing == preprocessing
-    assert_same_bits(back.variables, resized.variables)
+    assert_same_bits(back.variables, tuned.variables)
 
 
-def test_every_difference_is_listed_once(arrays, tmp_path):
-    del arrays["stem.conv1.conv.weight"]
-    arrays["extra.weight"] = np.zeros(1, np.float32)
-    arrays["head.fc.weight"] = np.zeros((1000, 7), np.float32)
-    path = tmp_path / "damaged.safetensors"
-    save_file(arrays, path)
-    message = refusal(path)
-    assert message.startswith(f"{path} is not a {NAME} of timm: 3 differences: ")
-    for part in (
-        "missing: stem.conv1.conv.weight",
-        "not in the model: extra.weight",
-        "head.fc.weight is (1000, 7), expected (1000, ",
-    ):
-        assert message.count(part) == 1
+def test_another_known_model_is_named(file, refusal):
+    told = refusal(imported, file, variant="botnet26t_256")
+    assert told.startswith(f"{file} is not a botnet26t_256 of timm, but has the names of {NAME} of")
+    assert " differences: " in told
 
 
-def test_another_known_model_is_named(file):
-    assert f"but has the names of {NAME} of timm" in refusal(file, variant="botnet26t_256")
-
-
-def test_a_source_that_is_no_checkpoint(file, tmp_path):
-    assert "no_file.pth does not exist" in refusal(tmp_path / "no_file.pth")
+def test_a_source_that_is_no_checkpoint(file, tmp_path, refusal):
+    assert "no_file.pth does not exist" in refusal(imported, tmp_path / "no_file.pth")
     with pytest.raises(ConfigError, match="name it with --variant"):
         imported(file, variant=None)
     for name in ("botnet_t3", "botnet_tiny"):
@@ -109,16 +91,6 @@ def test_a_source_that_is_no_checkpoint(file, tmp_path):
             imported(file, variant=name)
     with pytest.raises(ConfigError, match="did you mean 'botnet26t_256'"):
         imported(file, variant="botnet26t_265")
-
-
-def test_a_fine_tuned_model_goes_back(file, tmp_path):
-    original = imported(file)
-    model, variables = replace_head(
-        original.model, original.variables, num_classes=4, rng=jax.random.key(0)
-    )
-    tuned = original._replace(model=model, variables=variables, classes=("a", "b", "c", "d"))
-    assert export_checkpoint(tuned, tmp_path / "tuned.safetensors", "timm") == NAME
-    assert_same_bits(imported(tmp_path / "tuned.safetensors").variables, tuned.variables)
 
 
 def test_what_another_project_does_not_have_is_not_exported(file, tmp_path):

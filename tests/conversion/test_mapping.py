@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from bottleneck_transformer_flax.conversion.convert import PROJECTS
+from bottleneck_transformer_flax.conversion import timm
 from bottleneck_transformer_flax.conversion.mapping import (
     CONVOLUTION,
     CONVOLUTION_1D,
@@ -27,9 +27,6 @@ LAYOUTS = {
     "pointwise": (POINTWISE, (7, 2, 1, 1), [(2, 7)]),
     "projections": (projections(2, 2, 5), (27, 4, 1, 1), [(4, 3, 2), (4, 3, 2), (4, 3, 5)]),
 }
-# Every kind of block is in these.
-MAPPED = (("timm", "sebotnet33ts_256"), ("timm", "eca_botnext26ts_256"))
-MAPPED += (("distribuuuu", "botnet_s1_50"),)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -54,17 +51,9 @@ def test_every_axis_goes_where_it_means_to():
     assert value[2, 1, 4] == fused[17, 2, 0, 0]
 
 
-@pytest.mark.parametrize(("project", "variant"), MAPPED)
-def test_every_variable_is_mapped_once(project, variant):
-    mapping = list(PROJECTS[project].mapping(VARIANTS[variant].config))
-    mapped = [name for _, flax_names, _ in mapping for name in flax_names]
-    assert sorted(mapped) == sorted(flatten_dict(variant_shapes(variant), sep="."))
-    assert len({torch_name for torch_name, _, _ in mapping}) == len(mapping)
-
-
 def test_every_misfit_is_listed_once_and_what_fits_is_contiguous():
     name = "sebotnet33ts_256"
-    mapping = list(PROJECTS["timm"].mapping(VARIANTS[name].config))
+    mapping = list(timm.mapping(VARIANTS[name].config))
     expected = flatten_dict(variant_shapes(name), sep=".")
     zeros = {path: np.zeros(leaf.shape, np.float32) for path, leaf in expected.items()}
     arrays = to_torch(mapping, zeros)

@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from bottleneck_transformer_flax.checkpoints.hub_errors import explain, is_transport_error
@@ -66,25 +67,25 @@ def download_repository(
             none of the files.
     """
     name, revision = _parse(repository)
-    with _hub_errors(repository, "downloaded"):
+    with _hub_errors(repository, uploading=False):
         from huggingface_hub import snapshot_download
 
+        download = partial(snapshot_download, name, revision=revision, allow_patterns=list(files))
         try:
-            folder = snapshot_download(name, revision=revision, allow_patterns=list(files))
+            folder = Path(download())
         except Exception as error:
-            # huggingface_hub falls back to its cache itself when it cannot connect, but not behind
-            # a proxy that refuses, nor when the connection breaks off.
-            cached = _cached(name, revision, files) if is_transport_error(error) else None
-            if cached is None:
+            if not is_transport_error(error):
                 raise
-            folder = cached
-    missing = [name for name in required if not (Path(folder) / name).is_file()]
-    if missing or not any((Path(folder) / name).is_file() for name in files):
+            # huggingface_hub turns to its cache when it cannot connect, but not behind a proxy that
+            # refuses, nor when the connection breaks off.
+            folder = Path(download(local_files_only=True))
+    missing = [name for name in required if not (folder / name).is_file()]
+    if missing or not any((folder / name).is_file() for name in files):
         raise CheckpointError(
             f"{repository} is on the hub but lacks {', '.join(missing or files)}; expected the "
             "repository of a model"
         )
-    return Path(folder)
+    return folder
 
 
 def at_commit(repository: str, folder: Path) -> str:
@@ -115,9 +116,9 @@ def upload_pretrained(
         raise CheckpointError(
             f"{repository} names a revision, but an upload goes to the main branch; name {name}"
         )
-    files = _files_to_share(directory)
-    with _hub_errors(name, "uploaded"):
-        from huggingface_hub import CommitOperationAdd, HfApi
+    folder = _complete_directory(directory)
+    with _hub_errors(name, uploading=True):
+        from huggingface_hub import HfApi
 
         hub = HfApi(token=True)
         is_new = not hub.repo_exists(name)
@@ -130,9 +131,10 @@ def upload_pretrained(
                 f"in its settings at {url}/settings, or choose another name"
             )
         try:
-            hub.create_commit(
-                name,
-                operations=[CommitOperationAdd(file.name, file) for file in files],
+            hub.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                allow_patterns=list(FILES),
                 commit_message=message or "Upload a Bottleneck Transformer",
             )
         except Exception:
@@ -142,14 +144,15 @@ def upload_pretrained(
     return str(url)
 
 
-def _files_to_share(directory: Path) -> list[Path]:
+def _complete_directory(directory: Path) -> Path:
+    """Find the pretrained directory that is to be shared, and check that no file is missing."""
     folder = find_pretrained(directory)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
         raise CheckpointError(
             f"{folder} lacks {', '.join(missing)}; expected the folder that save_pretrained or a "
             "finished run wrote"
         )
-    return [folder / name for name in FILES if (folder / name).is_file()]
+    return folder
 
 
 def _parse(repository: str) -> tuple[str, str | None]:
@@ -163,22 +166,10 @@ def _parse(repository: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def _cached(name: str, revision: str | None, files: Sequence[str]) -> str | None:
-    """Folder of a repository in the cache; None if it lacks any of the files."""
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return snapshot_download(
-            name, revision=revision, allow_patterns=list(files), local_files_only=True
-        )
-    except errors.LocalEntryNotFoundError:
-        return None
-
-
 @contextlib.contextmanager
-def _hub_errors(repository: str, participle: str) -> Iterator[None]:
+def _hub_errors(repository: str, *, uploading: bool) -> Iterator[None]:
     """Raise huggingface_hub's errors as ours, in one line, and hide its longer warnings."""
-    failure = f"{repository} cannot be {participle}"
+    failure = f"{repository} cannot be {'uploaded' if uploading else 'downloaded'}"
     remedy = "install the extra 'hub': pip install 'bottleneck-transformer-flax[hub]'"
     with reraise(ImportError, CheckpointError, failure, remedy=remedy):
         import huggingface_hub  # noqa: F401
@@ -189,7 +180,7 @@ def _hub_errors(repository: str, participle: str) -> Iterator[None]:
         raise
     except Exception as error:
         # The errors of huggingface_hub, its HTTP library and its storage library share no base.
-        why = explain(error, repository, uploading=participle == "uploaded")
+        why = explain(error, repository, uploading=uploading)
         raise CheckpointError(f"{failure}: {why}") from error
 
 
@@ -203,16 +194,12 @@ def _quietly() -> Iterator[None]:
 
     verbosity = utils.logging.get_verbosity()
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    hide_bars = not on_terminal and not utils.are_progress_bars_disabled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         if verbosity == logging.WARNING:
             utils.logging.set_verbosity(logging.ERROR)
-        if hide_bars:
-            utils.disable_progress_bars()
         try:
-            yield
+            with contextlib.nullcontext() if on_terminal else utils.disable_progress_bars():
+                yield
         finally:
             utils.logging.set_verbosity(verbosity)
-            if hide_bars:
-                utils.enable_progress_bars()

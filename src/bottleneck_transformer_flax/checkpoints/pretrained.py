@@ -1,4 +1,4 @@
-"""Pretrained directories: everything that inference needs of a trained model, and nothing else.
+"""Pretrained directories: everything that inference needs from a trained model, and nothing else.
 
 ``config.json`` (the architecture), ``model.safetensors`` (parameters and batch statistics),
 ``preprocessing.json`` (how images become model input), ``classes.json`` (the class names),
@@ -135,7 +135,7 @@ def load_pretrained(
     directory = _find(source)
     try:
         pretrained = _read(directory, execution)
-    except (BoTNetError, TypeError) as error:
+    except BoTNetError as error:
         raise CheckpointError(f"{directory}: {error}") from error
     if image_size is None or checked_image_size(image_size) == pretrained.preprocessing.size:
         return pretrained

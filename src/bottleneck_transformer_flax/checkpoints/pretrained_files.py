@@ -1,4 +1,4 @@
-"""Names of the files in a pretrained directory, and how such a directory is found. No jax."""
+"""File names of pretrained directories, and where such a directory is. Imports no jax."""
 
 import json
 from importlib import resources

@@ -1,4 +1,4 @@
-"""Train states on disk, through orbax, with the digests that tell a damaged checkpoint."""
+"""Train states on disk, written by orbax, with digests that reveal a damaged checkpoint."""
 
 import contextlib
 import copy

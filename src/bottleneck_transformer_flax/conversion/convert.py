@@ -140,9 +140,10 @@ def _trained_size(
     expected: Mapping[str, Any],
     size: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """Image size that a checkpoint's relative tables were trained at; None if it is ``size``.
+    """Image size that a checkpoint's relative tables were trained at.
 
-    Grids shrink by fixed strides, so the largest grid tells the size of the image.
+    Grids shrink by fixed strides, so the largest grid tells the size of the image. None if that is
+    ``size``, or the checkpoint has arrays of other names.
     """
     if {mapped.torch_name for mapped in mapping} != arrays.keys():
         return None

@@ -1,4 +1,4 @@
-"""Published BoTNet weights, and the accuracy that their projects report. No jax."""
+"""Published BoTNet weights, and the accuracy that their projects report. Imports no jax."""
 
 from dataclasses import dataclass
 from typing import Literal
