@@ -58,7 +58,7 @@ def test_load_splits_reads_the_named_folder(folder, monkeypatch):
 
 
 IMAGES = np.zeros((80, 28, 28), np.uint8)
-WHOLE = gzip.compress(idx_bytes(IMAGES))
+WHOLE = gzip.compress(idx_bytes(IMAGES), mtime=0)
 DAMAGED = "cannot be read as a gzipped idx file: "
 
 
