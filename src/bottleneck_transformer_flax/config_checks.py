@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 
+from bottleneck_transformer_flax.errors import ConfigError
+
 
 class Check(NamedTuple):
     """A condition on the value of a field.
@@ -34,6 +36,12 @@ def problems(record: Any, **checks: Check) -> list[str]:
         if not check.holds(value):
             wrong.append(f"{field.name} is {value!r}; expected {check.expected}")
     return wrong
+
+
+def check_fields(record: Any, **checks: Check) -> None:
+    """Raise one ConfigError for all fields whose value is not allowed; see ``problems``."""
+    if wrong := problems(record, **checks):
+        raise ConfigError("; ".join(wrong))
 
 
 def _check_by_type(annotation: Any) -> Check:
@@ -70,3 +78,13 @@ def number(expected: str, holds: Callable[[float], bool]) -> Check:
         return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
     return Check(lambda value: is_number(value) and bool(holds(value)), f"a number {expected}")
+
+
+def integer(expected: str, holds: Callable[[int], bool]) -> Check:
+    """The check for an integer that meets a condition."""
+    return Check(lambda value: type(value) is int and holds(value), f"an integer {expected}")
+
+
+def or_none(check: Check) -> Check:
+    """The same check, with None allowed too."""
+    return Check(lambda value: value is None or check.holds(value), f"{check.expected}, or None")

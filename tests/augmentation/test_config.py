@@ -36,7 +36,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(name, values, expected):
     for value in values:
         with pytest.raises(ConfigError) as caught:
             Augmentation(**{name: value})
-        assert str(caught.value) == f"augmentation {name} is {value!r}; expected {expected}"
+        assert str(caught.value) == f"{name} is {value!r}; expected {expected}"
 
 
 @pytest.mark.usefixtures("as_users_have_it")

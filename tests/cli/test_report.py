@@ -66,7 +66,7 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
         [CLASSES[true], CLASSES[predicted], str(count), f"{100 * count / 3:.1f} %", ""]
         for (true, predicted), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
-    start = page.rows.index(["class", "taken for", "images", "of the class", ""]) + 1
+    start = page.rows.index(["class", "taken for", "images", "share of class", ""]) + 1
     assert page.rows[start : start + len(pairs)] == pairs
     out = tmp_path / "new/folder/page.html"
     called = call("report", run, "--out", out, "--count", "1", "--json")

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bottleneck_transformer_flax.config_checks import Check, number, problems
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.config_checks import Check, check_fields, integer, number
 
 Crop = Literal["none", "shift", "resized"]
 PolicyName = Literal["none", "rand", "trivial"]
@@ -22,22 +21,22 @@ class Augmentation:
 
     Attributes:
         crop: "none" keeps the evaluation geometry; "shift" then moves the image by up to
-            ``shift_pixels`` and fills with zeros (small images); "resized" resizes a random part
+            shift_pixels and fills with zeros (small images); "resized" resizes a random part
             to the model's size (photographs).
-        shift_pixels: longest move along each axis, in pixels of the model's input.
-        min_scale: smallest fraction of the image's area that "resized" takes, in (0, 1].
+        shift_pixels: Longest move along each axis, in pixels of the model's input.
+        min_scale: Smallest fraction of the image's area that "resized" takes, in (0, 1].
         aspect_ratio: (lowest, highest) width / height of the part that "resized" takes, relative
             to the width / height of the model's input.
-        policy: operations on colours and shape after the crop: "rand" is RandAugment, "trivial"
+        policy: Operations on colours and shape after the crop: "rand" is RandAugment, "trivial"
             is TrivialAugment.
-        policy_layers: operations that "rand" applies to an image.
-        policy_magnitude: strength of the operations of "rand", in [0, 30]; 10 is strong.
-        flip: whether half of the images are mirrored left to right.
-        mixup_alpha: parameter of mixup's Beta distribution, which blends images with others; 0
+        policy_layers: Operations that "rand" applies to an image.
+        policy_magnitude: Strength of the operations of "rand", in [0, 30]; 10 is strong.
+        flip: Whether half of the images are mirrored left to right.
+        mixup_alpha: Parameter of mixup's Beta distribution, which blends images with others; 0
             for no mixup.
-        cutmix_alpha: parameter of CutMix's Beta distribution, which pastes parts of other images;
-            0 for no CutMix. With mixup as well, each batch has one of the two.
-        erasing_probability: chance that a random part of an image is erased.
+        cutmix_alpha: Parameter of CutMix's Beta distribution, which pastes parts of other images;
+            at 0 there is none. With mixup as well, each batch has one of the two.
+        erasing_probability: Chance that a random part of an image is erased.
 
     Raises:
         ConfigError: when a value is outside the range given above.
@@ -58,11 +57,9 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Turn lists (JSON has no tuples) into tuples, then check every value."""
         object.__setattr__(self, "aspect_ratio", tuple(self.aspect_ratio))
-        wrong = problems(
+        check_fields(
             self,
-            shift_pixels=Check(
-                lambda value: type(value) is int and value >= 0, "an integer of at least 0"
-            ),
+            shift_pixels=integer("of at least 0", lambda value: value >= 0),
             min_scale=number("in (0, 1]", lambda value: 0 < value <= 1),
             aspect_ratio=Check(_is_aspect_ratio, "(lowest, highest), both in [1/100, 100]"),
             policy_magnitude=number("in [0, 30]", lambda value: 0 <= value <= HIGHEST_MAGNITUDE),
@@ -70,8 +67,6 @@ class Augmentation:
             cutmix_alpha=_ALPHA,
             erasing_probability=number("in [0, 1]", lambda value: 0 <= value <= 1),
         )
-        if wrong:
-            raise ConfigError(f"augmentation {'; '.join(wrong)}")
 
 
 def _is_aspect_ratio(value: tuple[Any, ...]) -> bool:

@@ -166,7 +166,7 @@ def _pairs(pairs: Sequence[ConfusedPair]) -> _Html:
         ]
         for pair in pairs
     ]
-    heads = ("class", "taken for", "images", "of the class", "")
+    heads = ("class", "taken for", "images", "share of class", "")
     return _table("Most confused classes", heads, rows)
 
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from bottleneck_transformer_flax.config_checks import problems
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.config_checks import check_fields
 
 AttentionBackend = Literal["auto", "reference", "blockwise", "fused"]
 ConvolutionAlgorithm = Literal["auto", "plain"]
@@ -45,8 +44,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if wrong := problems(self):
-            raise ConfigError("; ".join(wrong))
+        check_fields(self)
 
     @property
     def frozen_parts(self) -> tuple[str, ...]:

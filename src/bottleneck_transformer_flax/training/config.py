@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
-from bottleneck_transformer_flax.config_checks import Check, number, problems
+from bottleneck_transformer_flax.config_checks import (
+    Check,
+    check_fields,
+    integer,
+    number,
+    or_none,
+)
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.execution import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_variant
@@ -16,16 +22,7 @@ OptimizerName = Literal["sgd", "adamw", "muon"]
 ComputeDtype = Literal["float32", "bfloat16"]
 
 
-def _check(record: Any, **checks: Check) -> None:
-    """Raise one ConfigError for all fields whose value is not allowed."""
-    if wrong := problems(record, **checks):
-        raise ConfigError("; ".join(wrong))
-
-
-def _or_none(check: Check) -> Check:
-    return Check(lambda value: value is None or check.holds(value), f"{check.expected}, or None")
-
-
+_PATH = Check(lambda value: isinstance(value, str), "a name or a path")
 _BELOW_1 = number("in [0, 1)", lambda value: 0 <= value < 1)
 _UP_TO_1 = number("in (0, 1]", lambda value: 0 < value <= 1)
 _AT_LEAST_0 = number("of at least 0", lambda value: 0 <= value < math.inf)
@@ -33,155 +30,174 @@ _AT_LEAST_0 = number("of at least 0", lambda value: 0 <= value < math.inf)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a run changes in its variant's architecture."""
+    """What a run changes in its variant's architecture.
+
+    Attributes:
+        dropout_rate: Dropout rate of the features that the classifier reads.
+        stochastic_depth_rate: Probability of skipping the last block for an image; it grows from 0
+            over the blocks.
+        dtype: Dtype of the computation; parameters are float32 either way.
+    """
 
     dropout_rate: float = 0.0
-    """Dropout rate of the features that the classifier reads."""
     stochastic_depth_rate: float = 0.0
-    """Probability of skipping the last block for an image; it grows from 0 over the blocks."""
     dtype: ComputeDtype = "float32"
-    """Dtype of the computation; parameters are float32 either way."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check(self, dropout_rate=_BELOW_1, stochastic_depth_rate=_BELOW_1)
+        check_fields(self, dropout_rate=_BELOW_1, stochastic_depth_rate=_BELOW_1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How gradients update the parameters."""
+    """How gradients update the parameters.
+
+    Attributes:
+        optimizer: Optimizer. Muon wants a learning rate and weight decay of AdamW's order of
+            magnitude; with a momentum of 0.95 it needs fewer epochs on small images.
+        learning_rate: Learning rate at the peak, after warm-up, for the whole batch; a cosine then
+            takes it to zero.
+        warmup_epochs: Epochs over which the learning rate grows linearly from zero; at most half of
+            the run.
+        momentum: Momentum of SGD and Muon.
+        nesterov: Use Nesterov momentum in SGD and Muon.
+        weight_decay: Weight decay of all parameters except norms and biases.
+        label_smoothing: Fraction of the target spread evenly over the classes.
+        clip_norm: Largest global norm of the gradient; larger gradients are scaled down to it.
+        accumulation_steps: Micro-batches that each batch is split into, computed one after the
+            other to save memory.
+        remat: Rematerialise every block in the backward pass: less than half the memory for about a
+            fifth more time.
+        ema_decay: Decay per step of the exponential moving average of the variables, which is then
+            what is scored and saved.
+        batch_norm_groups: Parts of each batch over which batch norms compute separate statistics.
+            One per device saves communication; the running statistics are the mean over the parts.
+        shard_parameters: Shard parameters, averages and moments over the devices instead of
+            replicating them: less memory, more communication, the same result.
+    """
 
     optimizer: OptimizerName = "sgd"
-    """Optimizer. Muon wants a learning rate and weight decay of AdamW's order of magnitude; with a
-    momentum of 0.95 it needs fewer epochs on small images."""
     learning_rate: float = 0.1
-    """Learning rate at the peak, after warm-up, for the whole batch; a cosine then takes it to
-    zero."""
     warmup_epochs: float = 1.0
-    """Epochs over which the learning rate grows linearly from zero; at most half of the run."""
     momentum: float = 0.9
-    """Momentum of SGD and Muon."""
     nesterov: bool = True
-    """Use Nesterov momentum in SGD and Muon."""
     weight_decay: float = 1e-4
-    """Weight decay of all parameters except norms and biases."""
     label_smoothing: float = 0.0
-    """Fraction of the target spread evenly over the classes."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient; larger gradients are scaled down to it."""
     accumulation_steps: int = 1
-    """Micro-batches that each batch is split into, computed one after the other to save memory."""
     remat: bool = False
-    """Rematerialise every block in the backward pass: less than half the memory for about a fifth
-    more time."""
     ema_decay: float | None = None
-    """Decay per step of the exponential moving average of the variables, which is then what is
-    scored and saved."""
     batch_norm_groups: int = 1
-    """Parts of each batch over which batch norms compute separate statistics. One per device saves
-    communication; the running statistics are the mean over the parts."""
     shard_parameters: bool = False
-    """Shard parameters, averages and moments over the devices instead of replicating them: less
-    memory, more communication, the same result."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check(
+        check_fields(
             self,
             learning_rate=number("above 0", lambda value: 0 < value < math.inf),
             warmup_epochs=_AT_LEAST_0,
             momentum=_BELOW_1,
             weight_decay=_AT_LEAST_0,
             label_smoothing=_BELOW_1,
-            clip_norm=_or_none(number("above 0", lambda value: value > 0)),
-            ema_decay=_or_none(number("in (0, 1)", lambda value: 0 < value < 1)),
+            clip_norm=or_none(number("above 0", lambda value: value > 0)),
+            ema_decay=or_none(number("in (0, 1)", lambda value: 0 < value < 1)),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningOptions:
-    """Which parts of a pretrained model change, and how fast."""
+    """Which parts of a pretrained model change, and how fast.
+
+    Attributes:
+        frozen_through: Freeze the network from its input through this part.
+        backbone_rate: Learning rate of all parts but the head, as a fraction of the head's; at 0
+            the parameters stay, while batch statistics still move unless they are frozen too.
+        frozen_batch_stats: Keep the pretrained batch statistics, and normalise with them in
+            training.
+    """
 
     frozen_through: FrozenPart | None = None
-    """Freeze the network from its input through this part."""
     backbone_rate: float = 1.0
-    """Learning rate of all parts but the head, as a fraction of the head's; at 0 the parameters
-    stay, while batch statistics still move unless they are frozen too."""
     frozen_batch_stats: bool = False
-    """Keep the pretrained batch statistics, and normalise with them in training."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check(self, backbone_rate=number("in [0, 1]", lambda value: 0 <= value <= 1))
+        check_fields(self, backbone_rate=number("in [0, 1]", lambda value: 0 <= value <= 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """How images reach the model."""
+    """How images reach the model.
+
+    Attributes:
+        image_size: Height and width of the model's input; by default those of the pretrained model,
+            of the data, or of the variant, in this order.
+        eval_crop: Fraction of the resized image that the centre crop keeps in evaluation; by
+            default the pretrained model's, or 0.875, and everything where all images have one size.
+        interpolation: Resampling filter; by default the pretrained model's, or bicubic.
+        validation_fraction: Fraction of the training images held out for validation where the data
+            has no validation part; 0 trains on all images and keeps the last model only.
+        split_seed: Seed that chooses the images held out.
+        num_workers: Image reading processes; by default one per core, at most one per 1,000 files.
+        skip_bad_images: Leave out unreadable images and list them at the end, instead of stopping
+            at the first.
+        progressive_phases: Phases of equally many epochs over which the training images grow in
+            equal steps to image_size; 1 for one size throughout.
+        progressive_start: Side of the training images in the first of several phases, as a fraction
+            of image_size.
+    """
 
     image_size: tuple[int, int] | None = None
-    """Height and width of the model's input; by default those of the pretrained model, of the
-    data, or of the variant, in this order."""
     eval_crop: float | None = None
-    """Fraction of the resized image that the centre crop keeps in evaluation; by default the
-    pretrained model's, or 0.875, and everything where all images have one size."""
     interpolation: Interpolation | None = None
-    """Resampling filter; by default the pretrained model's, or bicubic."""
     validation_fraction: float = 0.1
-    """Fraction of the training images held out for validation where the data has no validation
-    part; 0 trains on all images and keeps the last model only."""
     split_seed: int = 0
-    """Seed that chooses the images held out."""
     num_workers: int | None = None
-    """Processes that read images; by default one per core, at most one per thousand files."""
     skip_bad_images: bool = False
-    """Leave out unreadable images and list them at the end, instead of stopping at the first."""
     progressive_phases: int = 1
-    """Phases of equally many epochs over which the training images grow in equal steps to
-    image_size; 1 for one size throughout."""
     progressive_start: float = 0.5
-    """Side of the training images in the first of several phases, as a fraction of image_size."""
 
     def __post_init__(self) -> None:
         """Turn a list (JSON has no tuples) into a tuple, then check every value."""
         if self.image_size is not None:
             object.__setattr__(self, "image_size", checked_image_size(self.image_size))
-        workers = Check(
-            lambda value: isinstance(value, int) and value >= 0, "an integer of at least 0"
-        )
-        _check(
+        check_fields(
             self,
-            eval_crop=_or_none(_UP_TO_1),
+            eval_crop=or_none(_UP_TO_1),
             validation_fraction=number("in [0, 1), such as 0.1", lambda value: 0 <= value < 1),
             split_seed=Check(lambda value: isinstance(value, int), "an integer"),
-            num_workers=_or_none(workers),
+            num_workers=or_none(integer("of at least 0", lambda value: value >= 0)),
             progressive_start=_UP_TO_1,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Every option of a training run; a value that is not allowed is a ConfigError."""
+    """Every option of a training run.
+
+    Attributes:
+        data: Images to train on: "embedded", "fashion-mnist", or a folder: with a folder per class,
+            with train/ and val/ or test/ of such folders, or from `botnet data pack`.
+        variant: Model variant, as `botnet variants` lists them; None where a pretrained model
+            decides.
+        pretrained: Model to start from, with a new head for the data's classes: a pretrained
+            directory, a run, a repository of the Hugging Face hub, or botnet_tiny.
+        epochs: Passes over the training images.
+        batch_size: Images per optimizer step, over all devices.
+        seed: Seed of the initial parameters, the order of images, and all randomness in training.
+        evaluate_every_epochs: Epochs between validations; the last epoch is always validated.
+        save_every_epochs: Epochs between checkpoints. A checkpoint that falls due while the one
+            before it is still being written is left out, except after the last epoch.
+    """
 
     data: str = "embedded"
-    """Images to train on: "embedded", "fashion-mnist", or a folder: of images (one folder per
-    class, or train/ with val/ or test/ of such folders) or of what `botnet data pack` wrote."""
     variant: str | None = "botnet_tiny"
-    """Model variant, as `botnet variants` lists them; None where a pretrained model decides."""
     pretrained: str | None = None
-    """Model to start from, with a new head for the data's classes: a pretrained directory, a run,
-    a repository of the Hugging Face hub, or botnet_tiny."""
     epochs: int = 90
-    """Passes over the training images."""
     batch_size: int = 256
-    """Images per optimizer step, over all devices."""
     seed: int = 0
-    """Seed of the initial parameters, the order of images, and all randomness in training."""
     evaluate_every_epochs: int = 1
-    """Epochs between validations; the last epoch is always validated."""
     save_every_epochs: int = 1
-    """Epochs between checkpoints. A checkpoint that falls due while the one before it is still
-    being written is left out, except after the last epoch."""
     model: ModelOptions = field(default_factory=ModelOptions)
     optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
@@ -190,19 +206,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check every value, and those of different records against each other."""
-        _check(
+        check_fields(
             self,
-            data=Check(lambda value: isinstance(value, str), "a name or a path"),
-            pretrained=Check(
-                lambda value: isinstance(value, str | None), "a name or a path, or None"
-            ),
-            seed=Check(
-                lambda value: isinstance(value, int) and 0 <= value < 2**32,
-                "an integer in [0, 2**32)",
-            ),
+            data=_PATH,
+            pretrained=or_none(_PATH),
+            seed=integer("in [0, 2**32)", lambda value: 0 <= value < 2**32),
         )
         images = self.batch_size // self.optimization.accumulation_steps
-        _check(
+        check_fields(
             self.optimization,
             accumulation_steps=Check(
                 lambda value: self.batch_size % value == 0,
