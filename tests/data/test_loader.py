@@ -240,7 +240,7 @@ def test_workers_are_as_many_as_cores_and_thousands_of_files(monkeypatch):
         ({"batch_size": COUNT + 1}, f"only {COUNT} training images; .*at most {COUNT}"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"start_step": -1}, "start_step is -1"),
-        ({"num_workers": -1}, "num_workers is -1"),
+        ({"num_workers": -1}, "num_workers is -1; expected an integer from 0 to 512, or None"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "less than"),
         ({"process_shard": (0, 2)}, "batch_size is 5, which 2 processes cannot share .* of 2"),

@@ -11,7 +11,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch, bad_indices
 from bottleneck_transformer_flax.data.reading_ahead import read_ahead
 from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.data.workers import usable_cores
+from bottleneck_transformer_flax.data.workers import check_num_workers, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError
 
 _MOST_READER_THREADS = 8
@@ -60,7 +60,7 @@ def training_batches(
             processes cannot share it equally.
     """
     _check_at_least(1, batch_size=batch_size)
-    _check_at_least(0, start_step=start_step, num_workers=num_workers or 0, seed=seed)
+    _check_at_least(0, start_step=start_step, seed=seed)
     rows = _rows(process_shard, batch_size)
     if seed >= 2**32:
         raise ConfigError(f"seed is {seed}; expected less than 2**32")
@@ -91,7 +91,6 @@ def evaluation_batches(
             ``batch_size`` equally.
     """
     _check_at_least(1, batch_size=batch_size)
-    _check_at_least(0, num_workers=num_workers or 0)
     rows = _rows(process_shard, batch_size)
     draws = (
         Draw(np.arange(start, min(start + batch_size, len(source))), (_AUGMENTATIONS, 0, start))
@@ -122,6 +121,7 @@ def _read(
     draws: Iterator[Draw], read: ReadBatch, num_workers: int | None, bad_images: BadImages | None
 ) -> Generator[Batch, None, None]:
     """Read the batches drawn, and report every unreadable image to ``bad_images``."""
+    check_num_workers(num_workers)
     # Reading images in memory is all Python: threads would wait for each other.
     in_memory = read.source.native_size is not None
     batches = read_ahead(

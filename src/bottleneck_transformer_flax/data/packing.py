@@ -26,7 +26,7 @@ from bottleneck_transformer_flax.data.sources.array_record import (
     read_description,
 )
 from bottleneck_transformer_flax.data.sources.base import ImageSource, require
-from bottleneck_transformer_flax.data.workers import run_jobs, usable_cores
+from bottleneck_transformer_flax.data.workers import check_num_workers, run_jobs, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
 
@@ -75,8 +75,7 @@ def pack(
         OSError: when another file cannot be written.
     """
     require("array_record", "packing")
-    if num_workers is not None and num_workers < 0:
-        raise ConfigError(f"num_workers is {num_workers}; expected at least 0")
+    check_num_workers(num_workers)
     jobs = make_jobs(parts, shards)
     digest = _digest(parts, jobs)
     if out.exists() and not out.is_dir():

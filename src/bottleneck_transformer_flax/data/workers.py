@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from bottleneck_transformer_flax.errors import BoTNetError, DataError
+from bottleneck_transformer_flax.config_checks import integer, or_none
+from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Step = Callable[[], None]
+
+# Far more processes than reading images keeps busy: a higher number is a slip.
+NUM_WORKERS = or_none(integer("from 0 to 512", lambda value: 0 <= value <= 512))
+"""What a number of worker processes may be; with None, it is chosen."""
 
 
 def usable_cores() -> int:
@@ -23,6 +28,12 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_num_workers(num_workers: int | None) -> None:
+    """Raise a ConfigError for a number of worker processes out of range."""
+    if not NUM_WORKERS.holds(num_workers):
+        raise ConfigError(f"num_workers is {num_workers}; expected {NUM_WORKERS.expected}")
 
 
 class Worker:

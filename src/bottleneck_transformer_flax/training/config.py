@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.config_checks import (
     number,
     or_none,
 )
+from bottleneck_transformer_flax.data.workers import NUM_WORKERS
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.execution import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_variant
@@ -66,8 +67,7 @@ class OptimizerOptions:
         clip_norm: Largest global norm of the gradient; larger gradients are scaled down to it.
         accumulation_steps: Micro-batches that each batch is split into, computed one after the
             other to save memory.
-        remat: Rematerialise every block in the backward pass: less than half the memory for about a
-            fifth more time.
+        remat: Rematerialise blocks in the backward pass: under half the memory, a fifth more time.
         ema_decay: Decay per step of the exponential moving average of the variables, which is then
             what is scored and saved.
         batch_norm_groups: Parts of each batch over which batch norms compute separate statistics.
@@ -166,7 +166,7 @@ class InputOptions:
             eval_crop=or_none(_UP_TO_1),
             validation_fraction=number("in [0, 1), such as 0.1", lambda value: 0 <= value < 1),
             split_seed=Check(lambda value: isinstance(value, int), "an integer"),
-            num_workers=or_none(integer("of at least 0", lambda value: value >= 0)),
+            num_workers=NUM_WORKERS,
             progressive_start=_UP_TO_1,
         )
 
