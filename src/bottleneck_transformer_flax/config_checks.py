@@ -88,3 +88,8 @@ def integer(expected: str, holds: Callable[[int], bool]) -> Check:
 def or_none(check: Check) -> Check:
     """The same check, with None allowed too."""
     return Check(lambda value: value is None or check.holds(value), f"{check.expected}, or None")
+
+
+# Far more processes than reading images keeps busy: a higher number is a slip.
+NUM_WORKERS = or_none(integer("from 0 to 512", lambda value: 0 <= value <= 512))
+"""What a number of worker processes may be; with None, it is chosen."""

@@ -68,6 +68,6 @@ def reason(error: BaseException) -> str:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Write the message for a name that is not among the known ones, suggesting the nearest."""
     known = list(known)
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     suggestion = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"unknown {kind} {name!r}; {suggestion}Expected one of {', '.join(known)}"

@@ -180,10 +180,24 @@ def test_any_file_name_is_printed_in_any_encoding(tmp_path, options, encoding):
 READ_IN_PART = [f"{command} | head -n 1" for command in ("variants", "variants --json", "--help")]
 
 
-@pytest.mark.parametrize("command", [*READ_IN_PART, "predict - <&-", "variants >&-"])
+@pytest.mark.parametrize("command", [*READ_IN_PART, "predict - <&-", "predict a.png >&-"])
 def test_a_reader_that_leaves_early_and_closed_streams_are_no_traceback(tmp_path, command):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     line = f"{shlex.join(BOTNET)} {command}"
     done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     if command in READ_IN_PART:
         assert (done.stderr, done.stdout.count("\n")) == ("", 1)
+
+
+def test_where_nobody_reads_standard_output_any_more_the_rest_goes_to_standard_error(tmp_path):
+    program = (
+        "from bottleneck_transformer_flax.cli.console import LastingConsole, say; "
+        "console = LastingConsole(); [say(console, 'x' * 9999) for _ in range(9)]; "
+        "say(console, 'the last')"
+    )
+    line = f"{shlex.join([sys.executable, '-c', program])} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "x")
+    assert "\nnote: nobody reads standard output any more" in done.stderr
+    assert done.stderr.endswith("the last\n")

@@ -128,12 +128,13 @@ def test_events_for_tensorboard_are_written_on_demand_by_the_primary_process():
         assert any(isinstance(callback, TensorBoard) for callback in callbacks) == written
 
 
-def test_the_first_signal_requests_a_stop_and_the_second_ends_at_once(monkeypatch):
+def test_the_first_signal_requests_a_stop_and_the_second_ends_at_once(monkeypatch, capfd):
     ended, before = [], signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(train, "end_at_once", lambda: ended.append(True))
-    with train._stop_on_signals(StopRequest()) as stop:
+    with train._stop_on_signals(StopRequest(), "botnet train --resume") as stop:
         signal.raise_signal(signal.SIGTERM)
         assert (stop.requested, ended) == (True, [])
         signal.raise_signal(signal.SIGINT)
         assert ended == [True]
+    assert "resume from the last checkpoint with: botnet train --resume" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) == before

@@ -1,6 +1,7 @@
 """Importing a file: what comes with it, and every way in which it can be another model's."""
 
 import jax
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
@@ -80,6 +81,9 @@ def test_another_known_model_is_named(file, refusal):
     told = refusal(imported, file, variant="botnet26t_256")
     assert told.startswith(f"{file} is not a botnet26t_256 of timm, but has the names of {NAME} of")
     assert " differences: " in told
+    own = file.with_name("model.safetensors")
+    save_file({"params.head.bias": np.zeros(3, np.float32)}, own)
+    assert "but has this package's own names" in refusal(imported, own, variant="botnet26t_256")
 
 
 def test_a_source_that_is_no_checkpoint(file, tmp_path, refusal):

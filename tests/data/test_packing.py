@@ -142,6 +142,9 @@ def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
     assert len(done) == 17
     pack_folder(root, tmp_path / "whole", shards=4)
     assert contents_below(out) == contents_below(tmp_path / "whole")
+    (out / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"has ArrayRecord files but no dataset.json"):
+        load_splits(str(out))
 
 
 def test_what_is_finished_is_checked_and_only_what_is_damaged_written_again(folder, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
+from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
 from bottleneck_transformer_flax.training.config import InputOptions, RunConfig
@@ -102,3 +103,8 @@ def test_a_batch_larger_than_the_training_set_is_reduced_to_it(setup):
     assert (setup.batch_size, setup.steps_per_epoch) == (5, 2)
     setup = make_setup(setup.config.replace(batch_size=256, epochs=3))
     assert (setup.batch_size, setup.steps_per_epoch, setup.total_steps) == (12, 1, 3)
+
+
+def test_more_steps_than_memory_can_plan_for_are_refused(setup):
+    with pytest.raises(ConfigError, match="1000000000 epochs are 2000000000 steps; expected up to"):
+        make_setup(setup.config.replace(epochs=10**9))

@@ -182,7 +182,7 @@ def test_a_run_directory_is_created_once_read_and_locked(tmp_path):
         ("none.json", "", "not a run: it has no run.json"),
         *[("run.json", text, r"run\.json cannot be read") for text in ("", "{", "[]", "7")],
         *[
-            ("run.json", json.dumps(values), "this is not the record of a run")
+            ("run.json", json.dumps(values), "this is no record of a run")
             for values in ({}, {"model": 3}, {**RunConfig().to_json(), "colour": 1})
         ],
         *[

@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import resource
+import shutil
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,6 +254,14 @@ def test_a_run_does_not_resume_from_what_it_did_not_begin_with(tmp_path):
         go(tmp_path / "old")
 
 
+def test_a_run_whose_checkpoints_are_gone_begins_anew_and_says_so(whole, tmp_path, caplog):
+    go(tmp_path, at=after_epoch(1))
+    shutil.rmtree(RunDirectory(tmp_path).checkpoints)
+    assert go(tmp_path)[1].of("start") == [0]
+    assert caplog.messages == [f"{tmp_path} has no checkpoint: training begins anew"]
+    assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
+
+
 def test_bad_images_are_left_out_of_training_and_scores_and_listed(tmp_path):
     data = write_data(tmp_path / "data")
     bad = [str(truncated_jpeg(data / part / "bee/x.jpg")) for part in ("train", "val")]
@@ -270,7 +279,7 @@ def test_from_a_damaged_checkpoint_a_run_goes_back_to_the_one_before_it(whole, t
     empty(max(filter(Path.is_file, files), key=lambda file: file.stat().st_size))
     outcome, recorder = go(tmp_path)
     assert (outcome.step, outcome.finished, recorder.of("start")) == (12, True, [9])
-    assert "12.damaged is damaged" in caplog.text
+    assert "it is now 12.damaged" in caplog.text
     assert entries(RunDirectory(tmp_path).checkpoints) == ["12", "12.damaged", "9"]
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 

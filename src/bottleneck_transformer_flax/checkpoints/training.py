@@ -20,6 +20,7 @@ from bottleneck_transformer_flax.errors import CheckpointError, reason
 
 PyTree = Any
 DIGESTS_FILE = "digests.json"
+_DAMAGED = ".damaged"
 _LONGEST_REASON = 150
 _log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class TrainingCheckpoints:
     ) -> Saved | None:
         """Restore the newest intact checkpoint; None if there is none at all.
 
-        Damaged ones are set aside with a warning.
+        Damaged ones are set aside with a warning, and never restored.
 
         Args:
             like: state of the structure, shapes, dtypes and shardings to return.
@@ -146,15 +147,15 @@ class TrainingCheckpoints:
             CheckpointError: when every checkpoint is damaged, or the newest intact one has another
                 structure.
         """
-        damaged = self._set_damaged_aside() if is_primary_process() else []
-        if broadcast_from_primary(len(damaged)):
+        damaged = self._set_damaged_aside() if is_primary_process() else 0
+        if broadcast_from_primary(damaged):
             self._manager.reload()
         step = self.latest_step()
         if step is None:
-            if damaged:
+            if any(self._directory.glob(f"*{_DAMAGED}*")):
                 raise CheckpointError(
-                    f"every checkpoint in {self._directory} is damaged, the newest: {damaged[0]}; "
-                    "restore one from a copy, or start a new run"
+                    f"every checkpoint in {self._directory} is damaged; restore one from a copy, "
+                    "or start a new run"
                 )
             return None
         progress = self._read(step, progress=ocp.args.JsonRestore()).progress
@@ -174,19 +175,24 @@ class TrainingCheckpoints:
                 "earlier one, or start a new run"
             ) from error
 
-    def _set_damaged_aside(self) -> list[str]:
-        """Rename damaged checkpoints, newest first, down to an intact one; return the damages."""
-        damaged = []
+    def _set_damaged_aside(self) -> int:
+        """Rename damaged checkpoints, newest first, down to an intact one; return their number."""
+        damaged = 0
         for step in sorted(self._manager.all_steps(), reverse=True):
             damage = find_damage(self.path(step))
             if damage is None:
                 break
-            damaged.append(damage)
-            base = f"{step}.damaged"
+            damaged += 1
+            base = f"{step}{_DAMAGED}"
             names = chain([base], (f"{base}-{number}" for number in count(2)))
             aside = next(path for name in names if not (path := self._directory / name).exists())
             self.path(step).rename(aside)
-            _log.warning("the checkpoint %s is damaged (%s) and set aside", aside, damage)
+            _log.warning(
+                "the checkpoint %s is damaged (%s); it is now %s",
+                self.path(step),
+                damage,
+                aside.name,
+            )
         return damaged
 
     def _write_digests(self) -> None:

@@ -1,5 +1,8 @@
 """Lines of text and progress bars on a console."""
 
+import os
+import sys
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -11,6 +14,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+
+class LastingConsole(Console):
+    """A console that goes on in standard error when nobody reads standard output any more.
+
+    rich would end the program, and with it a training run that took hours.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Called when a line could not be written; the next ones go elsewhere."""
+        if self.stderr:
+            self.quiet = True
+            return
+        self.stderr = True
+        # What is still in Python's buffer could not be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.print("note: nobody reads standard output any more; the rest goes to standard error")
 
 
 def say(console: Console, *lines: str) -> None:

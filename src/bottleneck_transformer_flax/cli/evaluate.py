@@ -150,7 +150,7 @@ def _source(
         wanted = "validation"
     source: ImageSource | None = splits._asdict()[wanted]
     if source is None:
-        raise DataError(f"{data} has no {wanted} split")
+        raise DataError(f"{data} has no {wanted} split; choose another --split, or other --data")
     return source, wanted, data
 
 

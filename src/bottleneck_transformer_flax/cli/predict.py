@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
             else:
                 _report(item.name, next(rankings), as_json=parsed.json)
         # Whoever reads from a pipe gets each batch as soon as it is done.
-        sys.stdout.flush()
+        print(end="", flush=True)
     return 1 if failed else 0
 
 

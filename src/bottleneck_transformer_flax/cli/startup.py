@@ -66,6 +66,8 @@ def show_log() -> None:
     logger.propagate = False
     # Orbax warns of what it then handles, and logs the errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Matplotlib warns where it cannot keep its list of fonts, and draws all the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def keep_freed_memory() -> None:

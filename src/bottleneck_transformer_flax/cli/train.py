@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.console import say
+from bottleneck_transformer_flax.cli.console import LastingConsole, say
 from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
 from bottleneck_transformer_flax.cli.startup import end_at_once
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
@@ -24,6 +24,7 @@ from bottleneck_transformer_flax.errors import (
     CheckpointError,
     ConfigError,
     TrainingError,
+    reason,
 )
 from bottleneck_transformer_flax.training.recipes import recipe_for
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -82,7 +83,7 @@ def _train(parsed: TrainOptions) -> int:
     from bottleneck_transformer_flax.training.trainer import train
 
     started = time.perf_counter()
-    console = Console(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
+    console = LastingConsole(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
     callbacks = _callbacks(parsed, console)
     setup = build_alike(lambda: _make_setup(parsed), Setup.identity)
     if not parsed.resume:
@@ -90,18 +91,18 @@ def _train(parsed: TrainOptions) -> int:
     if parsed.dry_run:
         return _estimate(parsed, console, setup)
     directory = _directory(parsed, setup)
+    resume = options.command_line("train", "--resume", "--run-directory", directory.path)
     with (
         directory.locked() if is_primary_process() else nullcontext(),
         _too_little_memory_explained(),
-        _stop_on_signals(StopRequest()) as stop,
+        _stop_on_signals(StopRequest(), resume) as stop,
     ):
         outcome = train(setup, directory, callbacks, stop)
     if report := outcome.bad_images.report():
         print(report, file=sys.stderr)
     if not outcome.finished:
         say(console, f"stopped and saved after step {outcome.step} of {setup.total_steps}")
-        again = options.command_line("train", "--resume", "--run-directory", directory.path)
-        say(console, f"resume with: {again}")
+        say(console, f"resume with: {resume}")
         return 1
     if parsed.json and is_primary_process():
         print(json.dumps((outcome.evaluation or {}) | {"run": str(directory.path)}))
@@ -183,6 +184,11 @@ def _new_folder(variant: str) -> Path:
         except FileExistsError:
             copy += 1
             path = options.RUNS / f"{name}-{copy}"
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be created: {reason(error)}; name another folder with "
+                "--run-directory"
+            ) from error
         else:
             return path
 
@@ -204,11 +210,17 @@ def _too_little_memory_explained() -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signals(stop: "StopRequest") -> "Iterator[StopRequest]":
-    """Request a stop at the first Ctrl-C or SIGTERM, and end at once at the second."""
+def _stop_on_signals(stop: "StopRequest", resume: str) -> "Iterator[StopRequest]":
+    """Request a stop at the first Ctrl-C or SIGTERM; end at once at the second.
+
+    Args:
+        stop: the request.
+        resume: the command that resumes the run, for whoever does not wait until it is saved.
+    """
 
     def handle(number: int, _: FrameType | None) -> None:
         if stop.requested:
+            os.write(2, f"\nresume from the last checkpoint with: {resume}\n".encode())
             end_at_once()
         stop.requested = True
 

@@ -165,6 +165,8 @@ def _trained_size(
 
 def _other_model(arrays: Arrays) -> str:
     """Name a known model that has arrays of these names; empty if there is none."""
+    if any(name.startswith("params.") for name in arrays):
+        return ", but has this package's own names: name its folder as --checkpoint instead"
     for project in PROJECTS.values():
         for variant in project.variants:
             mapping = project.mapping(get_config(variant))

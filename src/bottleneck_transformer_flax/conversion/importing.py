@@ -117,13 +117,13 @@ def _open_file(source: str | Path, variant: str | None) -> _Source:
             f"{source} does not exist; expected a file, or a repository of the Hugging Face hub "
             "such as timm/botnet26t_256.c1_in1k (with @main where there is a folder timm)"
         )
+    arrays = read_arrays(path)
     if variant is None:
         raise ConfigError(
             f"{source} does not say which model it holds; name it with --variant, such as "
             "--variant botnet26t_256"
         )
     project = project_of(variant)
-    arrays = read_arrays(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = f"the file `{path.name}` (SHA-256 `{digest}`), with the names of {project.name}"

@@ -28,8 +28,7 @@ class BadImages:
             self.reasons[name] = _reason(source, index)
         if not self.skip:
             raise DataError(
-                f"{self.reasons[name]}; repair or remove the file, or leave such files out with "
-                "--skip-bad-images"
+                f"{self.reasons[name]}; repair it, or leave such images out with --skip-bad-images"
             )
 
     def report(self) -> str:

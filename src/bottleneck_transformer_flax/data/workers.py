@@ -11,16 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from bottleneck_transformer_flax.config_checks import integer, or_none
+from bottleneck_transformer_flax.config_checks import NUM_WORKERS
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Step = Callable[[], None]
-
-# Far more processes than reading images keeps busy: a higher number is a slip.
-NUM_WORKERS = or_none(integer("from 0 to 512", lambda value: 0 <= value <= 512))
-"""What a number of worker processes may be; with None, it is chosen."""
 
 
 def usable_cores() -> int:

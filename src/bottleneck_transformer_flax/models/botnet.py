@@ -216,5 +216,5 @@ def check_images(images: Array | np.ndarray, config: BoTNetConfig) -> None:
         raise ConfigError(
             f"images are {height} × {width} pixels; expected at least {config.total_stride} on "
             "each side, the network's total stride: enlarge them (image_size), or use a model "
-            'with a smaller stride, such as botnet_tiny (stem="3x3", stem_pool=False)'
+            'with a smaller stride (stem="3x3", stem_pool=False)'
         )

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.config_checks import (
+    NUM_WORKERS,
     Check,
     check_fields,
     integer,
     number,
     or_none,
 )
-from bottleneck_transformer_flax.data.workers import NUM_WORKERS
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.execution import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_variant
@@ -285,7 +285,7 @@ class RunConfig:
             values = _updated(values)
             return cls(**(values | {name: part(**values[name]) for name, part in parts.items()}))
         except (TypeError, KeyError) as error:
-            raise ConfigError(f"this is not the record of a run: {error}") from error
+            raise ConfigError(f"this is no record of a run of this version: {error}") from error
 
 
 def _updated(values: dict[str, Any]) -> dict[str, Any]:

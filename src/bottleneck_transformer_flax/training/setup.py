@@ -44,6 +44,8 @@ from bottleneck_transformer_flax.training.train_state import TrainState, create_
 from bottleneck_transformer_flax.training.train_step import TrainStep, make_train_step
 
 _LARGEST_EVALUATION_BATCH = 250
+# The learning rate of every step is kept in memory.
+_MOST_STEPS = 10**8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -214,6 +216,8 @@ def assemble(
     optimization = config.optimization
     batch_size = _batch_size(config, len(splits.train))
     steps_per_epoch = len(splits.train) // batch_size
+    if (steps := steps_per_epoch * config.epochs) > _MOST_STEPS:
+        raise ConfigError(f"{config.epochs} epochs are {steps} steps; expected up to {_MOST_STEPS}")
     devices = make_data_parallel(
         batch_size // optimization.accumulation_steps,
         shard_parameters=optimization.shard_parameters,
@@ -233,7 +237,7 @@ def assemble(
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         devices=devices,
-        learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps_per_epoch * config.epochs))),
+        learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps))),
         optimizer=optimizer,
         train_step=train_step,
         evaluator=Evaluator(

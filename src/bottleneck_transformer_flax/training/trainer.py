@@ -1,5 +1,6 @@
 """The training loop: it orders effects, and computes nothing itself."""
 
+import logging
 import math
 import time
 from collections import deque
@@ -30,6 +31,8 @@ from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import Setup
 from bottleneck_transformer_flax.training.train_state import TrainState, all_finite
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
+
+_log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -161,6 +164,8 @@ def _restore_or_initialize(run: _Run) -> tuple[TrainState, Progress]:
         # A run that was killed right after the checkpoint may lack its best model.
         if progress.rows and progress.rows[-1]["step"] == progress.step:
             _keep_if_best(run, state, progress.rows[-1])
+    elif run.directory.metrics.exists() and is_primary_process():
+        _log.warning("%s has no checkpoint: training begins anew", run.directory.path)
     # Only now: the checkpoint may have refused options that were changed.
     if is_primary_process():
         run.directory.write_config(setup.config)

@@ -56,6 +56,11 @@ def test_parts_are_taken_by_their_names(tmp_path, validation, test):
     parts = open_folder(tmp_path)
     assert {part: source.root.name for part, source in parts.items()} == folders
     assert [len(source) for source in parts.values()] == [2, 4, 6][: len(folders)]
+    if validation:
+        other = "val" if validation == "valid" else "valid"
+        make(tmp_path / other, *images("a", "b"))
+        with pytest.raises(DataError, match="expected one validation part: remove the others"):
+            open_folder(tmp_path)
 
 
 def error_of(root: Path) -> str:
@@ -79,9 +84,9 @@ def test_a_folder_that_is_missing_or_a_file(tmp_path):
         (["a.png"], "one folder per class directly, or what botnet data pack wrote"),
         (["a/x.txt", "b/y.txt"], "no images found"),
         ([*images("dog", "test"), "empty/readme.txt"], "no images for 'empty'; add some"),
-        (images("Train", "Val"), "call the parts train/, val/ and test/"),
-        (images("training", "testing"), "call the parts train/, val/ and test/"),
-        (images("val", "test"), "call the parts train/, val/ and test/"),
+        (images("Train", "Val"), "names of parts of a data set"),
+        (images("training", "testing"), "names of parts of a data set"),
+        (images("val", "test"), "names of parts of a data set"),
     ],
 )
 def test_a_folder_without_images_or_classes(tmp_path, names, message):

@@ -21,7 +21,7 @@ from bottleneck_transformer_flax.errors import DataError
 TRAIN, VALIDATION, TEST, ALL = "train", "val", "test", "all"
 """Names of the parts of a data set; ``ALL`` is the only one of a data set without parts."""
 VALIDATION_NAMES = (VALIDATION, "validation", "valid")
-"""Names of the validation part in image folders; the first that exists is taken."""
+"""Names of the validation part in image folders."""
 
 Part = TypeVar("Part")
 
@@ -152,11 +152,17 @@ def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
     """Name the parts of a data set as we do: ``ALL``, or ``TRAIN`` with one or two others.
 
     Raises:
-        DataError: when there are several parts, but not ``TRAIN`` with one that we know.
+        DataError: when there are several parts, but not ``TRAIN`` with those that we know.
     """
     if len(parts) == 1:
         return {ALL: next(iter(parts.values()))}
-    validation = next((name for name in VALIDATION_NAMES if name in parts), VALIDATION)
+    validations = [name for name in VALIDATION_NAMES if name in parts]
+    if len(validations) > 1:
+        raise DataError(
+            f"{folder}: has the parts {' and '.join(map(repr, validations))}; expected one "
+            "validation part: remove the others"
+        )
+    validation = validations[0] if validations else VALIDATION
     names = {TRAIN: TRAIN, VALIDATION: validation, TEST: TEST}
     chosen = {ours: parts[theirs] for ours, theirs in names.items() if theirs in parts}
     if TRAIN not in chosen or len(chosen) == 1:

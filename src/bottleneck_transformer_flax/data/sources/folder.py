@@ -147,8 +147,8 @@ def _check_class_names(folder: Path, classes: list[str]) -> None:
     parts = {TRAIN, "training", *VALIDATION_NAMES, TEST, "testing"}
     if classes and all(name.lower() in parts for name in classes):
         raise DataError(
-            f"{folder}: {_quoted(classes)} are taken for the parts of a data set, not for classes; "
-            "call the parts train/, val/ and test/"
+            f"{folder}: has {_quoted(classes)}, which are names of parts of a data set, not of "
+            f"classes; {_LAYOUT}"
         )
     for name in classes:
         if not is_utf8(name):
