@@ -88,7 +88,7 @@ class ReaderCase:
         )
 
     def write(self, folder: Path) -> None:
-        """Write a few photographs, of which every reader then shows the same parts."""
+        """Write a few photographs, which every reader then crops in the same places."""
         (folder / "examples").mkdir()
         write_photographs(folder / "examples", _EXAMPLES, USUAL_SIZE, seed=1)
 

@@ -278,8 +278,8 @@ def test_mixup_and_cutmix_take_turns():
     taken = own == 0
     area = taken.any(axis=2).sum(axis=1) * taken.any(axis=1).sum(axis=1)
     np.testing.assert_array_equal(area, taken.sum(axis=(1, 2)))
-    # Of a side s of the box, of which s² is uniform, s − s² / 4 is inside on average; a side is
-    # rounded down by half a pixel on average, of 13 or 22.
+    # A box of side s, with s² uniform, has s − s² / 4 of its side inside the image on average.
+    # Rounding down to whole pixels, of 13 or 22, takes half a pixel on average.
     sides = np.sqrt((np.arange(1000) + 0.5) / 1000)
     expected = 1 - np.mean((sides - sides**2 / 4) ** 2)
     assert abs(share.mean() - expected) < 0.05

@@ -18,7 +18,7 @@ def test_the_first_one_stops_with_its_path_the_reason_and_the_remedy(tmp_path, b
         list(evaluation_batches(source, transform, batch_size=3, bad_images=bad_images))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/01.png: cannot be read as an image: ")
-    assert message.endswith("repair it, or leave such images out with --skip-bad-images")
+    assert message.endswith("repair or remove it, or leave such images out with --skip-bad-images")
     assert "\n" not in message
 
 

@@ -68,7 +68,7 @@ def test_what_is_written_is_what_is_documented(folder, tmp_path):
 
 
 def test_parts_stay_what_they_are(tmp_path):
-    """Those of Parquet files, whose names are the hub's."""
+    """The parts of Parquet files are named as on the hub."""
     images = list(map(image_bytes, range(15)))
     for part, rows in (("train", slice(8)), ("validation", slice(8, 12)), ("test", slice(12, 15))):
         file, labels = tmp_path / f"hub/{part}-00000-of-00001.parquet", [0, 1, 2] * 5

@@ -114,7 +114,7 @@ def test_no_images_and_no_batch_size_are_refused():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_bad_images_count_nowhere_and_are_listed(tmp_path, batch_size):
-    """Of four images a class, one of the bees is cut short and one is no image."""
+    """Each class has four images; one bee is cut short, and another is no image at all."""
     root = write_classes(tmp_path, dict.fromkeys(CLASSES, 4))
     (root / "bee" / "1.png").write_text("no image")
     bad = [str(root / "bee/1.png"), str(truncated_jpeg(root / "bee/x.jpg"))]

@@ -77,7 +77,7 @@ def test_lines_hold_the_history():
         (learning_rate["learning rate"], "learning_rate", range(1, 7), 1),
     ):
         expected = [(epoch, scale * history[epoch - 1][key]) for epoch in epochs]
-        np.testing.assert_allclose(line, expected, rtol=1e-15)
+        np.testing.assert_array_equal(line, expected)
 
 
 def test_few_points_have_markers_and_many_have_none():

@@ -39,7 +39,7 @@ def statistics_before(name=NAME):
 
 
 def test_training_normalises_by_the_batch_and_draws_nothing_by_default():
-    """Whatever the running statistics are, of which nine tenths stay."""
+    """The running statistics do not matter, and keep nine tenths of their values."""
     variables = small_variables(NAME)
     shifted = jax.tree.map(lambda statistic: statistic * 2 + 1, variables["batch_stats"])
     take = train_step(SMALL_MODELS[NAME])

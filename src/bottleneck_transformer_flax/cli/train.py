@@ -24,7 +24,7 @@ from bottleneck_transformer_flax.errors import (
     CheckpointError,
     ConfigError,
     TrainingError,
-    reason,
+    reraise,
 )
 from bottleneck_transformer_flax.training.recipes import recipe_for
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -168,9 +168,15 @@ def _directory(parsed: TrainOptions, setup: "Setup") -> RunDirectory:
 
     directory = RunDirectory(parsed.run_directory or Path())
     if is_primary_process():
-        directory = RunDirectory(parsed.run_directory or _new_folder(setup.model_name))
-        if not parsed.resume:
-            directory.create(parsed.config)
+        with reraise(
+            OSError,
+            CheckpointError,
+            f"{parsed.run_directory or options.RUNS} cannot be created",
+            remedy="name another folder with --run-directory",
+        ):
+            directory = RunDirectory(parsed.run_directory or _new_folder(setup.model_name))
+            if not parsed.resume:
+                directory.create(parsed.config)
     return RunDirectory(Path(all_gather_text(str(directory.path))[0]))
 
 
@@ -184,11 +190,6 @@ def _new_folder(variant: str) -> Path:
         except FileExistsError:
             copy += 1
             path = options.RUNS / f"{name}-{copy}"
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be created: {reason(error)}; name another folder with "
-                "--run-directory"
-            ) from error
         else:
             return path
 

@@ -3,6 +3,8 @@
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import DataError
 
+REMEDY = "repair or remove it, or leave such images out with --skip-bad-images"
+
 
 class BadImages:
     """Unreadable images met so far.
@@ -27,9 +29,7 @@ class BadImages:
         if name not in self.reasons:
             self.reasons[name] = _reason(source, index)
         if not self.skip:
-            raise DataError(
-                f"{self.reasons[name]}; repair it, or leave such images out with --skip-bad-images"
-            )
+            raise DataError(f"{self.reasons[name]}; {REMEDY}")
 
     def report(self) -> str:
         """The number of images left out, then a line for each with the reason; empty for none."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bottleneck_transformer_flax.data.bad_images import REMEDY
 from bottleneck_transformer_flax.data.sources.array_record import (
     Record,
     Shard,
@@ -121,10 +122,7 @@ class ShardPacker:
                 EncodedImage(content, source.describe(index)).decode()
             except DataError as error:
                 if not self.skip_bad_images:
-                    raise DataError(
-                        f"{error}; repair or remove it, or leave such images out with "
-                        "--skip-bad-images"
-                    ) from error
+                    raise DataError(f"{error}; {REMEDY}") from error
                 left_out[name] = str(error)
             else:
                 record = encode_record(Record(name, int(source.labels[index]), content))

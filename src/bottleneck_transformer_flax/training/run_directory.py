@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, reraise
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.files import locked, write_text
 from bottleneck_transformer_flax.training.config import RunConfig
 
@@ -69,13 +69,7 @@ class RunDirectory:
             CheckpointError: as ``require_new``.
         """
         self.require_new()
-        with reraise(
-            OSError,
-            CheckpointError,
-            f"{self.path} cannot be created",
-            remedy="name another folder with --run-directory",
-        ):
-            self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
