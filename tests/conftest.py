@@ -49,6 +49,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         empty_if_large(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), 2**30)
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what imports made: it took a seventh of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(100_000)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> Iterator[None]:
     """Drop the compiled programs of a module after its last test, and give their memory back."""
