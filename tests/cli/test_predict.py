@@ -41,12 +41,15 @@ def test_predictions_are_the_library_s_and_a_table_shows_them(call, run):
     assert table.count("%") == 2
 
 
-def test_folders_are_searched_as_for_training(call):
-    """To any depth, in order, through links, without hidden files and those of other kinds."""
+def test_folders_are_searched_as_for_training(call, run):
+    """To any depth, in order, through links, without hidden files, other kinds and runs."""
     Path("data/val/notes.txt").write_text("no image")
     Path("data/val/link").symlink_to(Path("data/train/ant").absolute())
     shutil.copy(GOOD[0], "data/val/bee/._hidden.png")
-    lines = lines_of(call("predict", "data", "--json", "--batch-size", "2"))
+    shutil.copytree(run, "data/val/bee/run")
+    called = call("predict", "data", "--json", "--batch-size", "2")
+    assert called.err == "note: data: left out what botnet wrote: 'data/val/bee/run'\n"
+    lines = lines_of(called)
     expected = [f"data/train/{name}/{index}.png" for name in CLASSES for index in range(4)]
     expected += [f"data/val/{name}/{index}.png" for name in CLASSES for index in range(3)]
     expected += [f"data/val/link/{index}.png" for index in range(4)]

@@ -35,6 +35,7 @@ def names(source):
 def test_without_parts_a_validation_split_is_held_out(tmp_path):
     splits = load_splits(make(tmp_path, "."), validation_fraction=0.2, split_seed=3)
     assert splits.description == f"16 training and 4 validation images, 2 classes ({tmp_path})"
+    assert splits.named("validation") == f"validation (held out of {tmp_path.name}/)"
     assert splits.validation.labels.tolist() == [0, 0, 1, 1]
     assert splits.test is None
 
@@ -44,11 +45,27 @@ def test_parts_are_taken_as_they_are(tmp_path):
     splits = load_splits(make(tmp_path, "train", "val", "test", count=1), validation_fraction=0.5)
     for source, place in zip(splits[:3], ("train", "val", "test"), strict=True):
         assert names(source) == [f"{tmp_path}/{place}/{name}/00.png" for name in CLASSES]
-    assert splits.description.startswith("2 training, 2 validation and 2 test images, 2 classes")
+    assert splits.description.startswith(
+        "2 training (train/), 2 validation (val/) and 2 test (test/) images, 2 classes"
+    )
+    assert [splits.named(split) for split in ("train", "validation", "test")] == [
+        "train (train/)",
+        "validation (val/)",
+        "test (test/)",
+    ]
     # With a validation part only, nothing is called test.
     shutil.rmtree(tmp_path / "test")
     splits = load_splits(str(tmp_path))
     assert (len(splits.train), len(splits.validation), splits.test) == (2, 2, None)
+
+
+def test_classes_that_cannot_be_scored_are_noted(tmp_path):
+    write_images(tmp_path / "train", {"x": 2, "y": 2, "z": 2})
+    write_images(tmp_path / "val", {"x": 1, "y": 0})
+    write_images(tmp_path / "test", {"x": 1, "y": 1, "z": 1})
+    assert load_splits(str(tmp_path)).notes == (
+        "validation (val/) has no images of 'y', 'z', and cannot score these classes",
+    )
 
 
 def test_with_test_only_validation_is_split_from_train_unless_the_fraction_is_zero(tmp_path):
@@ -56,9 +73,10 @@ def test_with_test_only_validation_is_split_from_train_unless_the_fraction_is_ze
     splits = load_splits(data, validation_fraction=0.3)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (14, 6, 20)
     assert all(name.startswith(f"{tmp_path}/train/") for name in names(splits.validation))
+    assert splits.named("validation") == "validation (held out of train/)"
     splits = load_splits(data, validation_fraction=0.0)
     assert (len(splits.train), splits.validation, len(splits.test)) == (20, None, 20)
-    assert splits.description.startswith("20 training and 20 test images")
+    assert splits.description.startswith("20 training (train/) and 20 test (test/) images")
 
 
 def test_a_data_set_in_parts_is_not_taken_for_a_folder_of_classes(tmp_path):

@@ -31,7 +31,6 @@ from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     REQUIRED,
     WEIGHTS,
     find_pretrained,
-    has_our_format,
 )
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, reraise
 from bottleneck_transformer_flax.files import atomic_directory, is_utf8
@@ -40,6 +39,7 @@ from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
+from bottleneck_transformer_flax.own_output import has_our_format
 from bottleneck_transformer_flax.preprocessing import Preprocessing, checked_image_size
 
 _MOST_LISTED = 8

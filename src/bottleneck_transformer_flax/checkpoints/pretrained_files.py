@@ -1,13 +1,13 @@
 """File names of pretrained directories, and where such a directory is. Imports no jax."""
 
-import json
 from importlib import resources
 from pathlib import Path
 
+from bottleneck_transformer_flax import own_output
 from bottleneck_transformer_flax.errors import CheckpointError
 
-FORMAT = "bottleneck-transformer-flax/1"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = f"{own_output.SOFTWARE}/1"
+CONFIG, WEIGHTS = own_output.CONFIG, "model.safetensors"
 PREPROCESSING, CLASSES, CARD = "preprocessing.json", "classes.json", "README.md"
 REQUIRED = (CONFIG, WEIGHTS, PREPROCESSING, CLASSES)
 FILES = (*REQUIRED, CARD)
@@ -40,12 +40,3 @@ def find_pretrained(source: str | Path) -> Path:
         "the Hugging Face hub (owner/name, or owner/name@main where there is a folder owner), or "
         f"one of the package's own models: {', '.join(EMBEDDED)}"
     )
-
-
-def has_our_format(config: Path) -> bool:
-    """Whether a ``config.json`` was written by this package, in any version of its format."""
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and str(values.get("format")).startswith(FORMAT.split("/")[0])

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +96,8 @@ def _pack(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.data.packing import pack
 
     parts = load_parts(parsed.data, in_order=True)
+    for text in chain.from_iterable(part.notes for part in parts.values()):
+        print(f"note: {text}", file=sys.stderr)
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("packing", total=sum(map(len, parts.values())))
         packed = pack(
@@ -153,6 +157,8 @@ def _show(arguments: Sequence[str]) -> int:
 
     check_png_path(parsed.out)
     splits = load_splits(parsed.data)
+    for text in splits.notes:
+        print(f"note: {text}", file=sys.stderr)
     config = default_config(parsed.data)
     inputs = dataclasses.replace(config.input, image_size=parsed.image_size)
     source = splits.train

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from tyro.conf import arg
 
+from bottleneck_transformer_flax import own_output
 from bottleneck_transformer_flax.errors import ConfigError
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
-RUNS = Path("runs")
+RUNS = Path(own_output.RUNS)
 Options = TypeVar("Options")
 
 # Options that several commands have.

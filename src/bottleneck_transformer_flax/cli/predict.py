@@ -16,7 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.data.sources.folder import files_below, has_image_suffix
+from bottleneck_transformer_flax.data.sources.folder import (
+    files_below,
+    has_image_suffix,
+    left_out,
+)
 from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
@@ -87,11 +91,14 @@ def _items(names: Iterable[str]) -> Iterator[Item]:
             given = b"" if sys.stdin is None else sys.stdin.buffer.read()
             yield _decode("standard input", io.BytesIO(given))
         elif Path(name).is_dir():
+            own_output: list[str] = []
             try:
-                found = sorted(filter(has_image_suffix, files_below(Path(name))))
+                found = sorted(filter(has_image_suffix, files_below(Path(name), own_output)))
             except DataError as error:
                 yield Item(name, None, str(error))
                 continue
+            if own_output:
+                print(f"note: {name}: {left_out(own_output)}", file=sys.stderr)
             if not found:
                 yield Item(name, None, f"{name}: the folder holds no images")
             for path in (str(Path(name) / file) for file in found):

@@ -41,6 +41,7 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
     height, width = setup.preprocessing.size
     config = setup.config
     yield f"data    {setup.splits.description}"
+    yield from (f"note    {note}" for note in setup.splits.notes)
     yield (
         f"model   {setup.model_name} at {height} × {width} pixels, {setup.num_parameters:,} "
         "parameters"

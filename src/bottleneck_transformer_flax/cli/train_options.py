@@ -10,9 +10,10 @@ import tyro
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import default_config
-from bottleneck_transformer_flax.training.run_directory import RUN_FILE, RunDirectory, newest_run
+from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
 Recipe = Literal[
     "paper-standard",

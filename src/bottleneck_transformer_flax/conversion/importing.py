@@ -11,12 +11,7 @@ from bottleneck_transformer_flax.checkpoints.hub import (
 )
 from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata, licence_of_card
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
-from bottleneck_transformer_flax.checkpoints.pretrained_files import (
-    CARD,
-    CONFIG,
-    WEIGHTS,
-    has_our_format,
-)
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD, CONFIG, WEIGHTS
 from bottleneck_transformer_flax.conversion.convert import (
     check_classes,
     convert_arrays,
@@ -32,6 +27,7 @@ from bottleneck_transformer_flax.conversion.timm import TIMM, read_timm_config
 from bottleneck_transformer_flax.conversion.torch_files import read_arrays
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.variants import find_variant, get_variant
+from bottleneck_transformer_flax.own_output import has_our_format
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
 PICKLED_WEIGHTS = "pytorch_model.bin"

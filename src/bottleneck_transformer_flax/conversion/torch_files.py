@@ -15,9 +15,10 @@ import numpy as np
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
-from bottleneck_transformer_flax.checkpoints.pretrained_files import CONFIG, has_our_format
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CONFIG
 from bottleneck_transformer_flax.errors import CheckpointError, reraise
 from bottleneck_transformer_flax.files import write_bytes
+from bottleneck_transformer_flax.own_output import has_our_format
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pt", ".bin", ".tar")

@@ -5,7 +5,7 @@ Importing this needs no jax, so that worker processes and tools stay light.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +22,12 @@ from bottleneck_transformer_flax.data.sources.base import (
     VALIDATION,
     ImageSource,
     choose_parts,
+    quoted,
     select,
 )
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
 
@@ -38,12 +40,35 @@ class Splits(NamedTuple):
         validation: images scored during training, if any are held out.
         test: images scored once, at the end, if the data set has such a part.
         description: the data set in one line.
+        origins: where the images of each split are from, as in "val/" or "held out of train/".
+        notes: a sentence about each kind of thing in the data set that is not used or scored.
     """
 
     train: ImageSource
     validation: ImageSource | None
     test: ImageSource | None
     description: str
+    origins: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+    def named(self, split: str) -> str:
+        """The split "train", "validation" or "test" with its origin, as in "test (test/)"."""
+        return named_split(split, self.origins.get(split))
+
+    def counts(self) -> list[str]:
+        """The number of images in each split, with the part that it comes from."""
+        words = {"train": "training", "validation": "validation", "test": "test"}
+        origins = self.origins if "train" in self.origins else {}
+        return [
+            f"{len(source)} {named_split(words[split], origins.get(split))}"
+            for split, source in zip(words, self[:3], strict=True)
+            if source is not None
+        ]
+
+
+def named_split(split: str, origin: str | None) -> str:
+    """A split with the origin of its images, as in "validation (val/)"."""
+    return f"{split} ({origin})" if origin else split
 
 
 def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int = 0) -> Splits:
@@ -73,10 +98,16 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
         raise DataError(
             f"{data}: only one class, {train.class_names[0]!r}; classification needs at least two"
         )
+    names = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    origins = {split: parts[part].origin for split, part in names.items() if part in parts}
     if validation is None and validation_fraction > 0:
+        origins["validation"] = f"held out of {train.origin or 'the training images'}"
         train, validation = split_by_name(train, validation_fraction, split_seed, origin=data)
-    splits = {"training": train, "validation": validation, "test": test}
-    return Splits(train, validation, test, _describe(data, parts, splits))
+    splits = Splits(train, validation, test, "", origins)
+    notes = [note for part in parts.values() for note in part.notes]
+    return splits._replace(
+        description=_describe(data, parts, splits), notes=(*notes, *_unscored_classes(splits))
+    )
 
 
 def load_folder_all(path: str | Path) -> ImageSource:
@@ -114,7 +145,7 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
         }
     if array_record.is_packed(path):
         return choose_parts(path, array_record.open_packed(path))
-    if (path / array_record.PROGRESS_FILE).is_file():
+    if (path / PROGRESS_FILE).is_file():
         raise DataError(f"{path}: is not packed to its end; repeat the same botnet data pack")
     # By name: listing every folder would take long where they hold a million images.
     if any(
@@ -122,7 +153,7 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
         for part in (TRAIN, VALIDATION, TEST, ALL)
     ):
         raise DataError(
-            f"{path}: has ArrayRecord files but no {array_record.DESCRIPTION_FILE} of botnet data "
+            f"{path}: has ArrayRecord files but no {DESCRIPTION_FILE} of botnet data "
             "pack; copy the whole data set again, or pack the images into a new folder"
         )
     if parquet_folder := parquet.find_data_set(path):
@@ -140,7 +171,7 @@ def comes_in_parts(data: str) -> bool:
     path = Path(data)
     if array_record.is_packed(path):
         return not (path / ALL).is_dir()
-    return not path.is_dir() or (path / TRAIN).is_dir()
+    return not path.is_dir() or TRAIN in folder.find_parts(path)
 
 
 def fingerprint(splits: Splits) -> str:
@@ -207,15 +238,27 @@ def _fashion_mnist(
     return ArraySource(images, labels.astype(np.int32), fashion_mnist.CLASS_NAMES, name)
 
 
-def _describe(
-    data: str, parts: Mapping[str, ImageSource], splits: Mapping[str, ImageSource | None]
-) -> str:
+def _unscored_classes(splits: Splits) -> Iterator[str]:
+    """A sentence about each split to score that lacks images of some classes."""
+    for split in ("validation", "test"):
+        source: ImageSource | None = getattr(splits, split)
+        if source is None:
+            continue
+        counts = np.bincount(source.labels, minlength=len(source.class_names))
+        if missing := [source.class_names[label] for label in np.flatnonzero(counts == 0)]:
+            yield (
+                f"{splits.named(split)} has no images of {quoted(missing)}, and cannot score "
+                "these classes"
+            )
+
+
+def _describe(data: str, parts: Mapping[str, ImageSource], splits: Splits) -> str:
     """The data set in one line."""
     names = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
     origin = names.get(data, data)
     if passed_over := sum(part.passed_over for part in parts.values()):
         origin += f"; {passed_over} files that are no images passed over"
-    counts = [f"{len(split)} {name}" for name, split in splits.items() if split is not None]
+    counts = splits.counts()
     images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
     num_classes = len(next(iter(parts.values())).class_names)
     return f"{images} images, {num_classes} classes ({origin})"

@@ -17,10 +17,8 @@ import numpy as np
 
 from bottleneck_transformer_flax.data.shards import ShardJob, ShardPacker, make_jobs
 from bottleneck_transformer_flax.data.sources.array_record import (
-    DESCRIPTION_FILE,
     LABELS_FILE,
     NAMES_FILE,
-    PROGRESS_FILE,
     Description,
     Shard,
     read_description,
@@ -29,6 +27,7 @@ from bottleneck_transformer_flax.data.sources.base import ImageSource, require
 from bottleneck_transformer_flax.data.workers import check_num_workers, run_jobs, usable_cores
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
+from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.files import locked, write_text
+from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
 
-RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 _FORMER_KEYS = {
     "test_loss": "validation_loss",

@@ -27,6 +27,9 @@ def test_classes_and_images_are_sorted_without_hidden_and_other_files(tmp_path):
     make(tmp_path, "cat/notes.txt", "cat/.hidden.png", "cat/.cache/c.png", "cat/noSuffix")
     make(tmp_path, ".git/d.png", "beside.png")
     source = list_classes(tmp_path)
+    assert source.notes == (
+        f"{tmp_path}: images beside the class folders are not used: 'beside.png'",
+    )
     assert source.class_names == ("Zebra", "cat", "dog")
     cats = ("cat/2019/may/a.JPG", "cat/b.Jpeg")
     assert source.names == ("Zebra/1.png", *cats, "dog/a.png", "dog/b.jpg")
@@ -84,19 +87,64 @@ def test_a_folder_that_is_missing_or_a_file(tmp_path):
         (["a.png"], "one folder per class directly, or what botnet data pack wrote"),
         (["a/x.txt", "b/y.txt"], "no images found"),
         ([*images("dog", "test"), "empty/readme.txt"], "no images for 'empty'; add some"),
-        (images("Train", "Val"), "names of parts of a data set"),
-        (images("training", "testing"), "names of parts of a data set"),
-        (images("val", "test"), "names of parts of a data set"),
+        (images("Train/a", "Val/a"), "has no train/, but 'Train', 'Val', which hold folders"),
+        (images("training/a", "testing/a"), "names of parts of a data set"),
+        (images("val/a", "test/a"), "names of parts of a data set"),
+        (images("bus", "test/a"), "has no train/, but 'test', which hold"),
+        (images("bus", "all/a"), "has no train/, but 'all', which hold"),
+        (images("train/a", "val/a", "test"), "test: no images found in class folders; images be"),
     ],
 )
 def test_a_folder_without_images_or_classes(tmp_path, names, message):
     assert message in error_of(make(tmp_path, *names))
 
 
-def test_different_classes_are_listed_both_ways(tmp_path):
-    for part, classes in (("train", "abc"), ("val", "abc"), ("test", "bcde")):
-        make(tmp_path / part, *images(*classes))
-    assert "only in train/: 'a'; only in test/: 'd', 'e'" in error_of(tmp_path)
+def test_the_classes_of_train_rule_and_other_parts_may_lack_some(tmp_path):
+    make(tmp_path / "train", *images("a", "b", "c", count=2))
+    make(tmp_path / "val", "a/none.txt", *images("b", "c", count=1))
+    make(tmp_path / "test", *images("c", count=3))
+    parts = open_folder(tmp_path)
+    assert {part: source.class_names for part, source in parts.items()} == dict.fromkeys(
+        ("train", "val", "test"), ("a", "b", "c")
+    )
+    assert [source.labels.tolist() for source in parts.values()] == [
+        [0, 0, 1, 1, 2, 2],
+        [1, 2],
+        [2, 2, 2],
+    ]
+    # Empty in train/ or not there at all: only test/ has it.
+    make(tmp_path, "train/d/none.txt", "test/d/0.png", "test/e/0.png")
+    assert f"{tmp_path}/test: has images of 'd', 'e', but train/ has none" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["bus", "train"], ("bus", "train")),
+        (["train", "val"], ("train", "val")),
+        (["all", "bus", "test", "valid"], ("all", "bus", "test", "valid")),
+        # A class may hold folders too.
+        (["bus", "train", "train/2019"], ("bus", "train")),
+        (["all/bus", "all/car"], ("bus", "car")),
+    ],
+)
+def test_a_class_may_be_called_like_a_part(tmp_path, names, classes):
+    (source,) = open_folder(make(tmp_path, *images(*names))).values()
+    assert source.class_names == classes
+
+
+def test_images_and_folders_beside_the_classes_and_the_parts_are_noted(tmp_path):
+    for part in ("train", "val"):
+        make(tmp_path / part, *images("a", "b"), "stray.png")
+    make(tmp_path, *images("more/a", "Test/a"))
+    parts = open_folder(tmp_path)
+    assert parts["train"].notes == (
+        f"{tmp_path}: folders beside the parts are not used: 'more', 'Test'",
+        f"{tmp_path}/train: images beside the class folders are not used: 'stray.png'",
+    )
+    assert parts["val"].notes == (
+        f"{tmp_path}/val: images beside the class folders are not used: 'stray.png'",
+    )
 
 
 def test_a_class_name_that_is_no_text_is_told_before_anything_is_done(tmp_path):

@@ -26,15 +26,14 @@ from jaxtyping import Int32
 
 from bottleneck_transformer_flax.data.sources.base import ImageSource, require
 from bottleneck_transformer_flax.errors import DataError, reason, reraise
+from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, SOFTWARE
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-DESCRIPTION_FILE = "dataset.json"
-PROGRESS_FILE = "packing.json"
 LABELS_FILE = "labels.npy"
 NAMES_FILE = "names.json"
-FORMAT = "bottleneck-transformer-flax packed images"
+FORMAT = f"{SOFTWARE} packed images"
 VERSION = 1
 _REMEDY = "copy the data set again, or run the botnet data pack that wrote it once more"
 
@@ -156,6 +155,11 @@ class PackedSource(ImageSource):
     folder: Path
     part: str
     shards: tuple[Shard, ...]
+
+    @property
+    def origin(self) -> str:
+        """The name of the part's folder."""
+        return f"{self.part}/"
 
     def describe(self, index: int) -> str:
         """The image's name below the folder of its part."""

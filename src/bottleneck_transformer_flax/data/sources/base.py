@@ -4,9 +4,10 @@ Importing this needs no jax, so that worker processes and tools stay light.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,12 +35,19 @@ class ImageSource(ABC):
         labels: class of each image, an index into ``class_names``.
         names: unique name of each image within the source, such as "cat/12.jpg".
         passed_over: number of files among the images that are no images.
+        notes: a sentence about each kind of thing beside the images that is not used.
     """
 
     class_names: tuple[str, ...]
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
     passed_over: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The name of the folder that the images are in, such as "val/"; empty without one."""
+        return ""
 
     @property
     def native_size(self) -> tuple[int, int] | None:
@@ -141,8 +149,8 @@ def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
     missing = [name for name in names if name not in positions]
     if missing:
         raise DataError(
-            f"the data has classes that the model lacks: {', '.join(map(repr, missing))}; "
-            f"the model's classes are {_first_twenty(class_names)}"
+            f"the data has classes that the model lacks: {quoted(missing)}; "
+            f"the model's classes are {quoted(class_names)}"
         )
     new_labels = np.array([positions[name] for name in names], np.int32)
     return Subset(source, np.arange(len(source)), new_labels[source.labels], class_names)
@@ -173,6 +181,12 @@ def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
     return chosen
 
 
+def quoted(names: Collection[str]) -> str:
+    """The names in one line, the rest of a long list as a count."""
+    shown = ", ".join(map(repr, islice(names, 20)))
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
+
+
 def require(module: str, user: str) -> None:
     """Check that a library of the extra "data" is installed.
 
@@ -184,9 +198,3 @@ def require(module: str, user: str) -> None:
             f"{user} needs {module}; install it with "
             "pip install 'bottleneck-transformer-flax[data]'"
         )
-
-
-def _first_twenty(names: tuple[str, ...]) -> str:
-    """The names in one line, the rest of a long list as a count."""
-    shown = ", ".join(map(repr, names[:20]))
-    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"

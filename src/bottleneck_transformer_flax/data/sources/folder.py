@@ -3,9 +3,11 @@
 Opening a folder looks at names only; no image is read before it is asked for.
 """
 
+import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,18 @@ from bottleneck_transformer_flax.data.sources.base import (
     VALIDATION_NAMES,
     ImageSource,
     choose_parts,
+    quoted,
 )
 from bottleneck_transformer_flax.decoding import IMAGE_SUFFIXES, read_file
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.files import is_utf8
+from bottleneck_transformer_flax.own_output import RUNS, is_own_output
 
 _LAYOUT = (
     "expected either train/ with val/ (or validation/, valid/), test/ or both, each with a folder "
     "per class, or one folder per class directly"
 )
+_PART_NAMES = {TRAIN, "training", *VALIDATION_NAMES, TEST, "testing", ALL}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +44,7 @@ class FolderSource(ImageSource):
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
         passed_over: number of visible files in the class folders without an image's suffix.
+        notes: a sentence about each kind of thing in ``root`` that is not used.
     """
 
     root: Path
@@ -46,6 +52,13 @@ class FolderSource(ImageSource):
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
     passed_over: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The name of the folder, with a slash."""
+        # Unlike the path's own name, not empty for the current folder.
+        return f"{Path(os.path.abspath(self.root)).name}/"  # noqa: PTH100
 
     def describe(self, index: int) -> str:
         """The image's path."""
@@ -63,59 +76,84 @@ class FolderSource(ImageSource):
 def open_folder(folder: Path) -> dict[str, FolderSource]:
     """The parts of an image folder: "train" with "val", "test" or both, or "all".
 
+    All parts have the classes of train/, and the others may lack images of some.
+
     Raises:
-        DataError: as ``list_classes`` does, and when the folder is missing or a file, parts have
-            different classes, or train/ has no other part beside it.
+        DataError: as ``list_classes`` does, and when the folder is missing or a file, a part has a
+            class that train/ lacks, train/ is missing, or no other part is beside it.
     """
     _check_folder(folder)
-    if not (folder / TRAIN).is_dir():
+    if not (found := find_parts(folder)):
         return {ALL: list_classes(folder)}
-    names = (TRAIN, *VALIDATION_NAMES, TEST)
-    found = {name: folder / name for name in names if (folder / name).is_dir()}
-    if len(found) == 1:
+    others = [name for name in _folders_in(folder) if name not in found]
+    if [*found] == [ALL] and not others:
+        return {ALL: list_classes(found[ALL])}
+    chosen = {name: found[name] for name in (TRAIN, *VALIDATION_NAMES, TEST) if name in found}
+    if TRAIN not in chosen:
+        raise DataError(
+            f"{folder}: has no train/, but {quoted(found)}, which hold folders and have names of "
+            f"parts of a data set; {_LAYOUT}"
+        )
+    if len(chosen) == 1:
         raise DataError(f"{folder}: has train/ but no val/ or test/ beside it; {_LAYOUT}")
-    parts = {name: list_classes(path) for name, path in choose_parts(folder, found).items()}
-    for part in parts.values():
-        _check_same_classes(folder, parts[TRAIN], part)
-    return parts
+    listings = {name: _list(path) for name, path in choose_parts(folder, chosen).items()}
+    train = listings[TRAIN]
+    classes = [name for name, images in train.images.items() if images]
+    for listing in listings.values():
+        _check_known(listing, classes)
+    _check_not_empty(train)
+    if unused := [*others, *(name for name in found if name not in chosen)]:
+        note = f"{folder}: folders beside the parts are not used: {quoted(unused)}"
+        train = dataclasses.replace(train, notes=(note, *train.notes))
+    return {name: listing.source(classes) for name, listing in (listings | {TRAIN: train}).items()}
+
+
+def find_parts(folder: Path) -> dict[str, Path]:
+    """The folders of a data set's parts, by their names; empty where there are classes instead.
+
+    A folder called "train", say, is a part where it holds folders, and a class where it holds
+    images directly. With both it is a part only where another one of such a name holds folders too.
+    """
+    named = {
+        name: entries
+        for name in _folders_in(folder)
+        if name.lower() in _PART_NAMES
+        and not _is_own_output(folder / name, entries := _visible(folder / name))
+    }
+    with_folders = [entries for entries in named.values() if any(e.is_dir() for e in entries)]
+    if len(with_folders) < 2 and all(any(_images_in(entries)) for entries in with_folders):
+        return {}
+    return {name: folder / name for name in named}
 
 
 def list_classes(folder: Path) -> FolderSource:
     """The images of a folder that holds one folder per class, each searched to any depth.
 
-    Classes, and the images of each, are sorted. Hidden files and folders, files beside the class
-    folders, and files whose suffix is not an image's are passed over; symbolic links are followed.
+    Classes, and the images of each, are sorted. Left out are hidden files and folders, whatever
+    this package itself has written, files beside the class folders, and files whose suffix is not
+    an image's; symbolic links are followed.
 
     Raises:
-        DataError: when the folder holds no images, or has subfolders that cannot be classes: empty,
-            not named in UTF-8, or the parts of a data set.
+        DataError: when the folder holds no images, was written by this package, or has subfolders
+            that cannot be classes: empty, or not named in UTF-8.
     """
-    classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
-    _check_class_names(folder, classes)
-    files = {name: [f"{name}/{file}" for file in files_below(folder / name)] for name in classes}
-    images = {name: sorted(filter(has_image_suffix, files[name])) for name in classes}
-    if not any(images.values()):
-        raise DataError(
-            f"{folder}: no images found in class folders; looked for .jpg, .png, .webp and "
-            f"{len(IMAGE_SUFFIXES) - 3} other suffixes; {_LAYOUT}, or what botnet data pack wrote"
-        )
-    if empty := [name for name in classes if not images[name]]:
-        raise DataError(f"{folder}: no images for {_quoted(empty)}; add some or remove the folder")
-    counts = [len(images[name]) for name in classes]
-    return FolderSource(
-        root=folder,
-        names=tuple(image for name in classes for image in images[name]),
-        labels=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-        class_names=tuple(classes),
-        passed_over=sum(map(len, files.values())) - sum(counts),
-    )
+    listing = _list(folder)
+    _check_not_empty(listing)
+    return listing.source([*listing.images])
 
 
-def files_below(folder: Path, parents: tuple[str, ...] = ()) -> Iterator[str]:
+def files_below(
+    folder: Path, own_output: list[str], parents: tuple[str, ...] = ()
+) -> Iterator[str]:
     """The visible files at any depth, as POSIX paths relative to the folder.
 
     Links are followed, but not back to a folder that contains them; a link that leads nowhere
     counts as a file, which then cannot be read.
+
+    Args:
+        folder: where to search.
+        own_output: gets the path of every folder that this package wrote; they are not searched.
+        parents: real paths of the folders above.
 
     Raises:
         DataError: when a folder cannot be listed.
@@ -123,17 +161,79 @@ def files_below(folder: Path, parents: tuple[str, ...] = ()) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in parents:
         return
-    for entry in _visible(folder):
+    entries = _visible(folder)
+    if _is_own_output(folder, entries):
+        own_output.append(str(folder))
+        return
+    for entry in entries:
         if entry.is_dir():
-            below = files_below(folder / entry.name, (*parents, real))
+            below = files_below(folder / entry.name, own_output, (*parents, real))
             yield from (f"{entry.name}/{name}" for name in below)
         elif entry.is_file() or entry.is_symlink():
             yield entry.name
 
 
+def left_out(paths: Sequence[str]) -> str:
+    """Say of folders that this package wrote that they are not read."""
+    return f"left out what botnet wrote: {quoted(paths)}"
+
+
 def has_image_suffix(name: str) -> bool:
     """Whether a file's suffix belongs to an image format that this installation decodes."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """A folder of classes: what ``FolderSource`` says, with the images by class."""
+
+    root: Path
+    images: dict[str, list[str]]
+    passed_over: int
+    notes: tuple[str, ...]
+
+    def source(self, class_names: Sequence[str]) -> FolderSource:
+        """The images, labelled as indices into ``class_names``."""
+        images = [self.images.get(name, []) for name in class_names]
+        return FolderSource(
+            root=self.root,
+            names=tuple(chain.from_iterable(images)),
+            labels=np.repeat(np.arange(len(images), dtype=np.int32), [*map(len, images)]),
+            class_names=tuple(class_names),
+            passed_over=self.passed_over,
+            notes=self.notes,
+        )
+
+
+def _list(folder: Path) -> _Listing:
+    """List a folder of classes, some of which may be empty; else as ``list_classes``."""
+    entries = _visible(folder)
+    if _is_own_output(folder, entries):
+        raise DataError(f"{folder}: was written by botnet; expected a folder of images; {_LAYOUT}")
+    names = sorted(entry.name for entry in entries if entry.is_dir())
+    _check_class_names(folder, names)
+    images: dict[str, list[str]] = {}
+    passed_over, own_output = 0, []
+    for name in names:
+        below: list[str] = []
+        files = [f"{name}/{file}" for file in files_below(folder / name, below)]
+        found = sorted(filter(has_image_suffix, files))
+        passed_over += len(files) - len(found)
+        # A folder of nothing but runs is no class, nor is one where no run is left.
+        if found or not (below or (name == RUNS and not files)):
+            images[name] = found
+            own_output += below
+        else:
+            own_output.append(str(folder / name))
+    unused = [left_out(own_output)] if own_output else []
+    if beside := [*_images_in(entries)]:
+        unused.append(f"images beside the class folders are not used: {quoted(beside)}")
+    if not any(images.values()):
+        looked_for = f"looked for .jpg, .png, .webp and {len(IMAGE_SUFFIXES) - 3} other suffixes"
+        found = [f"{folder}: no images found in class folders", *unused, looked_for]
+        raise DataError(f"{'; '.join(found)}; {_LAYOUT}, or what botnet data pack wrote")
+    notes = tuple(f"{folder}: {what}" for what in unused)
+    return _Listing(root=folder, images=images, passed_over=passed_over, notes=notes)
 
 
 def _check_folder(folder: Path) -> None:
@@ -144,12 +244,6 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_class_names(folder: Path, classes: list[str]) -> None:
-    parts = {TRAIN, "training", *VALIDATION_NAMES, TEST, "testing"}
-    if classes and all(name.lower() in parts for name in classes):
-        raise DataError(
-            f"{folder}: has {_quoted(classes)}, which are names of parts of a data set, not of "
-            f"classes; {_LAYOUT}"
-        )
     for name in classes:
         if not is_utf8(name):
             raise DataError(
@@ -158,17 +252,34 @@ def _check_class_names(folder: Path, classes: list[str]) -> None:
             )
 
 
-def _check_same_classes(folder: Path, train: FolderSource, other: FolderSource) -> None:
-    differences = [
-        f"only in {ours.root.name}/: {_quoted(sorted(missing))}"
-        for ours, theirs in ((train, other), (other, train))
-        if (missing := set(ours.class_names) - set(theirs.class_names))
-    ]
-    if differences:
+def _check_not_empty(listing: _Listing) -> None:
+    if empty := [name for name, images in listing.images.items() if not images]:
         raise DataError(
-            f"{folder}: {train.root.name}/ and {other.root.name}/ have different classes; "
-            f"{'; '.join(differences)}; expected the same class folders in both"
+            f"{listing.root}: no images for {quoted(empty)}; add some or remove the folder"
         )
+
+
+def _check_known(listing: _Listing, classes: list[str]) -> None:
+    names = [name for name, images in listing.images.items() if images and name not in classes]
+    if names:
+        raise DataError(
+            f"{listing.root}: has images of {quoted(names)}, but train/ has none; add images of "
+            "every class to train/, or remove the folder"
+        )
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """The names of the visible folders in a folder, sorted."""
+    return sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+
+
+def _is_own_output(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> bool:
+    return is_own_output(folder, (entry.name for entry in entries))
+
+
+def _images_in(entries: Iterable["os.DirEntry[str]"]) -> Iterator[str]:
+    """The names of the images among entries."""
+    return (entry.name for entry in entries if has_image_suffix(entry.name) and entry.is_file())
 
 
 def _visible(folder: Path) -> list["os.DirEntry[str]"]:
@@ -179,7 +290,3 @@ def _visible(folder: Path) -> list["os.DirEntry[str]"]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{folder}: cannot be listed: {reason}") from error
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))

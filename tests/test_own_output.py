@@ -1,0 +1,69 @@
+"""What this package writes is known again wherever it lies, and nothing else is taken for it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bottleneck_transformer_flax.data.datasets import fingerprint, load_parts, load_splits
+from bottleneck_transformer_flax.data.packing import pack
+from bottleneck_transformer_flax.data.sources.folder import list_classes
+from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
+from bottleneck_transformer_flax.training.config import RunConfig
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from data.image_files import write_images
+
+GOLDENS = Path(__file__).parent / "goldens" / "pretrained"
+KINDS = ("run", "packed", "unfinished packing", "pretrained")
+
+
+def write(kind, folder, images):
+    """What a command leaves, from its first moment on, with a picture in it."""
+    if kind == "run":
+        RunDirectory(folder).create(RunConfig())
+    elif kind == "pretrained":
+        shutil.copytree(GOLDENS / "first", folder)
+    else:
+        pack(load_parts(str(images)), folder, num_workers=0)
+        if kind == "unfinished packing":
+            (folder / DESCRIPTION_FILE).rename(folder / PROGRESS_FILE)
+    (folder / "below").mkdir()
+    shutil.copy(images / "ant/00.png", folder / "below" / "example.png")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["runs/one", "written", "bee/deep/written"])
+def test_it_is_no_image_wherever_it_lies(tmp_path, kind, place):
+    images = tmp_path / "images"
+    write_images(images, {"ant": 4, "bee": 4})
+    before = fingerprint(load_splits(str(images)))
+    write(kind, tmp_path / "elsewhere", images)
+    shutil.move(tmp_path / "elsewhere", images / place)
+    splits = load_splits(str(images))
+    assert fingerprint(splits) == before
+    shown = place if place.startswith("bee") else place.split("/")[0]
+    assert splits.notes == (f"{images}: left out what botnet wrote: '{images / shown}'",)
+    if kind in ("run", "pretrained"):
+        with pytest.raises(DataError, match="was written by botnet; expected a folder of images"):
+            load_splits(str(images / place))
+
+
+def test_a_folder_of_runs_without_any_is_no_class(tmp_path):
+    write_images(tmp_path, {"ant": 1, "bee": 1})
+    (tmp_path / "runs" / "killed at once").mkdir(parents=True)
+    source = list_classes(tmp_path)
+    assert source.class_names == ("ant", "bee")
+    assert source.notes == (f"{tmp_path}: left out what botnet wrote: '{tmp_path / 'runs'}'",)
+    write_images(tmp_path / "more", {"runs": 1, "ant": 1})
+    assert list_classes(tmp_path / "more").class_names == ("ant", "runs")
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.json", "dataset.json", "packing.json"])
+@pytest.mark.parametrize("values", [{"format": "coco"}, {"data": "a", "epochs": 1}, ["a"], None])
+def test_files_of_others_with_the_same_names_change_nothing(tmp_path, name, values):
+    write_images(tmp_path, {"ant": 1, "bee": 1})
+    (tmp_path / "ant" / name).write_text("" if values is None else json.dumps(values))
+    source = list_classes(tmp_path)
+    assert (len(source), source.passed_over, source.notes) == (2, 1, ())
