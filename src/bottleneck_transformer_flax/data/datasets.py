@@ -28,6 +28,8 @@ from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
+NAMED_DATA_SETS = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
+"""Data sets that have a name instead of a path, and how they are described."""
 
 
 class Splits(NamedTuple):
@@ -154,6 +156,23 @@ def fingerprint(splits: Splits) -> str:
     return digest.hexdigest()
 
 
+def image_keys(source: ImageSource) -> list[tuple[str, str]]:
+    """What an image is known by, for every image: the name of its class, and its own."""
+    pairs = zip(source.labels.tolist(), source.names, strict=True)
+    return [(source.class_names[label], name) for label, name in pairs]
+
+
+def digest_images(source: ImageSource) -> str:
+    """A digest of which images a source has, whatever their order, their place or their format."""
+    return hashlib.sha256(json.dumps(sorted(image_keys(source))).encode()).hexdigest()
+
+
+def digest_splits(splits: Splits) -> dict[str, str]:
+    """The digest of each split's images, by the name of the split."""
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: digest_images(source) for name, source in named.items() if source is not None}
+
+
 def split_by_name(
     source: ImageSource, fraction: float, seed: int, *, origin: str
 ) -> tuple[ImageSource, ImageSource]:
@@ -211,8 +230,7 @@ def _describe(
     data: str, parts: Mapping[str, ImageSource], splits: Mapping[str, ImageSource | None]
 ) -> str:
     """The data set in one line."""
-    names = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
-    origin = names.get(data, data)
+    origin = NAMED_DATA_SETS.get(data, data)
     if passed_over := sum(part.passed_over for part in parts.values()):
         origin += f"; {passed_over} files that are no images passed over"
     counts = [f"{len(split)} {name}" for name, split in splits.items() if split is not None]
