@@ -163,10 +163,10 @@ def test_a_part_of_the_run_s_images_is_named_and_images_that_may_be_among_them_a
     call, scored, run, tmp_path
 ):
     record(run, "data")
-    for part, split in (("train", "train"), ("val", "validation")):
+    for part, what in (("train", "trained"), ("val", "validated")):
         called = call("evaluate", "--json", "--data", f"data/{part}")
         count = 12 if part == "train" else 9
-        named = f"{count} images: all of data/{part}, the {split} split of {run}"
+        named = f"{count} images: all of data/{part}, which {run} was {what} on"
         assert (called.json()["data"], called.err) == (named, "")
     # One image of a class, which could not be split.
     shutil.copytree(tmp_path / "data/val", tmp_path / "few")

@@ -196,7 +196,8 @@ def _what_is_known(
     if is_own:
         return "", ""
     if len(splits := images.splits_of(source)) == 1:
-        return f", the {splits[0]} split of {owner}", ""
+        what = {"train": "trained", "validation": "validated", "test": "tested"}[splits[0]]
+        return f", which {owner} was {what} on", ""
     try:
         count = images.count_trained_on(source)
     except DataError as error:
