@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from bottleneck_transformer_flax.cli import main
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from bottleneck_transformer_flax.training.estimate import Estimate
-from reference.finished_runs import finished_once, finished_run
+from reference.finished_runs import copy_work, finished_once, finished_run
 from reference.hub import hub
 from training.tiny import SMALL_VARIANT, small_variant, write_data
 
@@ -94,8 +93,7 @@ def work(tmp_path_factory):
 @pytest.fixture
 def trained(work, tmp_path, monkeypatch):
     """A fresh copy of ``work``, and in it."""
-    shutil.copytree(work, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(copy_work(work, tmp_path / "work"))
     return tmp_path / "work"
 
 

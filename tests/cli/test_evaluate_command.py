@@ -8,8 +8,12 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import evaluate
-from bottleneck_transformer_flax.data.datasets import load_splits
+from bottleneck_transformer_flax.data.datasets import load_parts, load_splits
+from bottleneck_transformer_flax.data.packing import pack
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
+from bottleneck_transformer_flax.training.config import InputOptions
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.run_images import load_images, record_images
 from reference.finished_runs import random_predictions
 from training.tiny import CLASSES, truncated_jpeg, write_classes
 
@@ -32,10 +36,27 @@ def scored(monkeypatch):
     return sources
 
 
+def record(run, data, validation_fraction=0.1):
+    """Write the run down as one that was trained on the images that are in a folder now."""
+    directory = RunDirectory(run)
+    inputs = InputOptions(validation_fraction=validation_fraction)
+    config = directory.read_config().replace(data=data, input=inputs)
+    directory.write_config(config, record_images(directory, config, load_images(config)))
+
+
+@pytest.fixture
+def photos(run, tmp_path):
+    """Images without parts that the run was trained on; three of them are its validation split."""
+    write_classes(tmp_path / "photos", dict.fromkeys(CLASSES, 6))
+    record(run, "photos")
+    return tmp_path / "photos"
+
+
 def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, fails, run):
     model, variables, preprocessing, _ = load_pretrained(run)
     found = Evaluator(model, preprocessing, batch_size=9)(variables, load_splits("data").validation)
     bad = truncated_jpeg(run / "../../data/val/bee/x.jpg").name
+    record(run, "data")
     message = fails(1, "evaluate", "--json")
     assert bad in message and "--skip-bad-images" in message
     called = call("evaluate", "--json", "--skip-bad-images", "--batch-size", "4")
@@ -60,22 +81,43 @@ def test_a_table_and_a_picture(call, run, scored, tmp_path):
         assert min(image.size) > 300
 
 
-@pytest.mark.parametrize("spelling", ["data/", "./data", "absolute"])
-def test_the_run_s_own_images_however_run_and_images_are_named(
-    call, run, scored, tmp_path, monkeypatch, spelling
+@pytest.mark.parametrize("named", ["photos/", "absolute", "link", "copy", "packed"])
+def test_the_run_s_own_images_are_known_however_and_wherever_they_are_named(
+    call, scored, photos, tmp_path, named
 ):
-    shutil.rmtree(tmp_path / "data/train")
-    for name in CLASSES:
-        (tmp_path / "data/val" / name).rename(tmp_path / "data" / name)
-    shutil.rmtree(tmp_path / "data/val")
-    data = tmp_path / "data" if spelling == "absolute" else spelling
-    named = [call("evaluate", "--json", "--data", data)]
-    named += [call("evaluate", "--json", "--checkpoint", run / part) for part in ("", "pretrained")]
-    record = json.loads((run / "run.json").read_text()) | {"data": str(tmp_path / "data")}
-    (run / "run.json").write_text(json.dumps(record))
-    monkeypatch.chdir(run / "pretrained")
-    named.append(call("evaluate", "--json", "--checkpoint", "."))
-    assert {(one.json()["split"], one.json()["count"]) for one in named} == {("validation", 3)}
+    if named == "absolute":
+        named = str(photos)
+    elif named == "link":
+        (tmp_path / named).symlink_to(photos)
+    elif named == "copy":
+        shutil.copytree(photos, tmp_path / named)
+    elif named == "packed":
+        pack(load_parts("photos", in_order=True), tmp_path / named, num_workers=0)
+    called = call("evaluate", "--json", "--data", named)
+    assert called.err == ""
+    result = called.json()
+    assert result["data"] == f"3 images: the validation split of {named}"
+    assert (result["split"], result["count"]) == ("validation", 3)
+
+
+def test_without_data_the_run_s_images_are_found_from_anywhere_or_it_is_said(
+    call, fails, scored, run, photos, tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    # Other images in the place that the record names as text.
+    write_classes(tmp_path / "elsewhere/photos", dict.fromkeys(CLASSES, 2))
+    checkpoints = [tmp_path / run / part for part in ("", "pretrained")]
+    for checkpoint in checkpoints:
+        called = call("evaluate", "--json", "--checkpoint", checkpoint)
+        assert called.err == ""
+        assert called.json()["data"] == f"3 images: the validation split of {photos}"
+    photos.rename(tmp_path / "moved")
+    told = fails(1, "evaluate", "--checkpoint", checkpoints[0])
+    assert f"{photos} does not exist; photos holds other images: " in told
+    assert told.endswith("; name their folder with --data")
+    moved = call("evaluate", "--json", "--checkpoint", checkpoints[0], "--data", "../moved")
+    assert (moved.json()["split"], moved.err) == ("validation", "")
 
 
 @pytest.mark.parametrize(
@@ -103,22 +145,67 @@ def test_every_split_is_scored_and_named(
 
 def test_another_folder_is_scored_whole_and_by_class_name(call, scored, tmp_path):
     # Other order and fewer classes: labels go by name.
-    write_classes(tmp_path / "more", {"cat": 2, "bee": 3})
-    result = call("evaluate", "--json", "--data", "more").json()
-    assert (result["split"], result["data"]) == ("all", "5 images: all of more")
+    write_classes(tmp_path / "data/more", {"cat": 2, "bee": 3})
+    for image in (tmp_path / "data/more").glob("*/*.png"):
+        image.rename(image.with_name(f"new {image.name}"))
+    called = call("evaluate", "--json", "--data", "data/more")
+    assert called.err == ""
+    result = called.json()
+    assert (result["split"], result["data"]) == ("all", "5 images: all of data/more")
     assert [row["count"] for row in result["per_class"]] == [0, 3, 2]
     assert result["per_class"][0]["accuracy"] is None
     assert scored[0].labels.tolist() == [1, 1, 1, 2, 2]
-    result = call("evaluate", "--json", "--data", "more", "--split", "validation").json()
+    result = call("evaluate", "--json", "--data", "data/more", "--split", "validation").json()
     assert result["count"] == 2
+
+
+def test_a_part_of_the_run_s_images_is_named_and_images_that_may_be_among_them_are_noted(
+    call, scored, run, tmp_path
+):
+    record(run, "data")
+    for part, what in (("train", "trained"), ("val", "validated")):
+        called = call("evaluate", "--json", "--data", f"data/{part}")
+        count = 12 if part == "train" else 9
+        named = f"{count} images: all of data/{part}, which {run} was {what} on"
+        assert (called.json()["data"], called.err) == (named, "")
+    # One image of a class, which could not be split.
+    shutil.copytree(tmp_path / "data/val", tmp_path / "few")
+    for image in ("ant/1", "ant/2", "bee/0"):
+        (tmp_path / f"few/{image}.png").unlink()
+    (tmp_path / "few/bee/1.png").rename(tmp_path / "few/bee/new.png")
+    called = call("evaluate", "--json", "--data", "few")
+    assert called.json()["data"] == "6 images: all of few"
+    assert called.err.startswith(
+        "note: 5 of these images have the class and name of an image that runs/one was trained on; "
+    )
+    (tmp_path / "data").rename("moved")
+    told = call("evaluate", "--json", "--data", "few").err
+    assert told == (
+        "note: whether runs/one was trained on any of these images cannot be told: the images of "
+        "runs/one are not found: data does not exist\n"
+    )
+
+
+def test_what_a_model_was_trained_on_may_be_unknown_and_is_then_noted(call, scored, run, tmp_path):
+    file = run / "run.json"
+    record = json.loads(file.read_text())
+    del record["images"]
+    file.write_text(json.dumps(record))
+    for named in ((), ("--data", "data")):
+        called = call("evaluate", "--json", *named)
+        assert called.json()["split"] == "validation"
+        assert called.err.startswith("note: runs/one has no record of the images that it was")
+    (run / "pretrained").rename("copied")
+    called = call("evaluate", "--json", "--checkpoint", "copied", "--data", "data/val")
+    assert called.json()["split"] == "all"
+    assert called.err == "note: whether copied was trained on any of these images is not known\n"
+    assert evaluate._images_of("botnet_tiny", None).find()[0] == "embedded"
 
 
 def test_images_that_are_not_known_or_not_there_are_refused(fails, run, tmp_path):
     assert "'all', but data has splits" in fails(2, "evaluate", "--split", "all")
-    record = json.loads((run / "run.json").read_text())
-    record["input"]["validation_fraction"] = 0.0
-    (run / "run.json").write_text(json.dumps(record))
     (tmp_path / "data/val").rename(tmp_path / "data/test")
+    record(run, "data", validation_fraction=0.0)
     assert "no validation split" in fails(1, "evaluate", "--split", "validation")
     (run / "pretrained").rename("copied")
     assert "name images with --data" in fails(2, "evaluate", "--checkpoint", "copied")

@@ -39,9 +39,9 @@ from bottleneck_transformer_flax.cli import main
 from bottleneck_transformer_flax.training import setup
 
 make_setup = setup.make_setup
-def make_setup_late(config):
+def make_setup_late(*arguments):
     time.sleep(33)
-    return make_setup(config)
+    return make_setup(*arguments)
 
 setup.make_setup = make_setup_late
 sys.exit(main(sys.argv[1:]))

@@ -78,7 +78,7 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
 @pytest.mark.usefixtures("no_pass")
 @pytest.mark.parametrize(
     ("moved", "said"),
-    [("", "--data"), ("val/ant/0.png", "not those that the run was scored on")],
+    [("", "--data"), ("val/ant/0.png", "data holds other images")],
 )
 def test_without_the_images_that_were_scored_the_page_says_so(page_of, run, moved, said):
     images = run / "../../data" / moved

@@ -40,7 +40,9 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
     assert called.out.splitlines()[-1] == "next: botnet predict 'runs/:a b:/example.png'"
 
 
-def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(call, run, trained):
+def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(
+    call, run, trained, tmp_path, monkeypatch
+):
     (trained / "data").rename(trained / "moved")
     called = call("train", "--resume", "--data", "moved", "--num-workers", "0", "--json")
     assert called.code == 0, called
@@ -50,6 +52,28 @@ def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(c
     assert result.pop("run") == str(run)
     assert result == json.loads((trained / run / "evaluation.json").read_text())
     assert json.loads((trained / run / "run.json").read_text())["data"] == "moved"
+
+    # Run and images together, from another folder; and then the images alone.
+    new = trained.rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path)
+    resume = ("train", "--resume", "--run-directory", new / run)
+    called = call(*resume)
+    assert called.code == 0, called
+    assert f"12 training and 9 validation images, 3 classes ({new}/moved)" in called.out
+    assert json.loads((new / run / "run.json").read_text())["data"] == f"{new}/moved"
+
+
+def test_a_resumed_run_whose_images_are_not_found_says_what_to_do(fails, run, trained):
+    (trained / "data/val/ant/0.png").unlink()
+    before = tree(trained / run)
+    told = fails(1, "train", "--resume")
+    assert "data holds other images: 12 training and 8 validation images" in told
+    assert told.endswith(
+        f"restore them, name their folder with --data, or begin a new run with --like {run}"
+    )
+    (trained / "data").rename(trained / "moved")
+    assert "data does not exist; restore them" in fails(1, "train", "--resume")
+    assert tree(trained / run) == before
 
 
 def test_bad_images_that_were_left_out_are_listed(call, trained, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from bottleneck_transformer_flax.cli.train_options import ProcessOptions, parse
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
-from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.run_directory import ImageRecord, RunDirectory
 
 
 @pytest.fixture
@@ -39,6 +39,12 @@ def test_a_recipe_and_a_pretrained_model_decide_the_defaults():
 def test_like_starts_from_another_runs_options(runs):
     config = parse(["--like", "runs/finished", "--epochs", "3"]).config
     assert (config.seed, config.epochs, config.data) == (5, 3, "photos")
+    # The same images from anywhere.
+    (runs / "photos").mkdir()
+    run, there = RunDirectory(runs / "finished"), str(runs / "photos")
+    run.write_config(config, ImageRecord(path=there, path_from_run="../photos"))
+    assert parse(["--like", "runs/finished"]).config.data == there
+    assert parse(["--like", "runs/finished", "--data", "more"]).config.data == "more"
     tuned = parse(["--like", "runs/finished", "--pretrained", "model"]).config
     assert (tuned.variant, tuned.pretrained) == (None, "model")
 

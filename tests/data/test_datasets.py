@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.data.datasets import (
     comes_in_parts,
+    digest_images,
+    digest_splits,
     fingerprint,
     load_folder_all,
     load_splits,
     split_by_name,
 )
+from bottleneck_transformer_flax.data.sources.base import relabel, select
 from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import write_images
@@ -158,3 +161,19 @@ def test_the_same_images_are_held_out_wherever_a_folder_lies(tmp_path):
     for others in ({"split_seed": 1}, {"validation_fraction": 0.0}):
         assert fingerprint(load_splits(str(tmp_path / "a"), **others)) != expected
     assert fingerprint(load_splits(str(tmp_path / "b/c"))) == expected
+
+
+def test_images_are_known_by_class_and_name_in_any_order_and_as_a_part(tmp_path):
+    write_images(tmp_path / "train", {"x": 3, "y": 2})
+    write_images(tmp_path / "val", {"x": 1, "y": 2})
+    splits = load_splits(str(tmp_path))
+    known = digest_splits(splits)
+    assert list(known) == ["train", "validation"]
+    assert known["train"] != known["validation"]
+    assert digest_images(load_folder_all(tmp_path / "val")) == known["validation"]
+    backwards = select(splits.train, np.arange(len(splits.train))[::-1])
+    assert digest_images(relabel(backwards, ("z", "y", "x"))) == known["train"]
+    for place, other in (("x", "y"), ("x/00.png", "x/07.png")):
+        (tmp_path / "train" / place).rename(tmp_path / "train" / f"{other}2")
+        assert digest_images(load_folder_all(tmp_path / "train")) != known["train"]
+        (tmp_path / "train" / f"{other}2").rename(tmp_path / "train" / place)

@@ -1,5 +1,6 @@
 """A finished run on disk that nothing was trained for: random weights, random predictions."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.run_images import load_images, record_images
 from reference.variables import random_variables
 from training.tiny import CLASSES, CROPPED, SIZE, SMALL, write_data
 
@@ -35,11 +37,19 @@ def random_predictions(source, seed=0):
     )
 
 
+def copy_work(folder, copy):
+    """Copy a folder with data and runs, which then know the copied data only."""
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    for record in copy.glob("runs/*/run.json"):
+        record.write_text(record.read_text().replace(f"{folder}/", f"{copy}/"))
+    return copy
+
+
 @pytest.fixture
 def finished_run(finished_once, tmp_path, monkeypatch):
     """``runs/one`` in the working directory, trained on ``data/train`` and ``data/val``."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
+    copy_work(finished_once, tmp_path)
     return Path("runs/one")
 
 
@@ -47,8 +57,9 @@ def finished_run(finished_once, tmp_path, monkeypatch):
 def finished_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     write_data(folder / "data")
-    run = RunDirectory(folder / "runs/one")
-    run.create(RunConfig(data="data", epochs=2))
+    run, config = RunDirectory(folder / "runs/one"), RunConfig(data="data", epochs=2)
+    with contextlib.chdir(folder):
+        run.create(config, record_images(run, config, load_images(config)))
     variables = random_variables(abstract_variables(BoTNet(SMALL), SIZE), seed=3)
     save_pretrained(run.pretrained, BoTNet(SMALL), variables, CROPPED, CLASSES, card="# Insects\n")
     predictions = random_predictions(load_splits(str(folder / "data")).validation)

@@ -185,6 +185,7 @@ def test_a_run_directory_is_created_once_read_and_locked(tmp_path):
             ("run.json", json.dumps(values), "this is no record of a run")
             for values in ({}, {"model": 3}, {**RunConfig().to_json(), "colour": 1})
         ],
+        ("run.json", '{"images": {"place": "photos"}}', r"run\.json cannot be read"),
         *[
             ("metrics.jsonl", text, r"metrics\.jsonl cannot be read")
             for text in ("{", '{"epoch": 1}\n', "[]\n")

@@ -19,8 +19,10 @@ from bottleneck_transformer_flax.training.run_directory import RunDirectory
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
+    from bottleneck_transformer_flax.data.datasets import Splits
     from bottleneck_transformer_flax.data.sources.base import ImageSource
     from bottleneck_transformer_flax.evaluation.predictions import Predictions
+    from bottleneck_transformer_flax.training.run_images import RunImages
 
 Split = Literal["train", "validation", "test", "all"]
 
@@ -31,7 +33,8 @@ class EvaluateOptions:
 
     checkpoint: options.Checkpoint = None
     data: str | None = None
-    """Images to score, as for `botnet train`; by default those of the model's run."""
+    """Images to score, as for `botnet train`; by default those of the model's run, wherever they
+    are now."""
     split: Split | None = None
     """Split to score, or all of an unsplit folder; by default test, else validation, else all."""
     image_size: options.InferenceSize = None
@@ -58,11 +61,15 @@ def run(arguments: Sequence[str]) -> int:
 
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
-    source, split, data = _source(parsed, checkpoint, trained)
+    images = _images_of(checkpoint, trained)
+    source, split, data, is_own = _source(parsed, images)
     if parsed.split is not None and split != parsed.split:
         print(
             f"note: {data} has no {parsed.split} split; scoring its {split} split", file=sys.stderr
         )
+    remark, note = _what_is_known(images, source, data, is_own)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     bad_images = BadImages(skip=parsed.skip_bad_images)
     predictions = score(
         pretrained,
@@ -80,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
 
         save_png(draw_confusion_matrix(predictions.confusion, pretrained.classes), parsed.confusion)
     part = f"all of {data}" if split == "all" else f"the {split} split of {data}"
-    description = f"{len(source)} images: {part}"
+    description = f"{len(source)} images: {part}{remark}"
     if parsed.json:
         print(json.dumps({"checkpoint": checkpoint, "data": description, "split": split} | result))
     else:
@@ -115,43 +122,92 @@ def score(
     return predictions
 
 
-def _source(
-    parsed: EvaluateOptions, checkpoint: str, trained: RunDirectory | None
-) -> "tuple[ImageSource, Split, str]":
-    """The images to score, their split, and the name of their data set."""
-    from bottleneck_transformer_flax.data.datasets import (
-        comes_in_parts,
-        load_folder_all,
-        load_splits,
-    )
+def _images_of(checkpoint: str, trained: RunDirectory | None) -> "RunImages":
+    """The images that a model was trained on; without a place where they are unknown."""
+    from bottleneck_transformer_flax.data.datasets import digest_splits, load_splits
+    from bottleneck_transformer_flax.training.run_images import RunImages
 
-    if trained is None and parsed.data is None and checkpoint not in EMBEDDED:
-        raise ConfigError(
-            f"{checkpoint} is not inside a run, so the images it was trained with are unknown; "
-            "name images with --data"
-        )
-    config = default_config("embedded") if trained is None else trained.read_config()
-    data = parsed.data or config.data
+    if trained is not None:
+        return RunImages.of_run(trained)
+    config = default_config("embedded")
+    if checkpoint in EMBEDDED:
+        return RunImages(checkpoint, config, digest_splits(load_splits("embedded")), ("embedded",))
+    return RunImages(checkpoint, config, {}, ())
+
+
+def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource, Split, str, bool]":
+    """The images to score, their split, their data set, and whether it is the model's own."""
+    from bottleneck_transformer_flax.data.datasets import comes_in_parts, load_folder_all
+    from bottleneck_transformer_flax.training.run_images import load_images
+
+    data, splits = (parsed.data, None) if parsed.data is not None else _own_images(images)
     in_parts = comes_in_parts(data)
-    is_own = trained is not None and Path(data).resolve() == Path(config.data).resolve()
     if parsed.split == "all" and in_parts:
         raise ConfigError(
             f"split is 'all', but {data} has splits; choose train, validation or test"
         )
+    try:
+        splits = splits or load_images(images.config, data)
+    except DataError:
+        # Images that cannot be split, such as one of each class, can be scored as a whole.
+        if in_parts or parsed.split not in (None, "all"):
+            raise
+        return load_folder_all(data), "all", data, False
+    is_own = images.are(splits)
     if parsed.split == "all" or (parsed.split is None and not is_own and not in_parts):
-        return load_folder_all(data), "all", data
-    splits = load_splits(
-        data,
-        validation_fraction=config.input.validation_fraction,
-        split_seed=config.input.split_seed,
-    )
+        return load_folder_all(data), "all", data, is_own
     wanted: Split = parsed.split or "test"
     if wanted == "test" and splits.test is None:
         wanted = "validation"
     source: ImageSource | None = splits._asdict()[wanted]
     if source is None:
         raise DataError(f"{data} has no {wanted} split; choose another --split, or other --data")
-    return source, wanted, data
+    return source, wanted, data, is_own
+
+
+def _own_images(images: "RunImages") -> "tuple[str, Splits]":
+    """Where the images of the model's run are, and the images."""
+    if not images.places:
+        raise ConfigError(
+            f"{images.owner} is not inside a run, so the images it was trained with are unknown; "
+            "name images with --data"
+        )
+    try:
+        return images.find()
+    except DataError as error:
+        raise DataError(f"{error}; name their folder with --data") from error
+
+
+def _what_is_known(
+    images: "RunImages", source: "ImageSource", data: str, is_own: bool
+) -> tuple[str, str]:
+    """Whether the model was trained on images: as a remark, or as a note where it cannot be told.
+
+    Either may be empty.
+    """
+    owner = images.owner
+    if not images.places:
+        return "", f"whether {owner} was trained on any of these images is not known"
+    if not images.digests:
+        return "", (
+            f"{owner} has no record of the images that it was trained on, because an earlier "
+            f"version wrote it; that those in {data} are the same is only assumed"
+        )
+    if is_own:
+        return "", ""
+    if len(splits := images.splits_of(source)) == 1:
+        what = {"train": "trained", "validation": "validated", "test": "tested"}[splits[0]]
+        return f", which {owner} was {what} on", ""
+    try:
+        count = images.count_trained_on(source)
+    except DataError as error:
+        return "", f"whether {owner} was trained on any of these images cannot be told: {error}"
+    if not count:
+        return "", ""
+    return "", (
+        f"{count} of these images have the class and name of an image that {owner} was trained on; "
+        "if they are the same images, the scores say little about others"
+    )
 
 
 def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:

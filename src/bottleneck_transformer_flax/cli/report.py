@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
     from bottleneck_transformer_flax.data.sources.base import ImageSource
     from bottleneck_transformer_flax.evaluation.predictions import Predictions
+    from bottleneck_transformer_flax.training.run_images import RunImages
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,11 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     from bottleneck_transformer_flax.figures.curves import draw_training_curves
     from bottleneck_transformer_flax.figures.style import png_bytes
     from bottleneck_transformer_flax.training.artifacts import DATA_SETS
+    from bottleneck_transformer_flax.training.run_images import RunImages
 
     rows = run_directory.read_metrics()
-    data = DATA_SETS.get(config.data, Path(config.data).resolve().name)
+    images = RunImages.of_run(run_directory)
+    data = DATA_SETS.get(config.data, Path(images.place).resolve().name)
     page = RunPage(
         title=f"{config.variant or config.pretrained} on {data}",
         run=str(run_directory.path),
@@ -109,7 +112,7 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
         options=tuple(options_in_words(config)),
     )
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
-        return _finished(page, run_directory, config, parsed)
+        return _finished(page, run_directory, images, parsed)
     note = f"The run is not finished: {len(rows)} of {config.epochs} epochs are over."
     validated = any(row.get("validation_accuracy") is not None for row in rows)
     if run_directory.pretrained.is_dir() and not validated:
@@ -120,7 +123,7 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
 
 
 def _finished(
-    page: RunPage, run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions
+    page: RunPage, run_directory: RunDirectory, images: "RunImages", parsed: ReportOptions
 ) -> RunPage:
     """The page with the results that only a finished run has."""
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
@@ -134,7 +137,7 @@ def _finished(
     mistakes: tuple[ShownMistake, ...] = ()
     notes: list[str] = []
     try:
-        source = _scored_images(config, split, parsed.data, pretrained.classes)
+        source = _scored_images(images, split, parsed.data, pretrained.classes)
         if predictions is None:
             predictions = _predict(pretrained, source, parsed, notes)
             if (count := predictions.count) != evaluation["count"]:
@@ -173,19 +176,18 @@ def _read_evaluation(run_directory: RunDirectory) -> dict[str, Any]:
 
 
 def _scored_images(
-    config: RunConfig, split: str, data: str | None, classes: tuple[str, ...]
+    images: "RunImages", split: str, data: str | None, classes: tuple[str, ...]
 ) -> "ImageSource":
-    from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.data.sources.base import relabel
+    from bottleneck_transformer_flax.training.run_images import load_images
 
-    splits = load_splits(
-        data or config.data,
-        validation_fraction=config.input.validation_fraction,
-        split_seed=config.input.split_seed,
-    )
+    if data is None:
+        data, splits = images.find(split)
+    elif not images.are(splits := load_images(images.config, data), split):
+        raise DataError(f"{data} holds other images than those that the run was scored on")
     source = splits.validation if split == "validation" or splits.test is None else splits.test
     if source is None:
-        raise DataError(f"{data or config.data} has no {split} split")
+        raise DataError(f"{data} has no {split} split")
     return relabel(source, classes)
 
 

@@ -23,6 +23,7 @@ from bottleneck_transformer_flax.errors import (
     BoTNetError,
     CheckpointError,
     ConfigError,
+    DataError,
     TrainingError,
     reraise,
 )
@@ -130,7 +131,7 @@ def _make_setup(parsed: TrainOptions) -> "Setup":
         # Before the images are listed, which may take a while.
         RunDirectory(parsed.run_directory).require_new()
     try:
-        return make_setup(parsed.config)
+        return _resumed_setup(parsed) if parsed.resume else make_setup(parsed.config)
     except CheckpointError as error:
         if not parsed.resume:
             raise
@@ -138,6 +139,25 @@ def _make_setup(parsed: TrainOptions) -> "Setup":
             f"{error}; the run began from {parsed.config.pretrained}: restore it, or say with "
             "--pretrained where it is now"
         ) from error
+
+
+def _resumed_setup(parsed: TrainOptions) -> "Setup":
+    """The setup of a run to resume, with its images wherever they are now."""
+    from bottleneck_transformer_flax.training.run_images import RunImages
+    from bottleneck_transformer_flax.training.setup import make_setup
+
+    images = RunImages.of_run(RunDirectory(parsed.run_directory or Path()))
+    if parsed.config.data != images.config.data:
+        # The command line says where they are; the checkpoint decides whether they are the same.
+        return make_setup(parsed.config)
+    try:
+        place, splits = images.find()
+    except DataError as error:
+        raise DataError(
+            f"{error}; restore them, name their folder with --data, or begin a new run with "
+            f"--like {images.owner}"
+        ) from error
+    return make_setup(parsed.config.replace(data=place), splits)
 
 
 def _origin(parsed: TrainOptions) -> Iterator[str]:
@@ -165,6 +185,7 @@ def _estimate(parsed: TrainOptions, console: Console, setup: "Setup") -> int:
 def _directory(parsed: TrainOptions, setup: "Setup") -> RunDirectory:
     """The run's folder, created for a new run by the primary process."""
     from bottleneck_transformer_flax.distributed import all_gather_text, is_primary_process
+    from bottleneck_transformer_flax.training.run_images import record_images
 
     directory = RunDirectory(parsed.run_directory or Path())
     if is_primary_process():
@@ -176,7 +197,8 @@ def _directory(parsed: TrainOptions, setup: "Setup") -> RunDirectory:
         ):
             directory = RunDirectory(parsed.run_directory or _new_folder(setup.model_name))
             if not parsed.resume:
-                directory.create(parsed.config)
+                images = record_images(directory, setup.config, setup.splits)
+                directory.create(setup.config, images)
     return RunDirectory(Path(all_gather_text(str(directory.path))[0]))
 
 

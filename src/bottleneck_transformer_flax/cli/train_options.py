@@ -139,7 +139,11 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     if basis.like is None:
         config = default_config(basis.data, basis.pretrained, basis.recipe)
     else:
-        config = RunDirectory(basis.like).read_config()
+        # This lists no images, but imports what does.
+        from bottleneck_transformer_flax.training.run_images import RunImages
+
+        images = RunImages.of_run(RunDirectory(basis.like))
+        config = images.config.replace(data=images.place)
         if basis.pretrained is not None:
             config = config.replace(variant=None, pretrained=basis.pretrained)
     return options.parse(TrainOptions, "train", arguments, default=TrainOptions(config))

@@ -30,6 +30,8 @@ from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
+NAMED_DATA_SETS = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
+"""Data sets that have a name instead of a path, and how they are described."""
 
 
 class Splits(NamedTuple):
@@ -185,6 +187,23 @@ def fingerprint(splits: Splits) -> str:
     return digest.hexdigest()
 
 
+def image_keys(source: ImageSource) -> list[tuple[str, str]]:
+    """What an image is known by, for every image: the name of its class, and its own."""
+    pairs = zip(source.labels.tolist(), source.names, strict=True)
+    return [(source.class_names[label], name) for label, name in pairs]
+
+
+def digest_images(source: ImageSource) -> str:
+    """A digest of which images a source has, whatever their order, their place or their format."""
+    return hashlib.sha256(json.dumps(sorted(image_keys(source))).encode()).hexdigest()
+
+
+def digest_splits(splits: Splits) -> dict[str, str]:
+    """The digest of each split's images, by the name of the split."""
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: digest_images(source) for name, source in named.items() if source is not None}
+
+
 def split_by_name(
     source: ImageSource, fraction: float, seed: int, *, origin: str
 ) -> tuple[ImageSource, ImageSource]:
@@ -254,8 +273,7 @@ def _unscored_classes(splits: Splits) -> Iterator[str]:
 
 def _describe(data: str, parts: Mapping[str, ImageSource], splits: Splits) -> str:
     """The data set in one line."""
-    names = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
-    origin = names.get(data, data)
+    origin = NAMED_DATA_SETS.get(data, data)
     if passed_over := sum(part.passed_over for part in parts.values()):
         origin += f"; {passed_over} files that are no images passed over"
     counts = splits.counts()

@@ -3,14 +3,16 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.files import locked, write_text
 from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
 
+_IMAGES = "images"
 LOCK_FILE = ".lock"
 _FORMER_KEYS = {
     "test_loss": "validation_loss",
@@ -18,6 +20,21 @@ _FORMER_KEYS = {
     "test_top5": "validation_top5",
     "fraction_of_peak": "mfu",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """Which images a run uses, and where they were when this was written.
+
+    Attributes:
+        digests: digest of the images of each split; empty where an earlier version wrote none.
+        path: absolute path of the data; None for a data set that has a name.
+        path_from_run: the same, relative to the folder of the run.
+    """
+
+    digests: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
+    path_from_run: str | None = None
 
 
 class RunDirectory:
@@ -62,7 +79,7 @@ class RunDirectory:
                 "with --resume"
             )
 
-    def create(self, config: RunConfig) -> None:
+    def create(self, config: RunConfig, images: ImageRecord = ImageRecord()) -> None:
         """Make the folder and write down how the run is defined.
 
         Raises:
@@ -70,7 +87,7 @@ class RunDirectory:
         """
         self.require_new()
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_config(config)
+        self.write_config(config, images)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """A context in which no other process can train here.
@@ -80,9 +97,10 @@ class RunDirectory:
         refusal = f"another process is training in {self.path}; wait for it, or end it first"
         return locked(self.path / LOCK_FILE, CheckpointError(refusal))
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write down how the run is defined."""
-        write_text(self.path / RUN_FILE, json.dumps(config.to_json(), indent=2) + "\n")
+    def write_config(self, config: RunConfig, images: ImageRecord = ImageRecord()) -> None:
+        """Write down how the run is defined, and on which images."""
+        record = config.to_json() | {_IMAGES: asdict(images)}
+        write_text(self.path / RUN_FILE, json.dumps(record, indent=2) + "\n")
 
     def read_config(self) -> RunConfig:
         """How the run is defined.
@@ -90,12 +108,21 @@ class RunDirectory:
         Raises:
             CheckpointError: when this is no run, or its record is damaged.
         """
+        return self._read()[0]
+
+    def read_images(self) -> ImageRecord:
+        """Which images the run uses; raises as ``read_config``."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[RunConfig, ImageRecord]:
         file = self.path / RUN_FILE
         if not file.is_file():
             raise CheckpointError(f"{self.path} is not a run: it has no {RUN_FILE}")
         try:
-            return RunConfig.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, ConfigError) as error:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            images = ImageRecord(**values.pop(_IMAGES, {}))
+            return RunConfig.from_json(values), images
+        except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:

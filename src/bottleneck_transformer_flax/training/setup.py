@@ -19,7 +19,7 @@ from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
-from bottleneck_transformer_flax.data.datasets import Splits, fingerprint, load_splits
+from bottleneck_transformer_flax.data.datasets import Splits, fingerprint
 from bottleneck_transformer_flax.data.loader import training_batches
 from bottleneck_transformer_flax.distributed import DataParallel, make_data_parallel
 from bottleneck_transformer_flax.errors import ConfigError
@@ -39,6 +39,7 @@ from bottleneck_transformer_flax.training.optimizer import (
     make_optimizer,
     part_rates,
 )
+from bottleneck_transformer_flax.training.run_images import load_images
 from bottleneck_transformer_flax.training.starting_point import initial_variables, starting_point
 from bottleneck_transformer_flax.training.train_state import TrainState, create_state
 from bottleneck_transformer_flax.training.train_step import TrainStep, make_train_step
@@ -183,19 +184,19 @@ class Setup:
         return self.devices.place_state(create(variables))
 
 
-def make_setup(config: RunConfig) -> Setup:
+def make_setup(config: RunConfig, splits: Splits | None = None) -> Setup:
     """List the images, load the pretrained model, and build what the options ask for.
+
+    Args:
+        config: options of the run.
+        splits: the images, where they are listed already.
 
     Raises:
         ConfigError: for options that don't fit each other, the data or the devices.
         DataError: when the data cannot be used.
         CheckpointError: when the pretrained model cannot be loaded.
     """
-    splits = load_splits(
-        config.data,
-        validation_fraction=config.input.validation_fraction,
-        split_seed=config.input.split_seed,
-    )
+    splits = load_images(config) if splits is None else splits
     start, preprocessing, pretrained = starting_point(config, splits.train.native_size)
     model_config = start.replace(num_classes=len(splits.train.class_names), **vars(config.model))
     return assemble(config, splits, BoTNet(config=model_config), preprocessing, pretrained)

@@ -11,11 +11,7 @@ from typing import Any, NamedTuple
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
-from bottleneck_transformer_flax.distributed import (
-    STEPS_IN_FLIGHT,
-    StopRequest,
-    is_primary_process,
-)
+from bottleneck_transformer_flax.distributed import STEPS_IN_FLIGHT, StopRequest, is_primary_process
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
@@ -28,6 +24,7 @@ from bottleneck_transformer_flax.training.metrics import (
     peak_flops_per_second,
 )
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from bottleneck_transformer_flax.training.run_images import record_images
 from bottleneck_transformer_flax.training.setup import Setup
 from bottleneck_transformer_flax.training.train_state import TrainState, all_finite
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
@@ -168,7 +165,8 @@ def _restore_or_initialize(run: _Run) -> tuple[TrainState, Progress]:
         _log.warning("%s has no checkpoint: training begins anew", run.directory.path)
     # Only now: the checkpoint may have refused options that were changed.
     if is_primary_process():
-        run.directory.write_config(setup.config)
+        images = record_images(run.directory, setup.config, setup.splits)
+        run.directory.write_config(setup.config, images)
     _begin_epoch(run, progress, progress.epoch)
     return state, progress
 
