@@ -219,9 +219,10 @@ def join_processes(
         ) from error
     except RuntimeError as error:
         reason = next(iter(str(error).splitlines()), "")
+        job = "by the same job" if coordinator is None else "with the same --coordinator"
         raise TrainingError(
-            f"the {num_processes or ''} processes did not find each other ({reason}); check that "
-            "all were started with the same --coordinator, which all can reach"
+            f"the processes did not find each other ({reason}); check that all were started {job}, "
+            "and that the network lets them reach process 0"
         ) from error
     if _sees_only_its_own_devices(os.environ):
         for platform in ("cuda", "rocm"):

@@ -27,7 +27,7 @@ from bottleneck_transformer_flax.data.loader import (
 )
 from bottleneck_transformer_flax.data.sources.folder import FolderSource
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
-from bottleneck_transformer_flax.data.workers import usable_cores
+from bottleneck_transformer_flax.data.workers import usable_cores, why_ended
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from data.image_files import numbered_source, write_images
@@ -173,7 +173,7 @@ class Breaks(EvaluationTransform):
     ("how", "error", "message"),
     [
         ("raise", RuntimeError, "no such thing"),
-        ("exit", DataError, r"ended with exit code 7; .* --num-workers"),
+        ("exit", DataError, "a process that reads images ended with exit code 7$"),
     ],
 )
 def test_what_goes_wrong_in_a_worker_is_told_here(monkeypatch, how, error, message):
@@ -181,6 +181,12 @@ def test_what_goes_wrong_in_a_worker_is_told_here(monkeypatch, how, error, messa
     with pytest.raises(error, match=message):
         train(1, transform=Breaks(EVALUATION.preprocessing), num_workers=2)
     assert not multiprocessing.active_children()
+
+
+def test_advice_about_a_worker_that_ended_fits_how_it_ended():
+    assert "memory has run out; choose fewer --num-workers" in why_ended(-signal.SIGKILL)
+    assert "docker run --shm-size" in why_ended(-signal.SIGBUS)
+    assert 'if __name__ == "__main__":' in why_ended(1)
 
 
 def evaluate(source, batch_size: int, **options) -> list[Batch]:

@@ -250,7 +250,7 @@ class DyingSource(ImageSource):
 
 
 def test_a_process_that_is_ended_from_outside_is_told(tmp_path):
-    with pytest.raises(DataError, match="ended with code 7; repeat the command to continue"):
+    with pytest.raises(DataError, match="ended with exit code 7; repeat the command to continue"):
         pack({"all": DyingSource()}, tmp_path / "out", shards=2, num_workers=2)
 
 

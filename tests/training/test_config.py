@@ -165,8 +165,10 @@ def test_a_run_directory_is_created_once_read_and_locked(tmp_path):
     run = RunDirectory(tmp_path / "runs" / "one")
     run.create(EVERYTHING)
     assert entries(run.path) == ["run.json"]
-    with pytest.raises(CheckpointError, match="--resume"):
+    with pytest.raises(CheckpointError, match="or resume the run in it with --resume"):
         run.create(RunConfig())
+    with pytest.raises(CheckpointError, match=r"is not empty; name another --run-directory$"):
+        RunDirectory(tmp_path).create(RunConfig())
     assert run.read_config() == EVERYTHING
     with pytest.raises(CheckpointError, match="is a file; name a new folder"):
         RunDirectory(run.path / "run.json").create(RunConfig())

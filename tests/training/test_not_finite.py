@@ -34,6 +34,7 @@ def test_the_message_names_the_last_good_checkpoint(tmp_path, rate, evaluate_eve
         go(tmp_path, config)
     message = str(caught.value)
     assert "not finite at step" in message
+    assert message.endswith(f"--like {tmp_path} and a lower --learning-rate, or --clip-norm 1")
     assert "\n" not in message
     state, _, steps = saved(tmp_path, config)
     assert str(RunDirectory(tmp_path).checkpoints / str(steps[-1])) in message
@@ -52,7 +53,8 @@ def test_a_model_that_an_epochs_last_update_breaks_is_neither_logged_nor_saved(t
 
 def test_no_checkpoint_holds_what_is_not_finite(tmp_path):
     # Nothing is validated before the first checkpoint, and decay overflows where no gradient does.
-    config = without_average(learning_rate=1e30, weight_decay=1e20)
-    with pytest.raises(TrainingError, match="not finite"):
+    config = without_average(learning_rate=1e30, weight_decay=1e20, clip_norm=1.0)
+    # Clipping is on already.
+    with pytest.raises(TrainingError, match=r"not finite .* a lower --learning-rate$"):
         go(tmp_path, config.replace(epochs=2, evaluate_every_epochs=2, batch_size=7))
     assert numbered(tmp_path) == []

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -75,11 +76,15 @@ def parse(
         ConfigError: for options that are not valid.
     """
     message = io.StringIO()
+    if {"--help", "-h"} & set(arguments):
+        # tyro would not wrap it.
+        print(_wrapped(kind.__doc__ or ""), end="\n\n")
     try:
         with _registry, contextlib.redirect_stderr(message):
             parsed: Options = tyro.cli(
                 kind,
                 prog=f"botnet {command}",
+                description="",
                 args=list(arguments),
                 default=tyro.MISSING_NONPROP if default is None else default,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName),
@@ -89,6 +94,14 @@ def parse(
             raise
         raise ConfigError(_in_one_line(message.getvalue())) from exit_
     return parsed
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs no wider than the terminal."""
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(
+        textwrap.fill(" ".join(paragraph.split()), width) for paragraph in text.split("\n\n")
+    )
 
 
 def _in_one_line(box: str) -> str:

@@ -1,6 +1,7 @@
 """What is shown while a model trains."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from rich.table import Table
 
 from bottleneck_transformer_flax.cli.console import say
 from bottleneck_transformer_flax.cli.setup_text import setup_lines
+from bottleneck_transformer_flax.data.loader import FILES_WORTH_A_WORKER, choose_num_workers
 from bottleneck_transformer_flax.data.sources.array_record import is_packed
+from bottleneck_transformer_flax.data.workers import usable_cores
 from bottleneck_transformer_flax.training import metrics
 from bottleneck_transformer_flax.training.callbacks import Callback
 from bottleneck_transformer_flax.training.metrics import EpochMetrics, StepInfo
@@ -107,7 +110,7 @@ class TrainingDisplay(Callback):
         say(self._console, "  ".join(parts))
         if waits and not self._hint_given:
             self._hint_given = True
-            say(self._console, _input_hint(self._setup))
+            say(self._console, *_input_hint(self._setup))
 
     def on_stop(self) -> None:
         """Say that the run is being saved."""
@@ -169,8 +172,16 @@ def _side_by_side(columns: list[list[Figure]]) -> Table:
     return table
 
 
-def _input_hint(setup: Setup) -> str:
-    """What helps when the model waits for images."""
-    fast = setup.splits.train.native_size is not None or is_packed(Path(setup.config.data))
-    pack = "" if fast else ", or pack the images with `botnet data pack`"
-    return f"hint    images arrive too slowly: try a larger --num-workers{pack}"
+def _input_hint(setup: Setup) -> Iterator[str]:
+    """What helps when the model waits for images; nothing where they are soon read anyway."""
+    source, cores = setup.splits.train, usable_cores()
+    if len(source) < FILES_WORTH_A_WORKER:
+        return
+    num_workers = setup.config.input.num_workers
+    remedies = []
+    if (choose_num_workers(source) if num_workers is None else num_workers) < cores:
+        remedies.append(f"try --num-workers {cores}")
+    if source.native_size is None and not is_packed(Path(setup.config.data)):
+        remedies.append("pack the images with `botnet data pack`")
+    if remedies:
+        yield f"hint    images arrive too slowly: {', or '.join(remedies)}"

@@ -16,7 +16,7 @@ from bottleneck_transformer_flax.errors import ConfigError
 
 _MOST_READER_THREADS = 8
 # Workers read a tenth faster than threads, which read hundreds of files while workers start.
-_FILES_WORTH_A_WORKER = 1000
+FILES_WORTH_A_WORKER = 1000
 # Independent streams of random numbers for one seed.
 _ORDERS, _AUGMENTATIONS = 0, 1
 
@@ -103,7 +103,7 @@ def choose_num_workers(source: ImageSource) -> int:
     """One worker for every thousand files, at most one a core; none for images in memory."""
     if source.native_size is not None:
         return 0
-    return min(usable_cores(), len(source) // _FILES_WORTH_A_WORKER)
+    return min(usable_cores(), len(source) // FILES_WORTH_A_WORKER)
 
 
 def _shuffled(count: int, batch_size: int, seed: int, start_step: int) -> Iterator[Draw]:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch
-from bottleneck_transformer_flax.data.workers import Worker
+from bottleneck_transformer_flax.data.workers import Worker, why_ended
 from bottleneck_transformer_flax.errors import DataError
 
 _BATCHES_A_WORKER = 2
@@ -116,8 +116,7 @@ class _Reader:
             answer = self.worker.connection.recv()
         except (EOFError, OSError) as error:
             raise DataError(
-                f"a process that reads images ended with exit code {self.worker.wait()}; "
-                "where memory may have run out, choose fewer with --num-workers"
+                f"a process that reads images ended with {why_ended(self.worker.wait())}"
             ) from error
         if isinstance(answer, Exception):
             raise answer

@@ -64,6 +64,24 @@ class Worker:
         self.connection.close()
 
 
+def why_ended(exit_code: int | None) -> str:
+    """What the exit code of a worker process says, and what helps."""
+    said = f"exit code {exit_code}"
+    if exit_code == -getattr(signal, "SIGKILL", 0):
+        return f"{said}, as when memory has run out; choose fewer --num-workers"
+    if exit_code == -getattr(signal, "SIGBUS", 0):
+        return (
+            f"{said}, as when shared memory has run out; choose fewer --num-workers, or give the "
+            "container more (docker run --shm-size)"
+        )
+    if exit_code == 1:
+        return (
+            f"{said}; see its own message above. A Python program that starts processes must guard "
+            'its __main__ (if __name__ == "__main__":), or start none with num_workers=0'
+        )
+    return said
+
+
 def run_jobs(
     work: Callable[[Job, Step], Result],
     jobs: Sequence[Job],
@@ -121,9 +139,8 @@ def _messages(workers: list[Worker]) -> Iterator[Any]:
             except EOFError as error:
                 if exit_code := running.pop(connection).wait():
                     raise DataError(
-                        f"a process that packs images ended with code {exit_code}; repeat the "
-                        "command to continue, with fewer --num-workers where memory may have run "
-                        "out"
+                        f"a process that packs images ended with {why_ended(exit_code)}; repeat "
+                        "the command to continue"
                     ) from error
             else:
                 yield message

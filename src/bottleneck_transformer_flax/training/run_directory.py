@@ -74,10 +74,9 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path} is a file; name a new folder as --run-directory")
         if self.path.exists() and any(self.path.iterdir()):
-            raise CheckpointError(
-                f"{self.path} is not empty; name another --run-directory, or resume the run in it "
-                "with --resume"
-            )
+            is_run = (self.path / RUN_FILE).is_file()
+            resume = ", or resume the run in it with --resume" if is_run else ""
+            raise CheckpointError(f"{self.path} is not empty; name another --run-directory{resume}")
 
     def create(self, config: RunConfig, images: ImageRecord = ImageRecord()) -> None:
         """Make the folder and write down how the run is defined.

@@ -149,9 +149,9 @@ def _restore_or_initialize(run: _Run) -> tuple[TrainState, Progress]:
             )
         if progress["model"] != setup.hashes["model"]:
             raise CheckpointError(
-                f"{setup.config.pretrained} is not the model that the run began with: its network "
-                "or its preprocessing differs; restore the original model, or begin a new run with "
-                f"--like {run.directory.path}"
+                f"{setup.config.pretrained or setup.model_name} is not the model that the run "
+                "began with: its network or its preprocessing differs; restore the original model, "
+                f"or begin a new run with --like {run.directory.path}"
             )
 
     state, progress = setup.initial_state(), Progress()
@@ -192,16 +192,15 @@ def _add_finished_steps(run: _Run, progress: Progress, *, leave: int) -> None:
 
 def _not_finite(run: _Run, what: str, step: int, loss: float | None = None) -> TrainingError:
     saved = run.checkpoints.latest_step()
-    good = (
-        "no checkpoint had been written yet"
-        if saved is None
-        else f"the last good checkpoint is {run.checkpoints.path(saved)}"
-    )
+    good = "no checkpoint had been written yet"
+    if saved is not None:
+        good = f"the last good checkpoint is {run.checkpoints.path(saved)}"
     epoch = 1 + (step - 1) // run.setup.steps_per_epoch
     where = f"epoch {epoch}" if loss is None else f"epoch {epoch}, loss {loss:.4g}"
+    clip = "" if run.setup.config.optimization.clip_norm else ", or --clip-norm 1"
     return TrainingError(
-        f"the {what} is not finite at step {step} ({where}); {good}. Try a lower --learning-rate, "
-        "or --clip-norm 1"
+        f"the {what} is not finite at step {step} ({where}); {good}. Begin a new run with --like "
+        f"{run.directory.path} and a lower --learning-rate{clip}"
     )
 
 
