@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from bottleneck_transformer_flax.decoding import EncodedImage, decode_image, read_file
+from bottleneck_transformer_flax.decoding import EncodedImage, decode_image, read_file, read_header
 from bottleneck_transformer_flax.errors import DataError
 
 COLOURS = np.array(
@@ -262,6 +262,7 @@ def test_encoded_images_are_upright_in_every_size(orientation, image_format, opt
         np.testing.assert_array_equal(whole, expected)
         np.testing.assert_array_equal(reduced, expected)
         return
+    assert read_header(image._content, "a file") == (image.size, False)
     assert np.abs(whole - expected).mean() < 2
     expected = expected.reshape(reduced.shape[0], 4, reduced.shape[1], 4, 3).mean((1, 3))
     assert np.abs(reduced - expected).mean() < 3

@@ -6,7 +6,7 @@ import re
 import warnings
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -159,6 +159,27 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
         return EncodedImage(read_file(file), fspath(file)).decode()
     name = getattr(file, "name", None)
     return EncodedImage(file.read(), name if isinstance(name, str) else "the given image").decode()
+
+
+class ImageHeader(NamedTuple):
+    """What an image's header says: (height, width) in pixels, and whether it has one channel."""
+
+    size: tuple[int, int]
+    grey: bool
+
+
+def read_header(content: bytes, name: str) -> ImageHeader:
+    """Read the header of an image file, without decoding its pixels.
+
+    Raises:
+        DataError: when it is not an image; the one-line message names it.
+    """
+    with _damage_named(name):
+        image = _open(content)
+        # Asking another format for its orientation may decode the file.
+        upright = image.format not in _REDUCIBLE or _orientation(image) not in _ON_THE_SIDE
+        size = image.size[::-1] if upright else image.size
+        return ImageHeader(size, Image.getmodebase(image.mode) == "L")
 
 
 def _open(content: bytes) -> Image.Image:

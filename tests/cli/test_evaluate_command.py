@@ -75,7 +75,9 @@ def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, 
 def test_a_table_and_a_picture(call, run, scored, tmp_path):
     called = call("evaluate", "--confusion", "c.png")
     assert called.code == 0, called
-    for text in ("top-1", "top-5", "images 9", "the validation split of data", *CLASSES):
+    # Of three classes, the right one is always among the likeliest five.
+    assert "top-5" not in called.out
+    for text in ("top-1", "images 9", "the validation split of data", *CLASSES):
         assert text in called.out
     with Image.open(tmp_path / "c.png") as image:
         assert min(image.size) > 300

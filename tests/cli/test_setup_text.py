@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.cli.setup_text import (
     recipe_lines,
     setup_lines,
 )
+from bottleneck_transformer_flax.distributed import make_data_parallel
 from bottleneck_transformer_flax.training.recipes import RECIPES
 from cli.conftest import ESTIMATE
 from training.linear_runs import CONFIG, setup_of
@@ -134,6 +135,11 @@ def test_how_steps_are_computed(monkeypatch):
     assert lines_of(**options)["compute"] == (
         "on 2 devices (cpu), in bfloat16, parameters in float32, each batch in 2 micro-batches, "
         "blocks rematerialised in the backward pass, parameters sharded over the devices"
+    )
+    # Seven images at a time are divided by one device only, whatever there are.
+    alone = dataclasses.replace(setup_of(), devices=make_data_parallel(7))
+    assert dict(line.split(maxsplit=1) for line in setup_lines(alone))["compute"] == (
+        "on 1 device (cpu)"
     )
     assert lines_of(batch_size=60)["note"].startswith("batch_size 60 exceeds the number")
     monkeypatch.setattr(jax, "process_count", lambda: 4)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from jax.errors import JaxRuntimeError
@@ -11,14 +12,19 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli import train
 from bottleneck_transformer_flax.cli.train_options import parse
+from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
+from bottleneck_transformer_flax.data import datasets
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.distributed import StopRequest
+from bottleneck_transformer_flax.training.defaults import Choice
 from bottleneck_transformer_flax.training.tensorboard import TensorBoard
 from bottleneck_transformer_flax.training.trainer import Outcome
 from cli.conftest import ESTIMATE, QUICK
+from training.linear_runs import setup_of
 
 TRAIN = ("train", "--data", "data", *QUICK)
 TRAINING = "bottleneck_transformer_flax.training"
+parts = datasets.load_parts
 
 
 def tree(folder):
@@ -112,14 +118,28 @@ def test_a_resumed_run_needs_the_model_and_the_images_that_it_began_with(fails, 
     assert "began from start: restore it, or say with --pretrained" in fails(1, "train", "--resume")
 
 
+def test_a_recipe_that_was_chosen_is_explained_and_few_photographs_get_a_better_start():
+    parsed = parse(["--data", "a b"])
+    choice = Choice("image-folder", parsed.config, "720 images: few", needs_pretrained=True)
+    setup = dataclasses.replace(setup_of(), config=parsed.config)
+    recipe, because, note = train._origin(parsed, setup, choice)
+    assert (recipe, because) == ("recipe  image-folder", "because 720 images: few")
+    assert note.endswith("botnet train --data 'a b' --pretrained timm/botnet26t_256.c1_in1k")
+    assert train.TRAINED_WEIGHTS in [weights.name for weights in PUBLIC_WEIGHTS]
+    assert len(list(train._origin(parsed, setup, choice._replace(needs_pretrained=False)))) == 2
+
+
 def test_a_dry_run_names_the_recipe_tells_an_estimate_and_writes_nothing(
     call, trained, monkeypatch
 ):
     monkeypatch.setattr(f"{TRAINING}.estimate.estimate", lambda setup: ESTIMATE)
-    before = tree(trained)
+    before, listed = tree(trained), []
+    monkeypatch.setattr(datasets, "load_parts", lambda data: listed.append(data) or parts(data))
     dry = (*TRAIN, "--dry-run")
     lines = dict(line.split(None, 1) for line in call(*dry).out.splitlines())
-    assert lines["recipe"].startswith("image-folder, but ")
+    assert listed == ["data"]
+    assert lines["recipe"].startswith("small-images, but ")
+    assert lines["because"] == "12 training images in 3 classes, 16 × 16 pixels: small images"
     assert lines["steps"] == "4, 24 images"
     assert lines["data"].startswith("12 training")
     called = call(*dry, "--json")
@@ -138,8 +158,17 @@ def test_too_little_memory_is_one_line_with_what_helps(fails, trained, monkeypat
         monkeypatch.setattr(f"{TRAINING}.{name}", exhausted)
     message = fails(1, *TRAIN, *options)
     assert "Out of memory allocating 5 bytes" in message
-    for option in ("--batch-size", "--accumulation-steps", "--remat"):
-        assert option in message
+    assert message.endswith(
+        "; try a smaller --batch-size or --image-size, more --accumulation-steps, --remat, or "
+        "--dtype bfloat16"
+    )
+    # What is on already is not advised.
+    message = fails(1, *TRAIN, *options, "--remat", "--dtype", "bfloat16")
+    assert message.endswith("-size or --image-size, or more --accumulation-steps")
+    # A run that has begun cannot change any of it.
+    (run,) = (path for path in Path("runs").iterdir() if (path / "pretrained").exists())
+    message = fails(1, "train", "--resume", "--run-directory", run)
+    assert f"; begin a new run with --like {run} and a smaller --batch-size" in message
 
 
 def test_events_for_tensorboard_are_written_on_demand_by_the_primary_process():

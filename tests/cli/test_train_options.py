@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
-from bottleneck_transformer_flax.cli.train_options import ProcessOptions, parse
+from bottleneck_transformer_flax.cli.train_options import ProcessOptions, choose_for, parse
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.training.recipes import RECIPES, default_config
 from bottleneck_transformer_flax.training.run_directory import ImageRecord, RunDirectory
+from training.tiny import CLASSES, write_classes
 
 
 @pytest.fixture
@@ -34,6 +36,22 @@ def test_a_recipe_and_a_pretrained_model_decide_the_defaults():
     assert (parsed.recipe, parsed.config.augmentation.policy_magnitude) == ("paper-longer", 3)
     parsed = parse(["--pretrained", "botnet_tiny", "--data", "photos"])
     assert parsed.config == default_config("photos", "botnet_tiny")
+
+
+def test_the_images_of_a_folder_decide_the_defaults_and_given_options_override_them(call, tmp_path):
+    data = str(write_classes(tmp_path, dict.fromkeys(CLASSES, 4)))
+    arguments, splits = ["--data", data, "--epochs", "7"], load_splits(data)
+    choice = choose_for(arguments, splits)
+    assert choice.recipe == "small-images"
+    config = parse(arguments, choice).config
+    assert config == choice.config.replace(data=data, epochs=7)
+    assert choose_for([*arguments, "--variant", "botnet50"], splits).config.variant == "botnet50"
+    decided = (["--recipe", "paper-longer"], ["--pretrained", "botnet_tiny"], ["--like", "runs/1"])
+    for other in (*decided, ["--resume"], ["--data", "fashion-mnist"], ["--data", "embedded"]):
+        assert choose_for([*arguments, *other], splits) is None
+    described = " ".join(call("train", "--data", data, "--help").out.split())
+    assert f"(default: {config.batch_size})" in described
+    assert f"(default: {default_config(data).batch_size})" not in described
 
 
 def test_like_starts_from_another_runs_options(runs):

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from bottleneck_transformer_flax import list_variants
-from bottleneck_transformer_flax.cli import COMMANDS
+from bottleneck_transformer_flax.cli import COMMANDS, main
 from bottleneck_transformer_flax.cli.options import command_line
 
 
@@ -96,6 +97,33 @@ def test_what_is_wrong_with_options_is_one_line(fails, monkeypatch, encoding, co
         "botnet: error: Unrecognized options: --epochz, 3; Perhaps you meant: --epochs INT Passes "
         "over the training images. (default: 32); For full helptext, run botnet train --help"
     )
+
+
+def test_a_device_that_is_missing_or_too_small_is_one_line(fails, monkeypatch):
+    def missing(*_, **__):
+        raise AssertionError
+
+    def exhausted(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nMore.")
+
+    load = "bottleneck_transformer_flax.checkpoints.pretrained.load_pretrained"
+    monkeypatch.setattr(load, exhausted)
+    message = fails(1, "predict", "x.png")
+    assert message.endswith("allocating 5 bytes.); try a smaller --batch-size or --image-size")
+    monkeypatch.setattr(load, missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(AssertionError):
+        main(["predict", "x.png"])
+    monkeypatch.setattr(jax, "devices", missing)
+    assert "JAX cannot compute on JAX_PLATFORMS=cuda; unset it" in fails(1, "predict", "x.png")
+
+
+@pytest.mark.parametrize("columns", ["100", "40"])
+def test_help_is_no_wider_than_the_terminal(call, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    out = call("train", "--help").out
+    assert out.startswith("Train a model on images.\n\nWithout options it trains a small BoTNet")
+    assert max(map(len, out.splitlines())) == int(columns)
 
 
 def test_a_command_to_type_next_runs_the_program_that_prints_it(tmp_path, monkeypatch):

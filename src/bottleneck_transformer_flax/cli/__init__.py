@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.cli.commands import COMMANDS, choose_command
 from bottleneck_transformer_flax.cli.startup import (
     accept_any_text,
     end_at_once,
+    explain_device_error,
     keep_compiled_programs,
     keep_freed_memory,
     show_log,
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         return _fail(reason if error.filename is None else f"{error.filename}: {reason}", 1)
     except MemoryError as error:
-        return _fail(f"not enough memory: {error or 'none is left'}; try smaller batches", 1)
+        less = "where the command has a --batch-size, a smaller one needs less"
+        return _fail(f"not enough memory: {error or 'none is left'}; {less}", 1)
+    except (RuntimeError, AssertionError) as error:
+        if (message := explain_device_error(error)) is None:
+            raise
+        return _fail(message, 1)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -37,6 +38,13 @@ def say(console: Console, *lines: str) -> None:
     """Print each line as it is, without markup, colours or wrapping."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def top5_text(scores: dict[str, Any], separator: str) -> str:
+    """The top-5 accuracy followed by a separator; empty where there are five classes or fewer."""
+    if len(scores["per_class"]) <= 5:
+        return ""
+    return f"top-5 {100 * scores['top5']:.2f} %{separator}"
 
 
 class RateColumn(ProgressColumn):

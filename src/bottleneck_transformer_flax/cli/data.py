@@ -20,7 +20,7 @@ from bottleneck_transformer_flax.cli.commands import choose_command
 from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.recipes import default_config
+from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.packing import Packed
@@ -153,15 +153,19 @@ def _show(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
     from bottleneck_transformer_flax.figures.style import check_png_path, save_png
+    from bottleneck_transformer_flax.training.defaults import choose_defaults, summarize
     from bottleneck_transformer_flax.training.starting_point import starting_point
 
     check_png_path(parsed.out)
     splits = load_splits(parsed.data)
     for text in splits.notes:
         print(f"note: {text}", file=sys.stderr)
-    config = default_config(parsed.data)
-    inputs = dataclasses.replace(config.input, image_size=parsed.image_size)
-    source = splits.train
+    source, config = splits.train, default_config(parsed.data)
+    if parsed.data not in NAMED_DATA:
+        config = choose_defaults(summarize(source)).config
+        parsed = _parse_show(arguments, config.augmentation)
+    size = parsed.image_size or config.input.image_size
+    inputs = dataclasses.replace(config.input, image_size=size)
     _, preprocessing, _ = starting_point(config.replace(input=inputs), source.native_size)
     rng = np.random.default_rng(parsed.seed)
     indices = rng.choice(len(source), size=min(parsed.count, len(source)), replace=False)
@@ -181,11 +185,13 @@ def _show(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse_show(arguments: Sequence[str]) -> ShowOptions:
+def _parse_show(arguments: Sequence[str], augmentation: Augmentation | None = None) -> ShowOptions:
     """Parse the options twice, because the data decides the defaults of the others."""
 
     def parse(data: str) -> ShowOptions:
-        default = ShowOptions(data=data, augmentation=default_config(data).augmentation)
+        default = ShowOptions(
+            data=data, augmentation=augmentation or default_config(data).augmentation
+        )
         return options.parse(ShowOptions, "data show", arguments, default=default)
 
     return parse(parse(ShowOptions.data).data)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import top5_text
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.training.recipes import default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -216,7 +217,7 @@ def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> N
     print(f"data   {description}")
     loss = "not finite" if result["loss"] is None else f"{result['loss']:.6f}"
     print(
-        f"top-1 {100 * result['top1']:.2f} %   top-5 {100 * result['top5']:.2f} %   "
+        f"top-1 {100 * result['top1']:.2f} %   {top5_text(result, '   ')}"
         f"loss {loss}   images {result['count']}"
     )
     table = Table("class", box=None, pad_edge=False)

@@ -20,11 +20,13 @@ MOST_PAIRS = 10
 def headline_of_evaluation(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
     """Scores of the model that the run saved."""
     split, loss = evaluation["split"], evaluation["loss"]
-    return (
+    facts = [
         (f"{split} accuracy", f"{100 * evaluation['top1']:.2f} %"),
         ("top-5 accuracy", f"{100 * evaluation['top5']:.2f} %"),
         (f"{split} loss", "not finite" if loss is None else f"{loss:.4f}"),
-    )
+    ]
+    # Of five classes, or fewer, the right one is always among the five likeliest.
+    return tuple(facts if len(evaluation["per_class"]) > 5 else facts[::2])
 
 
 def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.setup import Setup
 
 # Lines other than the recipe's show these.
-_ELSEWHERE = ("data", "variant", "pretrained")
+_ELSEWHERE = ("data", "variant", "pretrained", "input.image_size")
 
 
 def recipe_lines(name: str, config: RunConfig) -> Iterator[str]:
@@ -54,7 +54,7 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
     )
     yield f"update  {', '.join(_update(config))}"
     yield f"images  {', '.join(_images(config))}"
-    yield f"compute {', '.join(_compute(config))}"
+    yield f"compute {', '.join(_compute(setup))}"
     if setup.batch_size < config.batch_size:
         yield (
             f"note    batch_size {config.batch_size} exceeds the number of training images; "
@@ -155,13 +155,14 @@ def _images(config: RunConfig) -> Iterator[str]:
         yield f"growing from {100 * start:g} % of the size in {phases} phases"
 
 
-def _compute(config: RunConfig) -> Iterator[str]:
+def _compute(setup: "Setup") -> Iterator[str]:
     import jax
 
-    devices, processes = jax.devices(), jax.process_count()
+    processes = jax.process_count()
     among = f" of {processes} processes" if processes > 1 else ""
-    yield f"on {counted(len(devices), 'device')}{among} ({devices[0].device_kind})"
-    options = config.optimization
+    count = counted(setup.devices.num_devices, "device")
+    yield f"on {count}{among} ({jax.devices()[0].device_kind})"
+    config, options = setup.config, setup.config.optimization
     if config.model.dtype != "float32":
         yield f"in {config.model.dtype}, parameters in float32"
     if options.accumulation_steps > 1:

@@ -37,6 +37,29 @@ def end_at_once(*_: object) -> None:
     os._exit(1)
 
 
+def explain_device_error(error: BaseException) -> str | None:
+    """JAX's error about a device that is missing or too small, in one line; None for any other."""
+    said = next(iter(str(error).splitlines()), "")
+    platforms = os.environ.get("JAX_PLATFORMS")
+    # For a platform whose package is missing, JAX asserts without a word.
+    if platforms and (isinstance(error, AssertionError) or "initialize backend" in said):
+        import jax
+
+        try:
+            jax.devices()
+        except (AssertionError, RuntimeError):
+            why = f" ({said})" if said else ""
+            return (
+                f"JAX cannot compute on JAX_PLATFORMS={platforms}{why}; unset it, or install JAX's "
+                "package for that platform"
+            )
+    if "RESOURCE_EXHAUSTED" in said:
+        return (
+            f"a device has too little memory ({said}); try a smaller --batch-size or --image-size"
+        )
+    return None
+
+
 def accept_any_text() -> None:
     """Let standard output and error take any text.
 

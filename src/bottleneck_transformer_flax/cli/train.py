@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.console import LastingConsole, say
+from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_text
 from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
-from bottleneck_transformer_flax.cli.startup import end_at_once
-from bottleneck_transformer_flax.cli.train_options import TrainOptions, parse
+from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
+from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
     CheckpointError,
@@ -27,14 +27,19 @@ from bottleneck_transformer_flax.errors import (
     TrainingError,
     reraise,
 )
+from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import recipe_for
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.distributed import StopRequest
     from bottleneck_transformer_flax.training.callbacks import Callback
+    from bottleneck_transformer_flax.training.defaults import Choice
     from bottleneck_transformer_flax.training.setup import Setup
     from bottleneck_transformer_flax.training.trainer import Outcome
+
+TRAINED_WEIGHTS = "timm/botnet26t_256.c1_in1k"
+"""The published weights that few photographs are best trained from."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,25 +49,26 @@ def run(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.distributed import join_processes
 
     if not parsed.processes.given:
-        return _train(parsed)
+        return _train(arguments, parsed)
     join_processes(*parsed.processes.by_hand)
-    return _train_as_one_of_several(parsed)
+    return _train_as_one_of_several(arguments, parsed)
 
 
-def _train_as_one_of_several(parsed: TrainOptions) -> int:
+def _train_as_one_of_several(arguments: Sequence[str], parsed: TrainOptions) -> int:
     """Train; on failure, end this process in a way that ends the others too."""
     import jax
 
     try:
-        code = _train(parsed)
+        code = _train(arguments, parsed)
     except (BoTNetError, OSError) as error:
         _leave_others(str(error), 2 if isinstance(error, ConfigError) else 1)
     except (ValueError, RuntimeError) as error:
         # What JAX raises, in several lines, when another process has gone.
+        again = "" if parsed.dry_run else " with --resume"
         _leave_others(
-            f"another process of the run has ended or cannot be reached "
-            f"({str(error).splitlines()[0]}); see its message, then start all of them again "
-            "with --resume"
+            explain_device_error(error)
+            or f"another process of the run has ended or cannot be reached "
+            f"({str(error).splitlines()[0]}); see its message, then start all of them again{again}"
         )
     jax.distributed.shutdown()
     return code
@@ -78,24 +84,33 @@ def _leave_others(message: str, code: int = 1) -> NoReturn:
     os._exit(code)
 
 
-def _train(parsed: TrainOptions) -> int:
+class _Prepared(NamedTuple):
+    """A run's setup, and the defaults chosen for its images, if any were."""
+
+    setup: "Setup"
+    choice: "Choice | None"
+
+
+def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     from bottleneck_transformer_flax.distributed import StopRequest, build_alike, is_primary_process
-    from bottleneck_transformer_flax.training.setup import Setup
     from bottleneck_transformer_flax.training.trainer import train
 
     started = time.perf_counter()
     console = LastingConsole(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
     callbacks = _callbacks(parsed, console)
-    setup = build_alike(lambda: _make_setup(parsed), Setup.identity)
+    setup, choice = build_alike(
+        lambda: _prepare(arguments, parsed), lambda prepared: prepared.setup.identity()
+    )
     if not parsed.resume:
-        say(console, *_origin(parsed))
+        say(console, *_origin(parsed, setup, choice))
     if parsed.dry_run:
-        return _estimate(parsed, console, setup)
+        with _too_little_memory_explained(parsed, setup.config):
+            return _estimate(parsed, console, setup)
     directory = _directory(parsed, setup)
     resume = options.command_line("train", "--resume", "--run-directory", directory.path)
     with (
         directory.locked() if is_primary_process() else nullcontext(),
-        _too_little_memory_explained(),
+        _too_little_memory_explained(parsed, setup.config),
         _stop_on_signals(StopRequest(), resume) as stop,
     ):
         outcome = train(setup, directory, callbacks, stop)
@@ -122,8 +137,10 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
     return callbacks
 
 
-def _make_setup(parsed: TrainOptions) -> "Setup":
+def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> _Prepared:
+    """List the images, choose the defaults that fit them, and build the setup."""
     from bottleneck_transformer_flax.distributed import is_primary_process
+    from bottleneck_transformer_flax.training.run_images import load_images
     from bottleneck_transformer_flax.training.setup import make_setup
 
     writes = not (parsed.resume or parsed.dry_run) and is_primary_process()
@@ -131,7 +148,12 @@ def _make_setup(parsed: TrainOptions) -> "Setup":
         # Before the images are listed, which may take a while.
         RunDirectory(parsed.run_directory).require_new()
     try:
-        return _resumed_setup(parsed) if parsed.resume else make_setup(parsed.config)
+        if parsed.resume:
+            return _Prepared(_resumed_setup(parsed), None)
+        splits = load_images(parsed.config)
+        choice = choose_for(arguments, splits)
+        config = parsed.config if choice is None else parse(arguments, choice).config
+        return _Prepared(make_setup(config, splits), choice)
     except CheckpointError as error:
         if not parsed.resume:
             raise
@@ -160,21 +182,29 @@ def _resumed_setup(parsed: TrainOptions) -> "Setup":
     return make_setup(parsed.config.replace(data=place), splits)
 
 
-def _origin(parsed: TrainOptions) -> Iterator[str]:
-    """The run or the recipe that the options come from."""
+def _origin(parsed: TrainOptions, setup: "Setup", choice: "Choice | None") -> Iterator[str]:
+    """The run or the recipe that the options come from, and why that recipe was chosen."""
+    config = setup.config
     if parsed.like is not None:
         yield f"recipe  that of {parsed.like}"
+    elif choice is None:
+        yield from recipe_lines(parsed.recipe or recipe_for(config.data, config.pretrained), config)
     else:
-        name = parsed.recipe or recipe_for(parsed.config.data, parsed.config.pretrained)
-        yield from recipe_lines(name, parsed.config)
+        yield from recipe_lines(choice.recipe, config)
+        yield f"because {choice.reason}"
+        if choice.needs_pretrained:
+            pretrained = ("--data", config.data, "--pretrained", TRAINED_WEIGHTS)
+            yield (
+                "note    starting from trained weights is far better with so few photographs: "
+                f"{options.command_line('train', *pretrained)}"
+            )
 
 
 def _estimate(parsed: TrainOptions, console: Console, setup: "Setup") -> int:
     from bottleneck_transformer_flax.training.estimate import estimate
 
     say(console, *setup_lines(setup))
-    with _too_little_memory_explained():
-        found = estimate(setup)
+    found = estimate(setup)
     if not parsed.json:
         say(console, *estimate_lines(setup, found))
     elif not console.quiet:
@@ -217,7 +247,7 @@ def _new_folder(variant: str) -> Path:
 
 
 @contextmanager
-def _too_little_memory_explained() -> Iterator[None]:
+def _too_little_memory_explained(parsed: TrainOptions, config: RunConfig) -> Iterator[None]:
     """Turn XLA's error about too little memory into one that names what helps."""
     from jax.errors import JaxRuntimeError
 
@@ -226,9 +256,16 @@ def _too_little_memory_explained() -> Iterator[None]:
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        helps = ["a smaller --batch-size or --image-size", "more --accumulation-steps"]
+        helps += [] if config.optimization.remat else ["--remat"]
+        helps += [] if config.model.dtype == "bfloat16" else ["--dtype bfloat16"]
+        # None of these can be changed in a run that has begun.
+        new = (
+            f"begin a new run with --like {parsed.run_directory} and " if parsed.resume else "try "
+        )
         raise TrainingError(
-            f"a device has too little memory ({str(error).splitlines()[0]}); try a smaller "
-            "--batch-size or --image-size, more --accumulation-steps, --remat, or --dtype bfloat16"
+            f"a device has too little memory ({str(error).splitlines()[0]}); {new}"
+            f"{', '.join(helps[:-1])}, or {helps[-1]}"
         ) from error
 
 
@@ -264,7 +301,7 @@ def _result_lines(directory: RunDirectory, outcome: "Outcome", seconds: float) -
         loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
         yield (
             f"{evaluation['split']} accuracy {100 * evaluation['top1']:.2f} % on "
-            f"{evaluation['count']} images (top-5 {100 * evaluation['top5']:.2f} %, loss {loss}), "
+            f"{evaluation['count']} images ({top5_text(evaluation, ', ')}loss {loss}), "
             f"in {seconds:.0f} s"
         )
     for what, path in (

@@ -1,19 +1,24 @@
 """The options of ``botnet train``, on top of a recipe, another run, or the run to resume."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, ConfigError
 from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.recipes import default_config
+from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
+
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.data.datasets import Splits
+    from bottleneck_transformer_flax.training.defaults import Choice
 
 Recipe = Literal[
     "paper-standard",
@@ -117,6 +122,7 @@ class _Basis:
     """The options that decide the defaults of all others."""
 
     data: str = RunConfig.data
+    variant: str | None = None
     pretrained: str | None = None
     recipe: Recipe | None = None
     like: Path | None = None
@@ -124,19 +130,32 @@ class _Basis:
     run_directory: Path | None = None
 
 
-def parse(arguments: Sequence[str]) -> TrainOptions:
-    """The options; their defaults come from the recipe for the data, or from the run named.
+def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOptions:
+    """The options; their defaults come from the choice, from a recipe, or from the run named.
+
+    Args:
+        arguments: what the user typed.
+        choice: the defaults that fit the images, once these are listed. Before, a folder has
+            those of photographs; all options are checked even so.
 
     Raises:
         ConfigError: for options that cannot be read, or that a resumed run cannot change.
         CheckpointError: when the run to resume, or to start like, cannot be read.
     """
     basis = _parse_basis(arguments)
-    if basis.resume and not {"--help", "-h"} & set(arguments):
+    help_wanted = bool({"--help", "-h"} & set(arguments))
+    if basis.resume and not help_wanted:
         return _parse_resumed(arguments, basis)
     if basis.like is not None and basis.recipe is not None:
         raise ConfigError("--like starts from a run's own options; leave out --recipe")
-    if basis.like is None:
+    if help_wanted and choice is None and Path(basis.data).is_dir():
+        from bottleneck_transformer_flax.data.datasets import load_splits
+
+        with contextlib.suppress(BoTNetError):
+            choice = choose_for(arguments, load_splits(basis.data))
+    if choice is not None:
+        config = choice.config.replace(data=basis.data)
+    elif basis.like is None:
         config = default_config(basis.data, basis.pretrained, basis.recipe)
     else:
         # This lists no images, but imports what does.
@@ -147,6 +166,17 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
         if basis.pretrained is not None:
             config = config.replace(variant=None, pretrained=basis.pretrained)
     return options.parse(TrainOptions, "train", arguments, default=TrainOptions(config))
+
+
+def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
+    """The defaults that fit the images; None where a name, a recipe or a model decides them."""
+    from bottleneck_transformer_flax.training.defaults import choose_defaults, summarize
+
+    basis = _parse_basis(arguments)
+    decided = basis.like or basis.recipe or basis.resume or basis.pretrained
+    if decided or basis.data in NAMED_DATA:
+        return None
+    return choose_defaults(summarize(splits.train), basis.variant)
 
 
 def _parse_basis(arguments: Sequence[str]) -> _Basis:

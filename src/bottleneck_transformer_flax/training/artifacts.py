@@ -52,7 +52,7 @@ def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[s
     except OSError as error:
         raise CheckpointError(
             f"the best model could not be written to {run.best}: {error.strerror or error}; the "
-            "checkpoints are intact. Make room on the disk, then continue with --resume"
+            "checkpoints are intact. Check the disk, then continue with --resume"
         ) from error
 
 
@@ -147,7 +147,7 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 | epochs | {config.epochs} |
 | seed | {config.seed} |
 | variables | the {averaged} ones, {when} |
-{_score_rows(evaluation)}
+{_score_rows(evaluation, len(setup.class_names))}
 Every option of the run:
 
 ```json
@@ -156,13 +156,13 @@ Every option of the run:
 """
 
 
-def _score_rows(evaluation: dict[str, Any] | None) -> str:
+def _score_rows(evaluation: dict[str, Any] | None, num_classes: int) -> str:
     if evaluation is None:
         return ""
+    top5 = f"| top-5 | {evaluation['top5']:.4f} |\n" if num_classes > 5 else ""
     return (
         f"| {evaluation['split']} images | {evaluation['count']} |\n"
-        f"| top-1 | {evaluation['top1']:.4f} |\n"
-        f"| top-5 | {evaluation['top5']:.4f} |\n"
+        f"| top-1 | {evaluation['top1']:.4f} |\n{top5}"
         f"| loss | {evaluation['loss']} |\n"
     )
 
