@@ -69,6 +69,21 @@ def test_a_process_that_is_alone_on_its_machine_gets_all_devices():
     assert joined(slurm(STEP_NUM_TASKS=4, STEP_NUM_NODES=4)) == [[0, 1, ["all"] * 2]]
 
 
+@pytest.mark.parametrize(
+    ("coordinator", "told"),
+    [("node0:1", "started with the same --coordinator,"), (None, "started by the same job,")],
+)
+def test_processes_that_do_not_find_each_other_are_told_what_to_check(
+    monkeypatch, coordinator, told
+):
+    def fail(*_, **__):
+        raise RuntimeError("DEADLINE_EXCEEDED: timed out\nMore.")
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", fail)
+    with pytest.raises(TrainingError, match=told):
+        distributed.join_processes(coordinator, None, None)
+
+
 ALONE = slurm(STEP_NUM_TASKS=4, STEP_NUM_NODES=4)
 EIGHT = slurm(STEP_NUM_TASKS=8, STEP_NUM_NODES=1, LOCALID=3)
 

@@ -33,6 +33,14 @@ def test_a_missing_directory_or_a_file(saved, refusal):
     assert "is a file" in refusal(load_pretrained, saved / WEIGHTS)
 
 
+def test_a_run_that_is_not_finished_names_the_command_and_its_best_model(saved, refusal, tmp_path):
+    (tmp_path / "run.json").touch()
+    resume = f"finish it with `botnet train --resume --run-directory {tmp_path}`"
+    assert refusal(load_pretrained, tmp_path).endswith(resume)
+    saved.rename(tmp_path / "best")
+    assert refusal(load_pretrained, tmp_path).endswith(f"{resume}, or name {tmp_path / 'best'}")
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_file_that_is_missing_cut_off_or_something_else(saved, told, name):
     content = (saved / name).read_bytes()

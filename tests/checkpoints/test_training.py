@@ -126,6 +126,14 @@ def test_a_state_may_be_donated_and_progress_changed_while_they_are_written(tmp_
 def test_another_structure_is_refused(saved_once, refusal, other):
     message = refusal(restored, saved_once, state_of(**other))
     assert message.startswith(f"the checkpoint {saved_once / '4'} is damaged, or was written for")
+    assert message.endswith(
+        "; remove that folder to resume from an earlier one, or start a new run"
+    )
+
+
+def test_a_checkpoint_with_none_before_it_is_not_to_be_removed(two_saved, refusal):
+    shutil.rmtree(two_saved / "2")
+    assert refusal(restored, two_saved, state_of(shape=(3, 4))).endswith("; start a new run")
 
 
 def test_progress_is_checked_before_the_state_is_read(saved_once, refusal):

@@ -116,7 +116,11 @@ def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(pag
     [
         (0, "The run is not finished: 0 of 2 epochs are over."),
         (1, "The run is not finished: 1 of 2 epochs are over."),
-        (2, "All epochs are over, but results are missing: botnet train --resume writes them."),
+        (
+            2,
+            "All epochs are over, but results are missing: botnet train --resume --run-directory "
+            "runs/one writes them.",
+        ),
         (None, "The run has no scores, because no images were held out."),
     ],
 )

@@ -28,6 +28,12 @@ def find_pretrained(source: str | Path) -> Path:
         for candidate in (path, path / "pretrained"):
             if (candidate / CONFIG).is_file():
                 return candidate
+        if (path / "run.json").is_file():
+            best = f", or name {path / 'best'}" if (path / "best" / CONFIG).is_file() else ""
+            raise CheckpointError(
+                f"the run in {source} is not finished; finish it with `botnet train --resume "
+                f"--run-directory {source}`{best}"
+            )
         raise CheckpointError(
             f"{source} is not a pretrained directory: it has no {CONFIG}; expected the folder "
             "that save_pretrained or a finished run wrote"

@@ -169,10 +169,11 @@ class TrainingCheckpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError) as error:
+            earlier = "remove that folder to resume from an earlier one, or "
             raise CheckpointError(
                 f"the checkpoint {self.path(step)} is damaged, or was written for another model, "
-                f"optimizer or version ({_shortened(error)}); remove that folder to resume from an "
-                "earlier one, or start a new run"
+                f"optimizer or version ({_shortened(error)}); "
+                f"{earlier if min(self._manager.all_steps()) < step else ''}start a new run"
             ) from error
 
     def _set_damaged_aside(self) -> int:

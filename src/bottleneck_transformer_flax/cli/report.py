@@ -118,7 +118,8 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     if run_directory.pretrained.is_dir() and not validated:
         note = "The run has no scores, because no images were held out."
     elif len(rows) == config.epochs:
-        note = "All epochs are over, but results are missing: botnet train --resume writes them."
+        resume = options.command_line("train", "--resume", "--run-directory", run_directory.path)
+        note = f"All epochs are over, but results are missing: {resume} writes them."
     return dataclasses.replace(page, notes=(note,))
 
 

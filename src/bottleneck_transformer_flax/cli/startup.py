@@ -41,8 +41,9 @@ def explain_device_error(error: BaseException) -> str | None:
     """JAX's error about a device that is missing or too small, in one line; None for any other."""
     said = next(iter(str(error).splitlines()), "")
     platforms = os.environ.get("JAX_PLATFORMS")
+    unavailable = "Unable to initialize backend" in said
     # For a platform whose package is missing, JAX asserts without a word.
-    if platforms and (isinstance(error, AssertionError) or "initialize backend" in said):
+    if platforms and (unavailable or isinstance(error, AssertionError)):
         import jax
 
         try:
@@ -53,6 +54,8 @@ def explain_device_error(error: BaseException) -> str | None:
                 f"JAX cannot compute on JAX_PLATFORMS={platforms}{why}; unset it, or install JAX's "
                 "package for that platform"
             )
+    if unavailable:  # JAX says what to do
+        return said
     if "RESOURCE_EXHAUSTED" in said:
         return (
             f"a device has too little memory ({said}); try a smaller --batch-size or --image-size"

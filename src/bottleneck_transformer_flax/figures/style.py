@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bottleneck_transformer_flax.errors import ConfigError, reraise
+from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.files import write_bytes
 
 DOTS_PER_INCH = 150
@@ -74,13 +74,5 @@ def check_png_path(path: Path) -> None:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG, whole or not at all.
-
-    Raises:
-        ConfigError: when it cannot be written.
-    """
-    content = png_bytes(figure)
-    with reraise(
-        OSError, ConfigError, f"figure {path} cannot be written", remedy="choose another path"
-    ):
-        write_bytes(path, content)
+    """Write the figure as a PNG, whole or not at all."""
+    write_bytes(path, png_bytes(figure))
