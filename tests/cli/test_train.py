@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 from jax.errors import JaxRuntimeError
@@ -16,6 +17,7 @@ from bottleneck_transformer_flax.distributed import StopRequest
 from bottleneck_transformer_flax.training.tensorboard import TensorBoard
 from bottleneck_transformer_flax.training.trainer import Outcome
 from cli.conftest import ESTIMATE, QUICK
+from training.tiny import array_splits
 
 TRAIN = ("train", "--data", "data", *QUICK)
 TRAINING = "bottleneck_transformer_flax.training"
@@ -37,7 +39,22 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
         assert f"runs/:a b:/{name}" in called.out
     assert "12 training and 9 validation images, 3 classes" in called.out
     assert "validation accuracy" in called.out
+    assert "not calibrated: 9 validation images are too few to fit a temperature on" in called.out
     assert called.out.splitlines()[-1] == "next: botnet predict 'runs/:a b:/example.png'"
+
+
+@pytest.mark.parametrize(
+    ("validation", "evaluation", "told"),
+    [
+        (None, {}, "there are no validation images"),
+        (49, {}, "49 validation images are too few"),
+        (50, {}, "no temperature from 0.01 to 100 fits"),
+        (50, {"temperature": 1.5, "uncalibrated_ece": 0.1, "ece": 0.02}, "10.00 % before, 2.00 %"),
+    ],
+)
+def test_a_run_says_how_it_is_calibrated_or_why_not(validation, evaluation, told):
+    setup = SimpleNamespace(splits=array_splits(validation=validation))
+    assert told in train._calibration_line(setup, evaluation)
 
 
 def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(
