@@ -41,6 +41,9 @@ def test_a_size_is_two_plain_integers(size):
 def test_json_round_trip():
     record = Preprocessing(size=(3, 5), crop=0.9, interpolation="lanczos")
     assert Preprocessing.from_json(record.to_json()) == record
+    assert Preprocessing.from_json(record.replace(temperature=2).to_json()).temperature == 2
+    # What earlier versions wrote, and hash.
+    assert "temperature" not in record.to_json()
     with pytest.raises(ConfigError, match=r"unknown keys.*'sise'"):
         Preprocessing.from_json({"sise": [3, 5]})
 
@@ -60,6 +63,9 @@ def test_json_round_trip():
         ("crop", float("nan")),
         ("size", (10**12, 10**12)),
         ("interpolation", "best"),
+        ("temperature", 0.0),
+        ("temperature", float("inf")),
+        ("temperature", None),
     ],
 )
 def test_a_wrong_value_names_the_field(field, value):

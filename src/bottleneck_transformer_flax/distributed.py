@@ -134,7 +134,7 @@ def make_data_parallel(images: int, *, shard_parameters: bool = False) -> DataPa
             raise ConfigError(
                 f"{images} images are computed at a time (batch_size / accumulation_steps), which "
                 f"the {len(devices)} devices of the {jax.process_count()} processes do not divide; "
-                "choose a batch_size that is a multiple of the devices x accumulation_steps, and at "
+                "choose a batch_size that is a multiple of devices x accumulation_steps, and at "
                 "most the number of training images"
             )
         _log.warning(

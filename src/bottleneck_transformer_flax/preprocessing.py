@@ -1,4 +1,4 @@
-"""How images become model input, as a record that is saved with every set of weights."""
+"""How images become model input, and logits probabilities: a record saved with every model."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -45,7 +45,7 @@ def _are_finite(values: Iterable[Any], *, count: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an RGB image becomes model input.
+    """How an RGB image becomes model input, and logits become probabilities.
 
     Resize, keeping proportions, to the smallest image that covers ``size / crop``; crop the centre
     to ``size``; map values in [0, 255] to ``(value / 255 - mean) / std``.
@@ -56,6 +56,8 @@ class Preprocessing:
         mean: mean of each RGB channel, for values in [0, 1].
         std: standard deviation of each RGB channel, for values in [0, 1]; positive.
         interpolation: resampling filter, always antialiased.
+        temperature: probabilities are ``softmax(logits / temperature)``; positive. It is fitted to
+            one set of weights, so further training and a new head need another.
 
     Raises:
         ConfigError: when a value is not allowed.
@@ -66,6 +68,7 @@ class Preprocessing:
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     interpolation: Interpolation = "bicubic"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         """Convert lists, as JSON has them, to tuples, then check every field."""
@@ -81,6 +84,11 @@ class Preprocessing:
             raise ConfigError(f"preprocessing crop is {self.crop!r}; expected a value in (0, 1]")
         if min(self.std) <= 0:
             raise ConfigError(f"preprocessing std is {self.std}; expected all to be above 0")
+        if not _are_finite([self.temperature], count=1) or self.temperature <= 0:
+            raise ConfigError(
+                f"preprocessing temperature is {self.temperature!r}; expected a finite number "
+                "above 0"
+            )
         if self.interpolation not in get_args(Interpolation):
             raise ConfigError(
                 f"preprocessing interpolation is {self.interpolation!r}; "
@@ -106,8 +114,11 @@ class Preprocessing:
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain JSON values."""
-        return asdict(self)
+        """Convert to plain JSON values; a temperature of 1 is left out, as earlier versions do."""
+        values = asdict(self)
+        if self.temperature == 1:
+            del values["temperature"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -64,7 +65,8 @@ def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, 
     assert bad in called.err
     result, expected = called.json(), found.to_json(CLASSES)
     # The sixth decimal may round to either side.
-    assert result.pop("loss") == pytest.approx(expected.pop("loss"), abs=1.1e-6)
+    for name in ("loss", "ece"):
+        assert result.pop(name) == pytest.approx(expected.pop(name), abs=1.1e-6)
     assert result == expected | {
         "checkpoint": str(run),
         "data": "10 images: the validation split of data",
@@ -72,15 +74,35 @@ def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, 
     }
 
 
-def test_a_table_and_a_picture(call, run, scored, tmp_path):
-    called = call("evaluate", "--confusion", "c.png")
+def test_a_table_and_pictures(call, run, scored, tmp_path):
+    called = call("evaluate", "--confusion", "c.png", "--reliability", "r.png")
     assert called.code == 0, called
     # Of three classes, the right one is always among the likeliest five.
     assert "top-5" not in called.out
-    for text in ("top-1", "images 9", "the validation split of data", *CLASSES):
+    found = random_predictions(scored[0])
+    for text in (
+        "top-1",
+        "images 9",
+        "the validation split of data",
+        f"balanced accuracy {100 * found.balanced_accuracy:.2f} %",
+        f"macro-F1 {found.macro_f1:.4f}",
+        f"(ECE) {100 * found.ece:.2f} %",
+        *CLASSES,
+    ):
         assert text in called.out
-    with Image.open(tmp_path / "c.png") as image:
-        assert min(image.size) > 300
+    for picture in ("c.png", "r.png"):
+        with Image.open(tmp_path / picture) as image:
+            assert min(image.size) > 300
+
+
+def test_a_class_is_one_row_whatever_its_name(call, run, scored):
+    names = ["ant\nwith wings", "b\re\u2028e", "[red]cat 猫"]
+    (run / "pretrained/classes.json").write_text(json.dumps(names))
+    for old, new in zip(CLASSES, names, strict=True):
+        Path("data/val", old).rename(Path("data/val", new))
+    out = call("evaluate", "--data", "data/val").out
+    rows = [line.split("  ")[0].strip() for line in out.splitlines()]
+    assert rows[-3:] == ["ant with wings", "b e e", "[red]cat 猫"]
 
 
 @pytest.mark.parametrize("named", ["photos/", "absolute", "link", "copy", "packed"])

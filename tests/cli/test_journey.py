@@ -12,7 +12,7 @@ import pytest
 from cli.conftest import QUICK
 from training.tiny import entries, write_data
 
-SCORES = {"top1", "top5", "loss", "count", "per_class"}
+SCORES = {"top1", "top5", "balanced_accuracy", "macro_f1", "loss", "count", "per_class"}
 
 
 def interrupt_when_there(file):
@@ -73,6 +73,7 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
         "metrics.jsonl",
         "predictions.npz",
         "pretrained",
+        "reliability.png",
         "report.html",
         "run.json",
     ]

@@ -51,8 +51,17 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
     assert page.texts_in("strong") == [
         CLASSES[index] for mistake in mistakes for index in mistake[1:3]
     ]
-    # Curves, the confusion matrix, and one picture for each mistake.
-    assert len(page.of("img")) == 2 + len(mistakes)
+    # Curves, the confusion matrix, the reliability diagram, and one picture for each mistake.
+    assert len(page.of("img")) == 3 + len(mistakes)
+    error = f"{100 * evaluation['ece']:.2f} %"
+    for name, value in (
+        ("balanced accuracy", f"{100 * evaluation['balanced_accuracy']:.2f} %"),
+        ("macro-F1", f"{evaluation['macro_f1']:.4f}"),
+        ("calibration error (ECE)", error),
+    ):
+        assert page.texts_in("dd")[page.texts_in("dt").index(name)] == value
+    calibration = f"temperature 1.250, calibration error 50.00 % before and {error} after it"
+    assert ["calibration", calibration] in page.rows
     for row in evaluation["per_class"]:
         assert [row["class"], str(row["count"]), f"{100 * row['accuracy']:.1f} %", ""] in page.rows
     for fact in (
@@ -96,7 +105,9 @@ def test_without_the_images_that_were_scored_the_page_says_so(page_of, run, move
 def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(page_of, run):
     (run / "predictions.npz").unlink()
     evaluation = json.loads((run / "evaluation.json").read_text())
-    del evaluation["split"]
+    # What earlier commits didn't record.
+    new = ("split", "ece", "balanced_accuracy", "macro_f1", "temperature", "uncalibrated_ece")
+    evaluation = {name: value for name, value in evaluation.items() if name not in new}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     bad = truncated_jpeg(run / "../../data/val/bee/x.jpg")
     shutil.copy(bad.with_name("0.png"), bad.with_name("9.png"))

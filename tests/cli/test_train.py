@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jax.errors import JaxRuntimeError
@@ -21,6 +22,7 @@ from bottleneck_transformer_flax.training.tensorboard import TensorBoard
 from bottleneck_transformer_flax.training.trainer import Outcome
 from cli.conftest import ESTIMATE, QUICK
 from training.linear_runs import setup_of
+from training.tiny import array_splits
 
 TRAIN = ("train", "--data", "data", *QUICK)
 TRAINING = "bottleneck_transformer_flax.training"
@@ -41,9 +43,24 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
     assert called.code == 0, called
     for name in ("pretrained", "checkpoints", "curves.png", "confusion.png"):
         assert f"runs/:a b:/{name}" in called.out
-    assert "12 training and 9 validation images, 3 classes" in called.out
+    assert "12 training (train/) and 9 validation (val/) images, 3 classes" in called.out
     assert "validation accuracy" in called.out
+    assert "not calibrated: 9 validation images are too few to fit a temperature on" in called.out
     assert called.out.splitlines()[-1] == "next: botnet predict 'runs/:a b:/example.png'"
+
+
+@pytest.mark.parametrize(
+    ("validation", "evaluation", "told"),
+    [
+        (None, {}, "there are no validation images"),
+        (49, {}, "49 validation images are too few"),
+        (50, {}, "no temperature from 0.01 to 100 fits"),
+        (50, {"temperature": 1.5, "uncalibrated_ece": 0.1, "ece": 0.02}, "10.00 % before, 2.00 %"),
+    ],
+)
+def test_a_run_says_how_it_is_calibrated_or_why_not(validation, evaluation, told):
+    setup = SimpleNamespace(splits=array_splits(validation=validation))
+    assert told in train._calibration_line(setup, evaluation)
 
 
 def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(
@@ -65,7 +82,10 @@ def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(
     resume = ("train", "--resume", "--run-directory", new / run)
     called = call(*resume)
     assert called.code == 0, called
-    assert f"12 training and 9 validation images, 3 classes ({new}/moved)" in called.out
+    assert (
+        f"12 training (train/) and 9 validation (val/) images, 3 classes ({new}/moved)"
+        in called.out
+    )
     assert json.loads((new / run / "run.json").read_text())["data"] == f"{new}/moved"
 
 
@@ -73,7 +93,7 @@ def test_a_resumed_run_whose_images_are_not_found_says_what_to_do(fails, run, tr
     (trained / "data/val/ant/0.png").unlink()
     before = tree(trained / run)
     told = fails(1, "train", "--resume")
-    assert "data holds other images: 12 training and 8 validation images" in told
+    assert "data holds other images: 12 training (train/) and 8 validation (val/) images" in told
     assert told.endswith(
         f"restore them, name their folder with --data, or begin a new run with --like {run}"
     )

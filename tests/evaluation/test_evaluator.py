@@ -30,7 +30,9 @@ from training.tiny import (
 )
 
 COUNT = 17
-PREPROCESSING = CROPPED.replace(crop=0.7, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+PREPROCESSING = CROPPED.replace(
+    crop=0.7, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), temperature=2.5
+)
 
 
 def model_of(kind=LinearModel, classes=3):
@@ -50,8 +52,10 @@ def probabilities_of(logits):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def evaluate(model, variables, source, batch_size, devices=None, **options):
-    evaluator = Evaluator(model, PREPROCESSING, batch_size=batch_size, devices=devices)
+def evaluate(model, variables, source, batch_size, devices=None, keep_logits=False, **options):
+    evaluator = Evaluator(
+        model, PREPROCESSING, batch_size=batch_size, keep_logits=keep_logits, devices=devices
+    )
     return evaluator(variables, source, **options)
 
 
@@ -66,15 +70,17 @@ def test_predictions_are_numpy_s_whatever_the_batch_size(batch_size, num_devices
     logits = logits_of(model, variables, source)
     order = np.argsort(-logits, axis=1)[:, :5]
     devices = None if num_devices is None else make_data_parallel(num_devices)
-    found = evaluate(model, variables, source, batch_size, devices)
+    found = evaluate(model, variables, source, batch_size, devices, keep_logits=True)
     assert found.num_classes == 7
+    np.testing.assert_allclose(found.logits, logits, rtol=1e-4)
     np.testing.assert_array_equal(found.positions, np.arange(COUNT))
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.top_classes, order)
-    probabilities = probabilities_of(logits)
+    probabilities = probabilities_of(logits / 2.5)
     expected = np.take_along_axis(probabilities, order, axis=1)
     np.testing.assert_allclose(found.top_probabilities, expected, rtol=1e-5)
-    losses = -np.log(probabilities[np.arange(COUNT), labels])
+    # The loss is that of the logits, whatever the temperature.
+    losses = -np.log(probabilities_of(logits)[np.arange(COUNT), labels])
     np.testing.assert_allclose(found.losses, losses, rtol=1e-5)
     assert found.top1 < found.top5 < 1
 
@@ -87,6 +93,7 @@ def test_a_real_model_s_predictions_don_t_depend_on_the_batch_size():
     np.testing.assert_array_equal(second.top_classes, first.top_classes)
     assert second.loss == pytest.approx(first.loss, rel=1e-6)
     np.testing.assert_array_equal(first.top_classes[:, 0], logits.argmax(axis=1))
+    assert first.logits is None
     losses = -np.log(probabilities_of(logits)[np.arange(COUNT), source.labels])
     assert first.loss == pytest.approx(losses.mean(), rel=1e-4)
 

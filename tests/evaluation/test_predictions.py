@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bottleneck_transformer_flax.errors import CheckpointError, DataError
+from bottleneck_transformer_flax.evaluation.calibration import reliability
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
 problems = st.tuples(
@@ -72,6 +73,19 @@ def test_metrics_match_a_loop_over_images(problem):
     # In any order of the images: the sum is rounded once, and the mean once more.
     assert predictions.loss == float(loss_sum) / count
     assert predictions.per_class_count.tolist() == [sum(row) for row in confusion]
+    # As scikit-learn has them: the mean accuracy of classes with images; the mean F1 score of
+    # classes with images or predictions.
+    sizes, predicted = list(map(sum, confusion)), list(map(sum, zip(*confusion, strict=True)))
+    recalls = [confusion[c][c] / sizes[c] for c in range(classes) if sizes[c]]
+    scores = [
+        2 * confusion[c][c] / (sizes[c] + predicted[c])
+        for c in range(classes)
+        if sizes[c] + predicted[c]
+    ]
+    assert predictions.balanced_accuracy == pytest.approx(sum(recalls) / len(recalls))
+    assert predictions.macro_f1 == pytest.approx(sum(scores) / len(scores))
+    correct = predictions.top_classes[:, 0] == predictions.labels
+    assert predictions.ece == reliability(predictions.top_probabilities[:, 0], correct).ece
     for label, accuracy in enumerate(predictions.per_class_accuracy.tolist()):
         images = sum(confusion[label])
         assert accuracy == confusion[label][label] / images if images else math.isnan(accuracy)
@@ -121,11 +135,14 @@ def test_json_holds_plain_numbers():
     losses = np.array([0.5, 0.25, 0.75], np.float32)
     predictions = predictions_of([0, 0, 1], [[0, 1], [1, 0], [1, 2]], 3, losses)
     expected = {"top1": 2 / 3, "top5": 1.0, "loss": 0.5, "count": 3} | {
+        "balanced_accuracy": 0.75,
+        "macro_f1": pytest.approx(2 / 3),
+        "ece": 0.166667,
         "per_class": [
             {"class": "cat", "accuracy": 0.5, "count": 2},
             {"class": "dog", "accuracy": 1.0, "count": 1},
             {"class": "emu", "accuracy": None, "count": 0},
-        ]
+        ],
     }
     as_json = predictions.to_json(["cat", "dog", "emu"])
     assert json.loads(json.dumps(as_json, allow_nan=False)) == expected
@@ -137,11 +154,30 @@ def test_metrics_over_no_images_say_so():
     empty = predictions_of([], np.zeros((0, 1), int), 2)
     assert empty.count == 0
     assert np.isnan(empty.per_class_accuracy).all()
-    for metric in ("top1", "top5", "loss"):
+    for metric in ("top1", "top5", "balanced_accuracy", "macro_f1", "ece", "loss"):
         with pytest.raises(DataError, match="no images"):
             getattr(empty, metric)
     with pytest.raises(DataError, match="no images"):
         empty.to_json(["a", "b"])
+
+
+def test_a_temperature_changes_probabilities_and_nothing_else():
+    random = np.random.default_rng(0)
+    logits = (30 * random.standard_normal((40, 7))).astype(np.float32)
+    order = np.argsort(-logits, axis=1)[:, :5]
+    kept = dataclasses.replace(
+        predictions_of(random.integers(0, 7, 40), order, 7, random.random(40)), logits=logits
+    )
+    for temperature in (0.01, 1.0, 20.0):
+        found = kept.calibrated(temperature)
+        scaled = logits.astype(np.float64) / temperature
+        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+        expected = np.take_along_axis(expected, order, axis=1)
+        np.testing.assert_allclose(found.top_probabilities, expected, rtol=1e-3, atol=1e-30)
+        assert found.logits is None
+        unchanged = vars(kept).keys() - {"top_probabilities", "logits"}
+        assert all(getattr(found, name) is getattr(kept, name) for name in unchanged)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +199,9 @@ def test_predictions_cannot_be_changed():
 
 def test_a_saved_file_is_loaded_again(tmp_path):
     predictions = random_predictions(1, 20, 7, 5)
-    predictions.save(tmp_path / "predictions.npz")
+    # Logits, which are as large as the data set, stay in memory.
+    logits = np.zeros((20, 7), np.float32)
+    dataclasses.replace(predictions, logits=logits).save(tmp_path / "predictions.npz")
     assert columns_of(Predictions.load(tmp_path / "predictions.npz")) == columns_of(predictions)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
 

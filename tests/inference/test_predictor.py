@@ -15,7 +15,7 @@ from reference.variables import random_variables
 from training.tiny import CROPPED, SIZE, SMALL, LinearModel, colour_images
 
 NAMES = tuple("abcdefg")
-PREPROCESSING = CROPPED.replace(mean=(0.1, 0.2, 0.3))
+PREPROCESSING = CROPPED.replace(mean=(0.1, 0.2, 0.3), temperature=2.5)
 
 
 def config_of(kind, **changes):
@@ -38,7 +38,8 @@ def by_hand(pretrained, images, top_k):
     inputs = (pixels / 255 - [0.1, 0.2, 0.3]) / PREPROCESSING.std
     inputs = jnp.asarray(inputs, jnp.float32)
     logits = np.asarray(jax.jit(pretrained.model.apply)(pretrained.variables, inputs))
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    logits = logits.astype(np.float64) / 2.5
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     return [
         sorted(zip(NAMES, row.tolist(), strict=True), key=lambda pair: -pair[1])[:top_k]
@@ -74,7 +75,7 @@ def test_ties_keep_the_order_of_the_classes():
     variables = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_variables(model, SIZE)
     )
-    variables["params"]["bias"] = jnp.arange(100) % 2 * 1.0
+    variables["params"]["bias"] = jnp.arange(100) % 2 * 2.5
     ranking = Predictor(Pretrained(model, variables, PREPROCESSING, names), top_k=100)(images_of(1))
     assert [name for name, _ in ranking[0]] == [*names[1::2], *names[0::2]]
     likely, unlikely = np.e / (50 * np.e + 50), 1 / (50 * np.e + 50)

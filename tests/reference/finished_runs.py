@@ -12,6 +12,7 @@ from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
 from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
+from bottleneck_transformer_flax.figures.reliability import draw_reliability_diagram
 from bottleneck_transformer_flax.figures.style import save_png
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
@@ -65,8 +66,12 @@ def finished_once(tmp_path_factory):
     predictions = random_predictions(load_splits(str(folder / "data")).validation)
     predictions.save(run.path / "predictions.npz")
     evaluation = predictions.to_json(CLASSES) | {"split": "validation"}
+    evaluation |= {"temperature": 1.25, "uncalibrated_ece": 0.5}
     run.evaluation.write_text(json.dumps(evaluation))
     save_png(draw_confusion_matrix(predictions.confusion, CLASSES), run.confusion)
+    bins = predictions.reliability
+    diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece)
+    save_png(diagram, run.reliability)
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
     row |= {"validation_loss": 1.0, "validation_accuracy": 0.5}
     run.write_metrics([row | {"epoch": epoch, "step": 2 * epoch} for epoch in (1, 2)])

@@ -20,7 +20,8 @@ from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_classe
 
 ROW = {"epoch": 1, "step": 2, "train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
 ROW |= {"validation_loss": 0.75, "validation_accuracy": 0.625, "validation_top5": 1.0}
-SCORED = ["confusion.png", "evaluation.json", "predictions.npz"]
+ROW |= {"temperature": 0.75}
+SCORED = ["confusion.png", "evaluation.json", "predictions.npz", "reliability.png"]
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +51,15 @@ def predictions(setup):
 def written(setup, variables, predictions, tmp_path_factory):
     """The folder of a run that was scored on its test split, and the evaluation."""
     run = RunDirectory(tmp_path_factory.mktemp("run"))
-    evaluation = {"split": "test"} | predictions.to_json(CLASSES)
+    evaluation = {"split": "test", "temperature": 1.5} | predictions.to_json(CLASSES)
     write_artifacts(run, setup, variables, [ROW], predictions, evaluation)
     return run, evaluation
 
 
-def test_models_scores_and_pictures_are_written(written, predictions, variables, data):
+def test_models_scores_and_pictures_are_written(written, setup, predictions, variables, data):
     run, evaluation = written
     assert entries(run.path) == sorted(["curves.png", "example.png", "pretrained", *SCORED])
-    for picture in (run.confusion, run.curves):
+    for picture in (run.confusion, run.curves, run.reliability):
         with Image.open(picture) as image:
             assert min(image.size) > 300
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 3
@@ -69,6 +70,7 @@ def test_models_scores_and_pictures_are_written(written, predictions, variables,
     np.testing.assert_array_equal(saved.losses, predictions.losses)
     model, loaded, preprocessing, classes = load_pretrained(run.path)
     assert (classes, model.config.num_classes) == (CLASSES, 3)
+    assert preprocessing == setup.preprocessing.replace(temperature=1.5)
     assert (preprocessing.size, preprocessing.crop) == (SIZE, 0.9)
     assert_same_bits(loaded, jax.tree.map(np.asarray, variables))
 
@@ -90,13 +92,17 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
     assert "after epoch 1, the best on the validation images" in best
     assert "| validation images | 9 |" in best
     assert "| top-1 | 0.6250 |" in best
+    assert ("| temperature | 1.5000 |" in card, "| temperature | 0.7500 |" in best) == (True, True)
+    assert load_pretrained(tmp_path / "best").preprocessing.temperature == 0.75
 
 
 def test_a_model_that_nothing_scored_has_no_scores(setup, variables, tmp_path):
     row = {name: value for name, value in ROW.items() if "validation" not in name}
     write_artifacts(RunDirectory(tmp_path), setup, variables, [row], None, None)
     assert entries(tmp_path) == ["curves.png", "example.png", "pretrained"]
-    assert "top-1" not in (tmp_path / "pretrained" / "README.md").read_text()
+    card = (tmp_path / "pretrained" / "README.md").read_text()
+    assert "top-1" not in card and "temperature" not in card
+    assert load_pretrained(tmp_path).preprocessing == setup.preprocessing
 
 
 def test_a_batch_larger_than_the_training_set_is_reduced_to_it(setup):

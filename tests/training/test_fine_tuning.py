@@ -48,7 +48,8 @@ def data(tmp_path_factory, small_variant):
 def pretrained_with(folder, *classes):
     model = BoTNet(config=SMALL.replace(num_classes=len(classes)))
     variables = random_variables(abstract_variables(model, SIZE))
-    return str(save_pretrained(folder, model, variables, PREPROCESSING, classes))
+    calibrated = PREPROCESSING.replace(temperature=2.0)
+    return str(save_pretrained(folder, model, variables, calibrated, classes))
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +107,13 @@ def test_what_is_frozen_is_kept_to_the_bit(data, pretrained, tmp_path, options, 
     assert tuned.variables["params"]["head"]["kernel"].shape[1] == 3
 
 
-def test_a_pretrained_models_preprocessing_is_kept(data, pretrained):
+def test_a_pretrained_models_preprocessing_is_kept_but_its_temperature_is_not(data, pretrained):
     setup = make_setup(config_of(data, pretrained))
     assert setup.preprocessing == PREPROCESSING
     assert setup.model_name == "small"
     resized = make_setup(config_of(data, pretrained, image_size=(20, 12)))
     assert resized.preprocessing == PREPROCESSING.replace(size=(20, 12))
-    assert resized.pretrained.preprocessing == resized.preprocessing
+    assert resized.pretrained.preprocessing == resized.preprocessing.replace(temperature=2.0)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -8,7 +8,6 @@ import resource
 import shutil
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ import pytest
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.evaluation.calibration import fit_temperature
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training import artifacts, trainer
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.trainer import train
@@ -34,6 +35,7 @@ from training.linear_runs import (
     untimed,
 )
 from training.tiny import (
+    CLASSES,
     CROPPED,
     assert_same_bits,
     entries,
@@ -99,8 +101,11 @@ def test_metrics_and_the_last_two_checkpoints_are_on_disk(whole):
     assert rows == [untimed(row) for row in recorder.of("epoch")]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 9), (4, 12)]
     for row in rows:
+        for metric in ("accuracy", "balanced_accuracy", "macro_f1"):
+            assert 0 <= row[f"validation_{metric}"] <= 1
         assert 0 <= row["train_accuracy"] <= 1
-        assert 0 <= row["validation_accuracy"] <= 1
+        # Nine images are too few to fit one.
+        assert row["temperature"] is None
     # The learning rate of an epoch is that of its last step.
     rates = [2 / 3, *(0.5 * (1 + math.cos(math.pi * (step - 3) / 9)) for step in (5, 8, 11))]
     assert [row["learning_rate"] / 0.05 for row in rows] == pytest.approx(rates, rel=1e-5)
@@ -188,11 +193,24 @@ def test_validations_and_checkpoints_come_when_they_are_due_and_change_nothing(w
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
+def predictions_of(accuracy):
+    """Predictions of four images, so many of them right."""
+    right = np.arange(4)[:, None] < 4 * accuracy
+    return Predictions(
+        num_classes=3,
+        positions=np.arange(4),
+        labels=np.zeros(4, int),
+        top_classes=np.where(right, 0, 1),
+        top_probabilities=np.full((4, 1), 0.5),
+        losses=np.full(4, 0.5),
+    )
+
+
 def test_the_best_model_is_the_first_of_the_highest_validation_accuracy(tmp_path, monkeypatch):
     accuracies, kept = iter([0.5, 0.75, 0.75, 0.25]), []
 
     def validate(*_):
-        return SimpleNamespace(top1=next(accuracies), top5=1.0, loss=0.5, to_json=lambda names: {})
+        return predictions_of(next(accuracies))
 
     def keep(run, setup, variables, row):
         kept.append((row["epoch"], variables))
@@ -235,6 +253,30 @@ def test_the_last_model_is_scored_once_and_only_a_validation_split_makes_a_best_
     if validation:
         assert (evaluation["split"], evaluation["count"]) == ("test", test)
         assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
+
+
+def test_a_temperature_is_fitted_on_validation_and_applied_to_what_is_scored(tmp_path, written):
+    config = CONFIG.replace(epochs=1)
+    go(tmp_path / "calibrated", config, validation=60, test=70)
+    setup = setup_of(config, validation=60, test=70)
+    variables = saved(tmp_path / "calibrated")[0].average
+    validation, test = (
+        setup.evaluator(variables, getattr(setup.splits, split)) for split in ("validation", "test")
+    )
+    temperature = fit_temperature(validation.logits, validation.labels)
+    assert rows_of(tmp_path / "calibrated")[0]["temperature"] == temperature
+    *_, predictions, evaluation = written.pop()
+    expected = test.calibrated(temperature)
+    np.testing.assert_array_equal(predictions.top_probabilities, expected.top_probabilities)
+    before = {"temperature": temperature, "uncalibrated_ece": round(test.ece, 6)}
+    assert evaluation == {"split": "test"} | before | expected.to_json(CLASSES)
+    unchanged = {name: value for name, value in test.to_json(CLASSES).items() if name != "ece"}
+    assert unchanged.items() <= evaluation.items()
+    go(tmp_path / "not", config.replace(calibration=False), validation=60, test=70)
+    assert "temperature" not in rows_of(tmp_path / "not")[0]
+    *_, predictions, evaluation = written.pop()
+    np.testing.assert_array_equal(predictions.top_probabilities, test.top_probabilities)
+    assert evaluation == {"split": "test"} | test.to_json(CLASSES)
 
 
 def test_a_run_does_not_resume_from_what_it_did_not_begin_with(tmp_path):

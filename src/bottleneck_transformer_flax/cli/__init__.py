@@ -18,7 +18,7 @@ from bottleneck_transformer_flax.cli.startup import (
     keep_freed_memory,
     show_log,
 )
-from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
+from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,5 +76,5 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"botnet: error: {message}", file=sys.stderr)
+    print(f"botnet: error: {one_line(message)}", file=sys.stderr)
     return code

@@ -13,7 +13,7 @@ from rich.table import Table
 from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import top5_text
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 from bottleneck_transformer_flax.training.recipes import default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
@@ -30,7 +30,7 @@ Split = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Score a trained model: top-1, top-5, loss, and accuracy and image count by class."""
+    """Score a trained model: accuracy, calibration and loss, and accuracy by class."""
 
     checkpoint: options.Checkpoint = None
     data: str | None = None
@@ -44,6 +44,8 @@ class EvaluateOptions:
     skip_bad_images: options.SkipBadImages = False
     confusion: Path | None = None
     """Write a picture of the confusion matrix to this .png file."""
+    reliability: Path | None = None
+    """Write a picture of the accuracy by confidence (a reliability diagram) to this .png file."""
     json: bool = False
     """Print the scores as one line of JSON."""
 
@@ -51,10 +53,10 @@ class EvaluateOptions:
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parsed = options.parse(EvaluateOptions, "evaluate", arguments)
-    if parsed.confusion is not None:
+    for picture in filter(None, (parsed.confusion, parsed.reliability)):
         from bottleneck_transformer_flax.figures.style import check_png_path
 
-        check_png_path(parsed.confusion)
+        check_png_path(picture)
 
     from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
@@ -82,11 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     if report := bad_images.report():
         print(report, file=sys.stderr)
     result = predictions.to_json(pretrained.classes)
-    if parsed.confusion is not None:
-        from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
-        from bottleneck_transformer_flax.figures.style import save_png
-
-        save_png(draw_confusion_matrix(predictions.confusion, pretrained.classes), parsed.confusion)
+    _draw(parsed, predictions, pretrained.classes)
     part = f"all of {data}" if split == "all" else f"the {split} split of {data}"
     description = f"{len(source)} images: {part}{remark}"
     if parsed.json:
@@ -94,6 +92,22 @@ def run(arguments: Sequence[str]) -> int:
     else:
         _print_table(checkpoint, description, result)
     return 0
+
+
+def _draw(parsed: EvaluateOptions, predictions: "Predictions", classes: tuple[str, ...]) -> None:
+    """Write the pictures that were asked for."""
+    from bottleneck_transformer_flax.figures.style import save_png
+
+    if parsed.confusion is not None:
+        from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
+
+        save_png(draw_confusion_matrix(predictions.confusion, classes), parsed.confusion)
+    if parsed.reliability is not None:
+        from bottleneck_transformer_flax.figures.reliability import draw_reliability_diagram
+
+        bins = predictions.reliability
+        diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece)
+        save_png(diagram, parsed.reliability)
 
 
 def score(
@@ -216,14 +230,19 @@ def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> N
     print(f"model  {checkpoint}")
     print(f"data   {description}")
     loss = "not finite" if result["loss"] is None else f"{result['loss']:.6f}"
+    error = "not finite" if result["ece"] is None else f"{100 * result['ece']:.2f} %"
     print(
         f"top-1 {100 * result['top1']:.2f} %   {top5_text(result, '   ')}"
         f"loss {loss}   images {result['count']}"
+    )
+    print(
+        f"balanced accuracy {100 * result['balanced_accuracy']:.2f} %   "
+        f"macro-F1 {result['macro_f1']:.4f}   calibration error (ECE) {error}"
     )
     table = Table("class", box=None, pad_edge=False)
     table.add_column("accuracy", justify="right")
     table.add_column("images", justify="right")
     for row in result["per_class"]:
         accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %"
-        table.add_row(row["class"], accuracy, str(row["count"]))
+        table.add_row(one_line(row["class"]), accuracy, str(row["count"]))
     console.print(table, markup=False)

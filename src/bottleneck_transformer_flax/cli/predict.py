@@ -22,7 +22,7 @@ from bottleneck_transformer_flax.data.sources.folder import (
     left_out,
 )
 from bottleneck_transformer_flax.decoding import decode_image
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,17 @@ def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> No
         predictions = [{"class": label, "probability": value} for label, value in ranking]
         print(json.dumps({"image": name, "predictions": predictions}))
         return
-    print(name)
+    print(one_line(name))
     table = Table(box=None, show_header=False, pad_edge=True)
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right", no_wrap=True)
     table.add_column("bar", no_wrap=True)
     for label, value in ranking:
-        table.add_row(Text(label), f"{100 * value:.2f} %", "█" * round(20 * value))
+        table.add_row(Text(one_line(label)), f"{100 * value:.2f} %", "█" * round(20 * value))
     Console(highlight=False, emoji=False).print(table)
 
 
 def _report_error(item: Item, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"image": item.name, "error": item.error}))
-    print(f"botnet: error: {item.error}", file=sys.stderr)
+    print(f"botnet: error: {one_line(item.error or '')}", file=sys.stderr)

@@ -134,6 +134,7 @@ def _finished(
     split = evaluation["split"]
     pretrained = load_pretrained(run_directory.pretrained)
     kept, confusion = run_directory.predictions, run_directory.confusion
+    reliability = run_directory.reliability
     predictions = Predictions.load(kept) if kept.is_file() else None
     mistakes: tuple[ShownMistake, ...] = ()
     notes: list[str] = []
@@ -162,6 +163,7 @@ def _finished(
             for row in evaluation["per_class"]
         ),
         confusion=confusion.read_bytes() if confusion.is_file() else None,
+        reliability=reliability.read_bytes() if reliability.is_file() else None,
     )
 
 

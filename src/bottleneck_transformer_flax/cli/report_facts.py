@@ -20,13 +20,22 @@ MOST_PAIRS = 10
 def headline_of_evaluation(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
     """Scores of the model that the run saved."""
     split, loss = evaluation["split"], evaluation["loss"]
-    facts = [
-        (f"{split} accuracy", f"{100 * evaluation['top1']:.2f} %"),
-        ("top-5 accuracy", f"{100 * evaluation['top5']:.2f} %"),
-        (f"{split} loss", "not finite" if loss is None else f"{loss:.4f}"),
-    ]
+    facts = [(f"{split} accuracy", _percent(evaluation["top1"]))]
     # Of five classes, or fewer, the right one is always among the five likeliest.
-    return tuple(facts if len(evaluation["per_class"]) > 5 else facts[::2])
+    if len(evaluation["per_class"]) > 5:
+        facts.append(("top-5 accuracy", _percent(evaluation["top5"])))
+    # Earlier runs have none of these.
+    if "ece" in evaluation:
+        facts += [
+            ("balanced accuracy", _percent(evaluation["balanced_accuracy"])),
+            ("macro-F1", f"{evaluation['macro_f1']:.4f}"),
+            ("calibration error (ECE)", _percent(evaluation["ece"])),
+        ]
+    return (*facts, (f"{split} loss", "not finite" if loss is None else f"{loss:.4f}"))
+
+
+def _percent(fraction: float | None) -> str:
+    return "not finite" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
@@ -57,14 +66,22 @@ def facts_of_run(config: RunConfig, rows: Sequence[dict[str, Any]]) -> tuple[Fac
 
 
 def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tuple[Fact, ...]:
-    """Input size, parameters and classes of the model, and the number of images scored."""
+    """Input size, parameters, classes and calibration of the model, and number of images scored."""
     from bottleneck_transformer_flax.models.flops import count_parameters
 
     height, width = pretrained.preprocessing.size
+    calibration = "none"
+    if "temperature" in evaluation:
+        calibration = (
+            f"temperature {evaluation['temperature']:.3f}, calibration error "
+            f"{_percent(evaluation['uncalibrated_ece'])} before and "
+            f"{_percent(evaluation['ece'])} after it"
+        )
     return (
         ("input", f"{height} × {width} pixels"),
         ("parameters", f"{count_parameters(pretrained.variables):,}"),
         ("classes", f"{len(pretrained.classes):,}"),
+        ("calibration", calibration),
         (f"{evaluation['split']} images", f"{evaluation['count']:,}"),
     )
 

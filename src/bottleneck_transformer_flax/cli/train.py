@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from rich.console import Console
 
@@ -123,7 +123,8 @@ def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     if parsed.json and is_primary_process():
         print(json.dumps((outcome.evaluation or {}) | {"run": str(directory.path)}))
     elif is_primary_process():
-        say(console, *_result_lines(directory, outcome, time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        say(console, *_result_lines(setup, directory, outcome, seconds))
     return 0
 
 
@@ -292,7 +293,9 @@ def _stop_on_signals(stop: "StopRequest", resume: str) -> "Iterator[StopRequest]
             signal.signal(number, handler)
 
 
-def _result_lines(directory: RunDirectory, outcome: "Outcome", seconds: float) -> Iterator[str]:
+def _result_lines(
+    setup: "Setup", directory: RunDirectory, outcome: "Outcome", seconds: float
+) -> Iterator[str]:
     """The results of a run, and where they are."""
     evaluation = outcome.evaluation
     if evaluation is None:
@@ -304,6 +307,8 @@ def _result_lines(directory: RunDirectory, outcome: "Outcome", seconds: float) -
             f"{evaluation['count']} images ({top5_text(evaluation, ', ')}loss {loss}), "
             f"in {seconds:.0f} s"
         )
+    if setup.config.calibration:
+        yield _calibration_line(setup, evaluation or {})
     for what, path in (
         ("model", directory.pretrained),
         ("checkpoint", directory.checkpoints),
@@ -315,3 +320,29 @@ def _result_lines(directory: RunDirectory, outcome: "Outcome", seconds: float) -
     chosen, _ = options.choose_checkpoint(None)
     checkpoint = () if chosen == str(directory.path) else ("--checkpoint", directory.path)
     yield f"next: {options.command_line('predict', *checkpoint, directory.example)}"
+
+
+def _calibration_line(setup: "Setup", evaluation: dict[str, Any]) -> str:
+    """What the temperature does to the probabilities, or why there is none."""
+    from bottleneck_transformer_flax.evaluation.calibration import (
+        FEWEST_IMAGES,
+        LARGEST_TEMPERATURE,
+    )
+
+    if "temperature" in evaluation:
+        before, after = (100 * evaluation[name] for name in ("uncalibrated_ece", "ece"))
+        return (
+            f"calibrated with temperature {evaluation['temperature']:.3f}, fitted on the "
+            f"validation images: calibration error (ECE) {before:.2f} % before, {after:.2f} % after"
+        )
+    if setup.splits.validation is None:
+        return "not calibrated: there are no validation images to fit a temperature on"
+    if (count := len(setup.splits.validation)) < FEWEST_IMAGES:
+        return (
+            f"not calibrated: {count} validation images are too few to fit a temperature on; "
+            f"{FEWEST_IMAGES} are enough"
+        )
+    return (
+        f"not calibrated: no temperature from {1 / LARGEST_TEMPERATURE:g} to "
+        f"{LARGEST_TEMPERATURE:g} fits the validation images"
+    )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.errors import CheckpointError, DataError, reraise
+from bottleneck_transformer_flax.evaluation.calibration import Reliability, reliability
 from bottleneck_transformer_flax.files import atomic_file
 
 
@@ -50,6 +51,7 @@ class Predictions:
         top_probabilities: probabilities of these classes, in [0, 1].
         losses: cross-entropy of each image; it may be infinite or NaN.
         source_digest: ``digest`` of the source that the positions are about.
+        logits: logits of each image, where the evaluator kept them; never in a file.
 
     Raises:
         DataError: when a label or a predicted class is outside [0, num_classes).
@@ -62,6 +64,7 @@ class Predictions:
     top_probabilities: Float[np.ndarray, "n k"]
     losses: Float[np.ndarray, " n"]
     source_digest: str = ""
+    logits: Float[np.ndarray, "n classes"] | None = None
 
     def __post_init__(self) -> None:
         """Check the classes, and make the arrays as immutable as the record."""
@@ -106,6 +109,49 @@ class Predictions:
         return sum(not_finite) if not_finite else math.fsum(self.losses.tolist()) / count
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean accuracy of the classes that have images, as in scikit-learn; else as ``top1``."""
+        self._count_or_raise()
+        return float(np.nanmean(self.per_class_accuracy))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 score of the classes that have images or are predicted; else as ``top1``.
+
+        A class's score is ``2 · right / (images + predictions)``. As in scikit-learn, it is 0 for a
+        class that is predicted but has no images, and a class that is neither is left out.
+        """
+        self._count_or_raise()
+        predicted = self.top_classes[:, 0]
+        right = np.bincount(predicted[predicted == self.labels], minlength=self.num_classes)
+        total = self.per_class_count + np.bincount(predicted, minlength=self.num_classes)
+        return float(np.mean(2 * right[total > 0] / total[total > 0]))
+
+    @property
+    def reliability(self) -> Reliability:
+        """Accuracy by confidence; else as ``top1``."""
+        self._count_or_raise()
+        return reliability(self.top_probabilities[:, 0], self.top_classes[:, 0] == self.labels)
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error over 15 bins, in [0, 1]; else as ``top1``."""
+        return self.reliability.ece
+
+    def calibrated(self, temperature: float) -> "Predictions":
+        """The same predictions with probabilities ``softmax(logits / temperature)``.
+
+        The record must hold logits; the new one holds none.
+        """
+        assert self.logits is not None
+        scaled = self.logits / np.float32(temperature)
+        top = np.take_along_axis(scaled, self.top_classes, axis=1)
+        # The likeliest class comes first, so no exponential overflows.
+        total = np.exp(scaled - top[:, :1]).sum(axis=1, keepdims=True)
+        probabilities = np.exp(top - top[:, :1]) / total
+        return replace(self, top_probabilities=probabilities, logits=None)
+
+    @property
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
         """Number of images by true class (rows) and predicted class (columns)."""
         # int64: the index of a cell overflows narrower types.
@@ -143,8 +189,8 @@ class Predictions:
     def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Write every metric as plain JSON values, accuracies as fractions in [0, 1].
 
-        ``None`` stands for the accuracy of a class without images, and for a loss that is
-        infinite or NaN, for which JSON has no value. The loss has 6 decimals.
+        ``None`` stands for the accuracy of a class without images, and for a loss or calibration
+        error that is infinite or NaN, for which JSON has no value. Both have 6 decimals.
 
         Raises:
             DataError: when there are no images, or not one name for each class.
@@ -158,8 +204,10 @@ class Predictions:
         return {
             "top1": self.top1,
             "top5": self.top5,
-            # Further digits are float32 rounding, which depends on the batch size.
-            "loss": round(self.loss, 6) if math.isfinite(self.loss) else None,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "ece": _rounded(self.ece),
+            "loss": _rounded(self.loss),
             "count": self.count,
             "per_class": [
                 {"class": name, "accuracy": accuracy if count else None, "count": count}
@@ -170,7 +218,7 @@ class Predictions:
     def save(self, path: Path) -> None:
         """Write everything to one .npz file, whole or not at all."""
         with atomic_file(path) as beside, beside.open("wb") as stream:
-            np.savez_compressed(stream, **vars(self))
+            np.savez_compressed(stream, **{name: getattr(self, name) for name in _SAVED})
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -183,7 +231,7 @@ class Predictions:
         remedy = "remove it, and the predictions are computed again"
         with reraise(Exception, CheckpointError, f"{path} cannot be read", remedy=remedy):
             with path.open("rb") as stream, np.load(stream) as file:
-                arrays = {field.name: file[field.name] for field in fields(cls)}
+                arrays = {name: file[name] for name in _SAVED}
             scalars = {name: arrays[name].item() for name in ("num_classes", "source_digest")}
             return cls(**arrays | scalars)
 
@@ -194,3 +242,11 @@ class Predictions:
                 "that can be read"
             )
         return self.count
+
+
+_SAVED = [field.name for field in fields(Predictions) if field.name != "logits"]
+
+
+def _rounded(value: float) -> float | None:
+    """A number for JSON: further digits are float32 rounding, which depends on the batch size."""
+    return round(value, 6) if math.isfinite(value) else None

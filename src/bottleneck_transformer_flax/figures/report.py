@@ -77,6 +77,7 @@ class RunPage:
         pairs: confused classes in the order to show them in.
         classes: accuracy of each class, in any order.
         confusion: a PNG of the confusion matrix.
+        reliability: a PNG of the reliability diagram.
         options: every option of the run.
     """
 
@@ -91,6 +92,7 @@ class RunPage:
     pairs: tuple[ConfusedPair, ...] = ()
     classes: tuple[ClassAccuracy, ...] = ()
     confusion: bytes | None = None
+    reliability: bytes | None = None
     options: tuple[Fact, ...] = ()
 
 
@@ -103,6 +105,7 @@ def report_page(page: RunPage) -> str:
         _pairs(page.pairs),
         _classes(page.classes),
         _picture("Confusion matrix", page.confusion, "true classes by predicted classes"),
+        _picture("Calibration", page.reliability, "accuracy by confidence"),
         _fill("options", facts=_facts(page.options)) if page.options else _Html(),
     )
     return _fill(

@@ -21,13 +21,15 @@ class Scores(NamedTuple):
 
     Attributes:
         classes: likeliest classes, best first; the lower class first among equals.
-        probabilities: probability of each of them, in [0, 1].
+        probabilities: probability of each of them, ``softmax(logits / temperature)``.
+        logits: logits of all classes, or of none where the engine doesn't keep them.
         losses: cross-entropy of each label; meaningless where there is none.
         labels: true classes as given, in the same order as the scores.
     """
 
     classes: Int[Array | np.ndarray, "b k"]
     probabilities: Float[Array | np.ndarray, "b k"]
+    logits: Float[Array | np.ndarray, "b classes"]
     losses: Float[Array | np.ndarray, " b"]
     labels: Int[Array | np.ndarray, " b"]
 
@@ -41,17 +43,20 @@ class Engine:
         preprocessing: Preprocessing,
         *,
         top_k: int,
+        keep_logits: bool = False,
         devices: DataParallel | None = None,
     ) -> None:
         """Compile nothing yet.
 
         Args:
             model: network to run.
-            preprocessing: how images become its input.
+            preprocessing: how images become its input, and logits probabilities.
             top_k: number of classes to rank, at most those of the model.
+            keep_logits: whether to give the logits too.
             devices: the devices to spread each batch over; by default JAX's first device.
         """
         self._devices = devices
+        kept = model.config.num_classes if keep_logits else 0
 
         def score(
             variables: Variables,
@@ -60,9 +65,10 @@ class Engine:
         ) -> Scores:
             logits = cast(Array, model.apply(variables, preprocessing.normalize(images)))
             _, classes = jax.lax.top_k(logits, top_k)
-            probabilities = jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=1)
+            probabilities = jax.nn.softmax(logits / preprocessing.temperature)
+            probabilities = jnp.take_along_axis(probabilities, classes, axis=1)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            scores = Scores(classes, probabilities, losses, labels)
+            scores = Scores(classes, probabilities, logits[:, :kept], losses, labels)
             return scores if devices is None else devices.constrain_replicated(scores)
 
         self._score = jax.jit(score)

@@ -16,6 +16,7 @@ from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
 from bottleneck_transformer_flax.figures.curves import draw_training_curves
+from bottleneck_transformer_flax.figures.reliability import draw_reliability_diagram
 from bottleneck_transformer_flax.figures.style import save_png
 from bottleneck_transformer_flax.files import write_text
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -44,11 +45,12 @@ def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[s
         "top5": row["validation_top5"],
         "loss": row["validation_loss"],
         "count": len(setup.splits.validation or ()),
+        "temperature": row.get("temperature"),
     }
     when = f"after epoch {row['epoch']}, the best on the validation images"
     card = model_card(setup, evaluation, when)
     try:
-        _save(run.best, setup, variables, card)
+        _save(run.best, setup, variables, card, row.get("temperature"))
     except OSError as error:
         raise CheckpointError(
             f"the best model could not be written to {run.best}: {error.strerror or error}; the "
@@ -82,16 +84,21 @@ def write_artifacts(
         predictions.save(run.predictions)
         confusion = draw_confusion_matrix(predictions.confusion, setup.class_names)
         save_png(confusion, run.confusion)
+        bins = predictions.reliability
+        diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece)
+        save_png(diagram, run.reliability)
     _save_example(source, run.example)
     # Last, since its presence says that the run is finished.
-    _save(run.pretrained, setup, variables, model_card(setup, evaluation, "after the last step"))
+    card = model_card(setup, evaluation, "after the last step")
+    _save(run.pretrained, setup, variables, card, (evaluation or {}).get("temperature"))
 
 
-def _save(folder: Path, setup: Setup, variables: Variables, card: str) -> None:
+def _save(
+    folder: Path, setup: Setup, variables: Variables, card: str, temperature: float | None
+) -> None:
     variables = jax.tree.map(np.asarray, variables)
-    save_pretrained(
-        folder, setup.model, variables, setup.preprocessing, setup.class_names, card=card
-    )
+    preprocessing = setup.preprocessing.replace(temperature=temperature or 1.0)
+    save_pretrained(folder, setup.model, variables, preprocessing, setup.class_names, card=card)
 
 
 def _save_example(source: ImageSource, path: Path) -> None:
@@ -160,10 +167,12 @@ def _score_rows(evaluation: dict[str, Any] | None, num_classes: int) -> str:
     if evaluation is None:
         return ""
     top5 = f"| top-5 | {evaluation['top5']:.4f} |\n" if num_classes > 5 else ""
+    temperature = evaluation.get("temperature")
     return (
         f"| {evaluation['split']} images | {evaluation['count']} |\n"
         f"| top-1 | {evaluation['top1']:.4f} |\n{top5}"
         f"| loss | {evaluation['loss']} |\n"
+        + (f"| temperature | {temperature:.4f} |\n" if temperature else "")
     )
 
 

@@ -22,7 +22,6 @@ from bottleneck_transformer_flax.preprocessing import Interpolation, checked_ima
 OptimizerName = Literal["sgd", "adamw", "muon"]
 ComputeDtype = Literal["float32", "bfloat16"]
 
-
 _PATH = Check(lambda value: isinstance(value, str), "a name or a path")
 _BELOW_1 = number("in [0, 1)", lambda value: 0 <= value < 1)
 _UP_TO_1 = number("in (0, 1]", lambda value: 0 < value <= 1)
@@ -186,6 +185,7 @@ class RunConfig:
         batch_size: Images per optimizer step, over all devices.
         seed: Seed of the initial parameters, the order of images, and all randomness in training.
         evaluate_every_epochs: Epochs between validations; the last epoch is always validated.
+        calibration: Calibrate probabilities by a temperature that fits the validation images.
         save_every_epochs: Epochs between checkpoints. A checkpoint that falls due while the one
             before it is still being written is left out, except after the last epoch.
     """
@@ -198,6 +198,7 @@ class RunConfig:
     seed: int = 0
     evaluate_every_epochs: int = 1
     save_every_epochs: int = 1
+    calibration: bool = True
     model: ModelOptions = field(default_factory=ModelOptions)
     optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from bottleneck_transformer_flax.axes import Array, Float, Int
 from bottleneck_transformer_flax.distributed import STEPS_IN_FLIGHT
 from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.evaluation.calibration import fit_temperature
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
 
@@ -150,6 +151,38 @@ class EpochMetrics:
             "input_wait": round(self.input_wait, 4),
         }
         return row if self.mfu is None else row | {"mfu": round(self.mfu, 4)}
+
+
+def validation_row(validation: Predictions) -> dict[str, Any]:
+    """The validation's part of a row of ``metrics.jsonl``.
+
+    Where the predictions hold logits it has the temperature that fits them, which may be None.
+    """
+    row: dict[str, Any] = {
+        "validation_loss": validation.loss,
+        "validation_accuracy": validation.top1,
+        "validation_top5": validation.top5,
+        "validation_balanced_accuracy": validation.balanced_accuracy,
+        "validation_macro_f1": validation.macro_f1,
+    }
+    if validation.logits is not None:
+        row["temperature"] = fit_temperature(validation.logits, validation.labels)
+    return row
+
+
+def final_scores(
+    predictions: Predictions, temperature: float | None, class_names: Sequence[str]
+) -> tuple[Predictions, dict[str, Any]]:
+    """The predictions with calibrated probabilities, and their part of ``evaluation.json``.
+
+    Without a temperature, both are those of the predictions as they are.
+    """
+    scores = predictions.to_json(class_names)
+    if temperature is None:
+        return predictions, scores
+    calibrated = predictions.calibrated(temperature)
+    before = {"temperature": temperature, "uncalibrated_ece": scores["ece"]}
+    return calibrated, before | calibrated.to_json(class_names)
 
 
 @dataclass

@@ -50,6 +50,7 @@ class RunDirectory:
         predictions: predictions that the final evaluation was computed from.
         curves: picture of the metrics by epoch.
         confusion: picture of the confusion matrix.
+        reliability: picture of the accuracy by confidence.
         example: one image that the model was scored on, to try a prediction with.
         tensorboard: events for TensorBoard.
     """
@@ -62,6 +63,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.evaluation, self.predictions = path / "evaluation.json", path / "predictions.npz"
         self.curves, self.confusion = path / "curves.png", path / "confusion.png"
+        self.reliability = path / "reliability.png"
         self.example = path / "example.png"
         self.tensorboard = path / "tensorboard"
 

@@ -246,6 +246,7 @@ def assemble(
             preprocessing,
             batch_size=min(batch_size * 4, _LARGEST_EVALUATION_BATCH),
             num_workers=config.input.num_workers,
+            keep_logits=config.calibration,
             devices=devices,
         ),
     )

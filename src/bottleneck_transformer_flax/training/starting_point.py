@@ -32,7 +32,9 @@ def starting_point(
                 f"the batch norms of {config.pretrained} are folded into its weights, so it cannot "
                 "be trained; name the model that it was folded from"
             )
-        start, preprocessing = pretrained.model.config, pretrained.preprocessing
+        # The temperature was fitted to weights that training will change.
+        start = pretrained.model.config
+        preprocessing = pretrained.preprocessing.replace(temperature=1.0)
     else:
         variant = get_variant(str(config.variant))
         start = variant.config

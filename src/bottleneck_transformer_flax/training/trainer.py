@@ -20,8 +20,10 @@ from bottleneck_transformer_flax.training.metrics import (
     DispatchedStep,
     EpochMetrics,
     Progress,
+    final_scores,
     finished_steps,
     peak_flops_per_second,
+    validation_row,
 )
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.run_images import record_images
@@ -225,9 +227,7 @@ def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
         loss, accuracy = progress.validation.loss, progress.validation.top1
         if not math.isfinite(loss):
             raise _not_finite(run, "validation loss", progress.step, loss)
-        row |= {"validation_loss": loss, "validation_accuracy": accuracy}
-        row |= {"validation_top5": progress.validation.top5}
-        row |= {"best": accuracy > progress.best_accuracy}
+        row |= validation_row(progress.validation) | {"best": accuracy > progress.best_accuracy}
         _keep_if_best(run, state, row)
     progress.rows.append(row)
     _begin_epoch(run, progress, EpochMetrics())
@@ -281,16 +281,17 @@ def _save_and_leave(run: _Run, state: TrainState, progress: Progress) -> Outcome
 
 def _finish(run: _Run, state: TrainState, progress: Progress) -> Outcome:
     """Score the last model and write the artifacts: on the test split where there is one."""
-    splits = run.setup.splits
-    split = "validation" if splits.test is None else "test"
+    split = "validation" if run.setup.splits.test is None else "test"
     predictions = progress.validation if split == "validation" else None
-    if predictions is None and getattr(splits, split) is not None:
+    if predictions is None and getattr(run.setup.splits, split) is not None:
         predictions = _evaluate(run, state, split)
         if predictions is None:
             return _save_and_leave(run, state, progress)
     evaluation = None
     if predictions is not None:
-        evaluation = {"split": split} | predictions.to_json(run.setup.class_names)
+        temperature = progress.rows[-1].get("temperature")
+        predictions, scores = final_scores(predictions, temperature, run.setup.class_names)
+        evaluation = {"split": split} | scores
     variables = run.setup.devices.replicate(state.inference_variables)
     if is_primary_process():
         write_artifacts(run.directory, run.setup, variables, progress.rows, predictions, evaluation)
