@@ -6,8 +6,11 @@ keeps its traceback.
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+MOST_NAMED = 5
+"""Largest number of things of one kind that a message names; it counts the others."""
 
 
 class BoTNetError(ValueError):
@@ -69,6 +72,12 @@ def reason(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """A text with spaces for line breaks and control characters, which file names may hold."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)
+
+
+def first_of(items: Sequence[str]) -> str:
+    """Write the first of these in one line, and count the others."""
+    listed, others = ", ".join(items[:MOST_NAMED]), len(items) - MOST_NAMED
+    return f"{listed} and {others:,} more" if others > 0 else listed
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

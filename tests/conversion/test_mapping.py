@@ -1,4 +1,6 @@
-"""Mappings of arrays: each layout has its inverse, and every misfit is listed."""
+"""Mappings of arrays: each layout has its inverse, and every misfit is counted."""
+
+import re
 
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_every_axis_goes_where_it_means_to():
     assert value[2, 1, 4] == fused[17, 2, 0, 0]
 
 
-def test_every_misfit_is_listed_once_and_what_fits_is_contiguous():
+def test_every_misfit_is_told_once_and_what_fits_is_contiguous():
     name = "sebotnet33ts_256"
     mapping = list(timm.mapping(VARIANTS[name].config))
     expected = flatten_dict(variant_shapes(name), sep=".")
@@ -68,7 +70,23 @@ def test_every_misfit_is_listed_once_and_what_fits_is_contiguous():
     with pytest.raises(CheckpointError) as error:
         to_flax(mapping, arrays, expected)
     assert str(error.value) == (
-        "4 differences: head.fc.bias has values that are not finite; head.fc.weight is (10, 1280), "
-        "expected (1000, 1280); missing: stem.conv1.bn.bias; not in the model: "
-        "stages.0.0.attn.fc3.weight"
+        "4 differences: missing: stem.conv1.bn.bias; not in the model: stages.0.0.attn.fc3.weight; "
+        "head.fc.bias has values that are not finite, head.fc.weight is (10, 1280) instead of "
+        "(1000, 1280)"
     )
+
+
+def test_of_many_misfits_the_first_are_named_with_the_nearest_names():
+    name = "botnet26t_256"
+    mapping = list(timm.mapping(VARIANTS[name].config))
+    expected = flatten_dict(variant_shapes(name), sep=".")
+    arrays = {mapped.torch_name.replace("conv1_1x1", "conv1"): np.zeros(1) for mapped in mapping}
+    with pytest.raises(CheckpointError) as error:
+        to_flax(mapping, arrays, expected)
+    message = str(error.value)
+    near = "stages.0.0.conv1_1x1.bn.bias (the nearest is stages.0.0.conv1.bn.bias), "
+    assert f" differences: missing: {near}" in message
+    assert message.count("the nearest is") == 5
+    # Of each kind, some are counted.
+    assert len(re.findall(r" and \d+ more", message)) == 3
+    assert len(message) < 1500

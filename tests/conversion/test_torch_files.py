@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pathlib
 import pickle
 import sys
 import tarfile
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from bottleneck_transformer_flax.conversion.torch_files import read_arrays, write_safetensors
 from bottleneck_transformer_flax.errors import CheckpointError
 
-ARRAYS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+ARRAYS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(2)}
 COUNTED = ARRAYS | {"a.num_batches_tracked": torch.tensor(7)}
 OTHER = {name: value + 1 for name, value in ARRAYS.items()}
 
@@ -55,14 +56,35 @@ def refusal(path):
         {"state_dict": OTHER, "state_dict_ema": COUNTED},
         {"model": OTHER, "model_ema": COUNTED},
         {"state_dict": COUNTED, "model_ema": {}},
+        {"state_dict": {f"model.net.{name}": value for name, value in COUNTED.items()}},
+        {"state_dict": COUNTED, "top1": np.float64(0.9), "by_class": np.array([[1, 2]])},
+        {"model": COUNTED, "args": {"data": pathlib.Path("photos"), "seed": np.int64(3)}},
         {name: torch.nn.Parameter(value) for name, value in ARRAYS.items()},
     ],
 )
 def test_pytorch_files(tmp_path, content):
-    for suffix, zipped in ((".pth", True), (".pth.tar", True), (".bin", True), (".pt", False)):
+    formats = ((".pth", True), (".ckpt", True), (".pth.tar", True), (".bin", True), (".pt", False))
+    for suffix, zipped in formats:
         path = tmp_path / f"model{suffix}"
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         assert_read(path)
+
+
+def test_scalars_of_numpy_1_are_data_too(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(COUNTED | {"top1": np.float64(0.9)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray" in content
+    path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert_read(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_program_is_not_executed(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")
+    message = refusal(tmp_path / "a.pt")
+    assert "is a TorchScript program, not weights; nothing in it was executed" in message
+    assert message.endswith("Ask for a file of the weights alone, best as .safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

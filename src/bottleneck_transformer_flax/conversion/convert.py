@@ -64,7 +64,7 @@ def convert_arrays(
         source: name of the checkpoint in messages.
 
     Raises:
-        CheckpointError: listing every array that does not fit.
+        CheckpointError: when arrays do not fit; the message counts them, and names the first.
         ConfigError: when no other project has the variant, or the number of class names is wrong.
     """
     project = project_of(variant)

@@ -4,13 +4,14 @@ A project's mapping lists, for every array of its checkpoint, the variables that
 holds them.
 """
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bottleneck_transformer_flax.conversion.public_weights import ProjectName
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.errors import MOST_NAMED, CheckpointError, first_of
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 
 Arrays = Mapping[str, np.ndarray]
@@ -132,12 +133,13 @@ def to_flax(
         expected: shape and dtype of every variable.
 
     Raises:
-        CheckpointError: listing every array that is missing, left over, of another shape, or not
-            finite.
+        CheckpointError: when arrays are missing, left over, of another shape, or not finite; the
+            message counts them, and names the first of each kind.
     """
     known = {mapped.torch_name for mapped in mapping}
-    problems = [f"missing: {name}" for name in known if name not in arrays]
-    problems += [f"not in the model: {name}" for name in arrays if name not in known]
+    missing = sorted(known - arrays.keys())
+    left_over = sorted(arrays.keys() - known)
+    wrong: list[str] = []
     converted: dict[str, np.ndarray] = {}
     for torch_name, flax_names, layout in mapping:
         array = arrays.get(torch_name)
@@ -146,17 +148,31 @@ def to_flax(
         blank = [np.empty(expected[name].shape, np.float32) for name in flax_names]
         shape = layout.to_torch(blank).shape
         if array.shape != shape:
-            problems.append(f"{torch_name} is {array.shape}, expected {shape}")
+            wrong.append(f"{torch_name} is {array.shape} instead of {shape}")
             continue
         if not np.isfinite(array).all():
-            problems.append(f"{torch_name} has values that are not finite")
+            wrong.append(f"{torch_name} has values that are not finite")
         for name, part in zip(flax_names, layout.to_flax(array), strict=True):
             converted[name] = np.ascontiguousarray(part, dtype=expected[name].dtype)
-    if problems:
-        raise CheckpointError(
-            f"{len(problems)} difference{'s' * (len(problems) > 1)}: " + "; ".join(sorted(problems))
+    if count := len(missing) + len(left_over) + len(wrong):
+        kinds = (
+            f"missing: {first_of(_with_nearest(missing, left_over))}" * bool(missing),
+            f"not in the model: {first_of(left_over)}" * bool(left_over),
+            first_of(sorted(wrong)),
         )
+        differences = "difference" if count == 1 else "differences"
+        raise CheckpointError(f"{count} {differences}: {'; '.join(filter(None, kinds))}")
     return converted
+
+
+def _with_nearest(missing: Sequence[str], left_over: Sequence[str]) -> list[str]:
+    """Names that a checkpoint lacks, the first ones with the most similar of those left over."""
+
+    def described(name: str) -> str:
+        nearest = difflib.get_close_matches(name, left_over, n=1)
+        return f"{name} (the nearest is {nearest[0]})" if nearest else name
+
+    return [*map(described, missing[:MOST_NAMED]), *missing[MOST_NAMED:]]
 
 
 def to_torch(mapping: Sequence[MappedArray], variables: Arrays) -> dict[str, np.ndarray]:

@@ -1,10 +1,10 @@
 """PyTorch and safetensors files as plain arrays under their own names."""
 
-import argparse
 import pickle
 import re
 import tarfile
 import warnings
+import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,23 +16,46 @@ from safetensors.flax import load_file
 from safetensors.numpy import save
 
 from bottleneck_transformer_flax.checkpoints.pretrained_files import CONFIG
-from bottleneck_transformer_flax.errors import CheckpointError, reraise
+from bottleneck_transformer_flax.errors import CheckpointError, first_of, reraise
 from bottleneck_transformer_flax.files import write_bytes
 from bottleneck_transformer_flax.own_output import has_our_format
 
 SAFETENSORS = ".safetensors"
-PICKLED = (".pth", ".pt", ".bin", ".tar")
+PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the arrays, averaged weights first."""
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 _COUNTERS = ("num_batches_tracked", "n_averaged")
+_BESIDE_WEIGHTS = (
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+)
+"""Plain data that training scripts keep beside the weights: options, paths, metrics."""
+_ASK = f"Ask for a file of the weights alone, best as {SAFETENSORS}"
+
+
+class _Ignored:
+    """Stands for an object beside the weights: it is made of anything, and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        """Ignore what the object would be made of."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Ignore what the object would hold."""
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the float32 arrays of a ``.safetensors`` or PyTorch file, without batch counters.
 
     A PyTorch file is read as data alone: nothing in it is ever executed. Wrappers around the arrays
-    ("state_dict", "module.", "_orig_mod.") are removed. Averaged weights are preferred.
+    ("state_dict", "model") are removed, and so is the prefix that all names share, such as
+    "module." or Lightning's "model.". Averaged weights are preferred.
 
     Raises:
         CheckpointError: when the file is missing, damaged, holds code, or is of another kind.
@@ -48,11 +71,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(
             f"{path} ends in {path.suffix!r}; expected {SAFETENSORS}, {', '.join(PICKLED)}"
         )
-    return {
-        _PREFIXES.sub("", name): array
-        for name, array in arrays.items()
-        if not name.endswith(_COUNTERS)
-    }
+    arrays = {name: array for name, array in arrays.items() if not name.endswith(_COUNTERS)}
+    return _without_shared_prefix(arrays)
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -92,10 +112,14 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
         import torch
     if tarfile.is_tarfile(path):
         raise CheckpointError(f"{path} is an archive; unpack it, and name the file of the weights")
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not weights; nothing in it was executed. {_ASK}"
+        )
     with _reading(path):
         try:
-            # Many checkpoints hold the training script's options, which are plain values.
-            with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            ignored: list[Any] = [(_Ignored, name) for name in _BESIDE_WEIGHTS]
+            with warnings.catch_warnings(), torch.serialization.safe_globals(ignored):
                 warnings.simplefilter("ignore")
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -105,10 +129,8 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
                 if code
                 else "is damaged, or holds code, or is not a PyTorch file"
             )
-            raise CheckpointError(
-                f"{path} {problem}; nothing in it was executed. Ask for a file of the weights "
-                f"alone, best as {SAFETENSORS}"
-            ) from error
+            message = f"{path} {problem}; nothing in it was executed. {_ASK}"
+            raise CheckpointError(message) from error
     tensors = _named_tensors(loaded)
     if not tensors:
         raise CheckpointError(f"{path} holds no named arrays; expected a model's state_dict")
@@ -119,12 +141,31 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _without_shared_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Take off what all names begin with, up to a dot."""
+    while arrays and all("." in name for name in arrays):
+        first, *others = {name.partition(".")[0] for name in arrays}
+        # This package's own names stay, so that they are recognised.
+        if others or first == "params":
+            break
+        arrays = {name.partition(".")[2]: array for name, array in arrays.items()}
+    return arrays
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether PyTorch would have to execute the file."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def _check_floating(path: Path, floating: Mapping[str, bool]) -> None:
     """Check that all arrays but the counters are weights as they were trained, not quantized."""
     others = [name for name, is_ in floating.items() if not (is_ or name.endswith(_COUNTERS))]
     if others:
         raise CheckpointError(
-            f"{path} holds arrays that are not floating-point: {', '.join(others)}; expected "
+            f"{path} holds arrays that are not floating-point: {first_of(others)}; expected "
             "weights as they were trained"
         )
 
