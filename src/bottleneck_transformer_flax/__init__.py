@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.checkpoints.pretrained import (
         Pretrained,
-        load_pretrained,
         save_pretrained,
     )
+    from bottleneck_transformer_flax.conversion.loading import load_pretrained
     from bottleneck_transformer_flax.models.botnet import BoTNet
     from bottleneck_transformer_flax.models.config import BoTNetConfig
     from bottleneck_transformer_flax.models.execution import Execution
@@ -47,7 +47,7 @@ _HOMES = {
     "fold_batch_norm": "models.surgery",
     "get_config": "models.variants",
     "list_variants": "models.variants",
-    "load_pretrained": "checkpoints.pretrained",
+    "load_pretrained": "conversion.loading",
     "replace_head": "models.surgery",
     "resize_relative_positions": "models.surgery",
     "save_pretrained": "checkpoints.pretrained",

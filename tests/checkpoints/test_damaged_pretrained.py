@@ -74,7 +74,7 @@ def test_every_tensor_that_does_not_fit_is_listed_in_one_error(saved, told):
     for part in (
         f"missing: {missing}",
         "not in the model: params.extra.kernel",
-        f"{reshaped} is float32 {(*shape, 5)}, expected float32 {shape}",
+        f"{reshaped} is float32 {(*shape, 5)} instead of float32 {shape}",
         f"{recast} is float16",
         f"{infinite} has values that are not finite",
     ):

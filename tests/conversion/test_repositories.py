@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from bottleneck_transformer_flax import load_pretrained, save_pretrained
+from bottleneck_transformer_flax import Execution, load_pretrained, save_pretrained
 from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
 from bottleneck_transformer_flax.conversion import importing as module
 from bottleneck_transformer_flax.conversion.importing import import_checkpoint
@@ -124,5 +124,17 @@ def test_a_folder_named_as_the_owner(repository, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="with @main where there is a folder timm"):
         import_checkpoint(REPOSITORY)
     assert import_checkpoint(f"{REPOSITORY}@main").variant == NAME
-    with pytest.raises(CheckpointError, match=f"botnet import {REPOSITORY}@main --out FOLDER"):
-        load_pretrained(f"{REPOSITORY}@main")
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_repository_of_timms_loads_as_if_it_had_been_imported(tmp_path):
+    imported, execution = import_checkpoint(REPOSITORY).pretrained, Execution(remat=True)
+    loaded = load_pretrained(REPOSITORY, execution=execution)
+    assert loaded.model.execution == execution
+    assert loaded.model.config == imported.model.config
+    assert loaded[2:] == imported[2:]
+    assert_same_bits(loaded.variables, imported.variables)
+    resized = load_pretrained(f"{REPOSITORY}@main", image_size=(64, 96))
+    saved = load_pretrained(save_pretrained(tmp_path / "eca", *imported), image_size=(64, 96))
+    assert resized.preprocessing == saved.preprocessing
+    assert_same_bits(resized.variables, saved.variables)

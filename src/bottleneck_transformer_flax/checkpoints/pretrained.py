@@ -16,11 +16,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from bottleneck_transformer_flax.checkpoints.hub import (
-    at_commit,
-    download_repository,
-    means_repository,
-)
 from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     CARD,
     CLASSES,
@@ -28,11 +23,9 @@ from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     FILES,
     FORMAT,
     PREPROCESSING,
-    REQUIRED,
     WEIGHTS,
-    find_pretrained,
 )
-from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, reraise
+from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, first_of, reraise
 from bottleneck_transformer_flax.files import atomic_directory, is_utf8
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
@@ -110,52 +103,41 @@ def save_pretrained(
     return directory
 
 
-def load_pretrained(
-    source: str | Path,
+def read_pretrained(
+    directory: Path,
     *,
     image_size: tuple[int, int] | None = None,
     execution: Execution = Execution(),
 ) -> Pretrained:
-    """Load a model with everything that inference needs.
+    """Read a pretrained directory.
 
     Args:
-        source: pretrained directory, run directory (its ``pretrained/`` is loaded), repository of
-            the Hugging Face hub ("owner/name" or "owner/name@revision"), or "botnet_tiny", which
-            ships with the package.
+        directory: the folder that ``save_pretrained`` wrote.
         image_size: (height, width) to run the model at; by default the size it was saved at.
-            Relative position tables are interpolated linearly, and the change is logged (see
-            ``resize_relative_positions``).
         execution: how the model is computed.
 
     Raises:
-        CheckpointError: when the source is missing, damaged, or inconsistent; the message lists
-            every name and shape that does not fit.
-        ConfigError: when ``image_size`` is not (height, width), or too small for the model.
+        CheckpointError: when the directory is damaged or inconsistent.
+        ConfigError: as ``at_size`` does.
     """
-    directory = _find(source)
     try:
         pretrained = _read(directory, execution)
     except BoTNetError as error:
         raise CheckpointError(f"{directory}: {error}") from error
+    return at_size(pretrained, image_size)
+
+
+def at_size(pretrained: Pretrained, image_size: tuple[int, int] | None) -> Pretrained:
+    """Move a model to another (height, width), and log what becomes of it; None keeps its own.
+
+    Raises:
+        ConfigError: when ``image_size`` is not (height, width), or too small for the model.
+    """
     if image_size is None or checked_image_size(image_size) == pretrained.preprocessing.size:
         return pretrained
     model, variables = resize_relative_positions(pretrained.model, pretrained.variables, image_size)
     preprocessing = pretrained.preprocessing.replace(size=image_size)
     return Pretrained(model, variables, preprocessing, pretrained.classes)
-
-
-def _find(source: str | Path) -> Path:
-    """Find the directory of a source, after downloading it if it names a repository."""
-    name = str(source)
-    if isinstance(source, Path) or not means_repository(name):
-        return find_pretrained(source)
-    folder = download_repository(name, [CONFIG], required=[CONFIG])
-    if not has_our_format(folder / CONFIG):
-        raise CheckpointError(
-            f"{name} is another project's repository; convert it with "
-            f"`botnet import {name} --out FOLDER`, and load FOLDER"
-        )
-    return download_repository(at_commit(name, folder), FILES, required=REQUIRED)
 
 
 def check_replaceable(directory: Path) -> None:
@@ -211,13 +193,13 @@ def _check_fit(
         array, leaf = arrays[name], expected[name]
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             problems.append(
-                f"{name} is {array.dtype} {array.shape}, expected {leaf.dtype} {leaf.shape}"
+                f"{name} is {array.dtype} {array.shape} instead of {leaf.dtype} {leaf.shape}"
             )
         elif not np.isfinite(array).all():
             problems.append(f"{name} has values that are not finite")
     if problems:
         count = f"{len(problems)} difference{'s' * (len(problems) > 1)}"
-        raise CheckpointError(f"{misfit}, {count}: {'; '.join(sorted(problems))}")
+        raise CheckpointError(f"{misfit}, {count}: {first_of(sorted(problems))}")
 
 
 def _write_json(path: Path, values: Any) -> None:

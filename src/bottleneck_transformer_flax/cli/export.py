@@ -30,8 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parsed = options.parse(ExportOptions, "export", arguments)
 
-    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
     from bottleneck_transformer_flax.conversion.convert import export_checkpoint
+    from bottleneck_transformer_flax.conversion.loading import load_pretrained
 
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint)

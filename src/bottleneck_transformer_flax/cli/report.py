@@ -127,12 +127,12 @@ def _finished(
     page: RunPage, run_directory: RunDirectory, images: "RunImages", parsed: ReportOptions
 ) -> RunPage:
     """The page with the results that only a finished run has."""
-    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.checkpoints.pretrained import read_pretrained
     from bottleneck_transformer_flax.evaluation.predictions import Predictions
 
     evaluation = _read_evaluation(run_directory)
     split = evaluation["split"]
-    pretrained = load_pretrained(run_directory.pretrained)
+    pretrained = read_pretrained(run_directory.pretrained)
     kept, confusion = run_directory.predictions, run_directory.confusion
     reliability = run_directory.reliability
     predictions = Predictions.load(kept) if kept.is_file() else None

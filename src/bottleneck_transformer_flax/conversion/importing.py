@@ -10,8 +10,14 @@ from bottleneck_transformer_flax.checkpoints.hub import (
     means_repository,
 )
 from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata, licence_of_card
-from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
-from bottleneck_transformer_flax.checkpoints.pretrained_files import CARD, CONFIG, WEIGHTS
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, read_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import (
+    CARD,
+    CONFIG,
+    FILES,
+    REQUIRED,
+    WEIGHTS,
+)
 from bottleneck_transformer_flax.conversion.convert import (
     check_classes,
     convert_arrays,
@@ -83,8 +89,8 @@ def import_checkpoint(
             thousand outputs and numbers for any other count.
 
     Raises:
-        CheckpointError: when the source cannot be read, or holds another model; the message lists
-            every array that is missing, left over or of another shape.
+        CheckpointError: when the source cannot be read, or holds another model; the message counts
+            the arrays that are missing, left over or of another shape, and names the first.
         ConfigError: when the variant is missing, unknown or not another project's, or the number of
             class names is wrong.
     """
@@ -183,11 +189,11 @@ def _import_own(
     repository: str, image_size: tuple[int, int] | None, classes: tuple[str, ...] | None
 ) -> Imported:
     """Load a repository in this package's own format, with its card."""
-    pretrained = load_pretrained(repository, image_size=image_size)
+    folder = download_repository(repository, FILES, required=REQUIRED)
+    pretrained = read_pretrained(folder, image_size=image_size)
     if classes is not None:
         check_classes(classes, len(pretrained.classes), repository)
         pretrained = pretrained._replace(classes=classes)
-    folder = download_repository(repository, [CONFIG, CARD])
     has_card = (folder / CARD).is_file()
     card = (folder / CARD).read_text(encoding="utf-8", errors="replace") if has_card else None
     variant = find_variant(pretrained.model.config)

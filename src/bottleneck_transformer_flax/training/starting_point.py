@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.axes import Array
-from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, load_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.conversion.loading import load_pretrained
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
