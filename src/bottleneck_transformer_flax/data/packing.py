@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bottleneck_transformer_flax.data.shards import ShardJob, ShardPacker, make_jobs
+from bottleneck_transformer_flax.data.shards import ShardJob, ShardPacker, make_jobs, most_shards
 from bottleneck_transformer_flax.data.sources.array_record import (
     LABELS_FILE,
     NAMES_FILE,
@@ -25,7 +25,7 @@ from bottleneck_transformer_flax.data.sources.array_record import (
 )
 from bottleneck_transformer_flax.data.sources.base import ImageSource, require
 from bottleneck_transformer_flax.data.workers import check_num_workers, run_jobs, usable_cores
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, first_of
 from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
@@ -76,12 +76,13 @@ def pack(
     require("array_record", "packing")
     check_num_workers(num_workers)
     jobs = make_jobs(parts, shards)
-    digest = _digest(parts, jobs)
+    digest = _digest(_digest_of_images(parts), jobs)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a new folder to write to")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, DataError(f"another process is packing into {out}; wait for it")):
-        packing = _Packing(out, digest, parts, _finished_before(out, digest))
+        finished = _finished_before(out, parts, jobs, digest)
+        packing = _Packing(out, digest, parts, finished)
         packing.begin()
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
@@ -161,31 +162,55 @@ class _Packing:
         return len(packed)
 
 
-def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:
-    """A digest of the images, and of the files they go to."""
+def _digest_of_images(parts: Mapping[str, ImageSource]) -> "hashlib._Hash":
+    """A digest of the images, to which that of their files can be added."""
     digest = hashlib.sha256()
     for part, source in parts.items():
         record = (part, source.class_names, source.names, source.labels.tolist())
         digest.update(json.dumps(record).encode())
+    return digest
+
+
+def _digest(images: "hashlib._Hash", jobs: Sequence[ShardJob]) -> str:
+    """A digest of images, and of the files they go to."""
+    digest = images.copy()
     digest.update(json.dumps([job.file for job in jobs]).encode())
     return digest.hexdigest()
 
 
-def _finished_before(out: Path, digest: str) -> dict[str, Shard]:
+def _finished_before(
+    out: Path, parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob], digest: str
+) -> dict[str, Shard]:
     """The files that an earlier packing of the same images finished.
 
     Raises:
-        ConfigError: when the folder holds anything else.
+        ConfigError: when the folder holds anything else; the message says what differs.
     """
     for name in (PROGRESS_FILE, DESCRIPTION_FILE):
         if (out / name).is_file():
             description = read_description(out / name)
             if description.source != digest:
                 raise ConfigError(
-                    f"{out} holds other images packed, or the same with other options or classes; "
-                    "name a new folder, or repeat the command that began it"
+                    f"{out} was packed {_difference(description, parts, jobs)}; name a new folder, "
+                    "or repeat the command that began it"
                 )
             return {shard.file: shard for part in description.parts.values() for shard in part}
     if any(not path.match(UNFINISHED_FILES) for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty; name a new folder to write to")
     return {}
+
+
+def _difference(
+    earlier: Description, parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]
+) -> str:
+    """How an earlier packing differs from one of these images into these files."""
+    class_names = next(iter(parts.values())).class_names
+    if earlier.class_names != class_names:
+        return f"with other classes: {first_of(earlier.class_names)}; not {first_of(class_names)}"
+    images = _digest_of_images(parts)
+    for shards in range(1, most_shards(parts) + 1):
+        if _digest(images, make_jobs(parts, shards)) == earlier.source:
+            part = max(parts, key=lambda part: len(parts[part]))
+            now = sum(job.part == part for job in jobs)
+            return f"into {shards} files, not {now}: see --shards"
+    return "from other images: their names or labels differ"
