@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bottleneck_transformer_flax.data import fashion_mnist
-from bottleneck_transformer_flax.data.sources import array_record, folder, parquet
+from bottleneck_transformer_flax.data.sources import array_record, folder, parquet, parquet_layout
 from bottleneck_transformer_flax.data.sources.base import (
     ALL,
     TEST,
@@ -26,6 +26,7 @@ from bottleneck_transformer_flax.data.sources.base import (
     select,
 )
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
+from bottleneck_transformer_flax.data.sources.parquet import USUAL_COLUMNS, Columns
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
@@ -124,19 +125,28 @@ def load_folder_all(path: str | Path) -> ImageSource:
     return parts[ALL]
 
 
-def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
+def load_parts(
+    data: str, *, in_order: bool = False, columns: Columns = USUAL_COLUMNS
+) -> dict[str, ImageSource]:
     """The parts of a data set: "train" with "val", "test" or both, or "all".
 
     Args:
         data: as for ``load_splits``.
         in_order: whether the images will only be read in order, as packing does. Parquet files
             require it: one image out of order costs reading hundreds of others.
+        columns: which columns of Parquet files hold the images and the labels.
 
     Raises:
+        ConfigError: when columns are named, but there are no Parquet files.
         DataError: when the data set is missing, incomplete, damaged, or in Parquet files that
             would be read in random order.
     """
     path = Path(data)
+    if columns != USUAL_COLUMNS and parquet_layout.find_data_set(path) is None:
+        raise ConfigError(
+            f"{data} has no Parquet files, and no others have columns; leave out --image-column "
+            "and --label-column"
+        )
     if data == "embedded":
         return _embedded()
     if data == "fashion-mnist":
@@ -158,13 +168,13 @@ def load_parts(data: str, *, in_order: bool = False) -> dict[str, ImageSource]:
             f"{path}: has ArrayRecord files but no {DESCRIPTION_FILE} of botnet data "
             "pack; copy the whole data set again, or pack the images into a new folder"
         )
-    if parquet_folder := parquet.find_data_set(path):
+    if parquet_folder := parquet_layout.find_data_set(path):
         if not in_order:
             raise DataError(
                 f"{data}: holds Parquet files, which are too slow to read in random order; run "
                 f"botnet data pack {data} PACKED, and name the folder PACKED instead"
             )
-        return choose_parts(path, parquet.open_parquet(parquet_folder))
+        return choose_parts(path, parquet.open_parquet(parquet_folder, columns))
     return dict(folder.open_folder(path))
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from bottleneck_transformer_flax.data.datasets import load_folder_all, load_parts, load_splits
 from bottleneck_transformer_flax.data.sources import base, parquet
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.data.sources.parquet import Columns
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_parquet
 
 BYTES_AND_PATH = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
@@ -18,8 +19,8 @@ def write(file, numbers, **options):
     write_parquet(file, map(image_bytes, numbers), **options)
 
 
-def parts_of(folder):
-    return load_parts(str(folder), in_order=True)
+def parts_of(folder, **columns):
+    return load_parts(str(folder), in_order=True, columns=Columns(**columns))
 
 
 @pytest.fixture
@@ -59,9 +60,15 @@ def test_in_random_order_they_are_refused(hub):
         # Of older files, and of files in a folder for each part.
         ["train-00000-of-00002-5e9ad7b7b2a6ec8b", "train-00001-of-00002-3c61bb1d5a0c2f47", "test"],
         ["train/0000", "train/0001", "test/0000"],
+        # From the root of a clone.
+        ["default/train/0000", "default/train/0001", "default/test/0000"],
+        ["plain/train-00000-of-00002", "plain/train-00001-of-00002", "plain/test-00000-of-00001"],
+        ["data/train/train-00000-of-00002", "data/train/train-00001-of-00002", "data/test/test"],
     ],
 )
 def test_other_names_of_files(tmp_path, names):
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/train.parquet").touch()
     for name, numbers in zip(names, (range(10), range(10, 17), [20]), strict=True):
         write(tmp_path / f"{name}.parquet", numbers)
     parts = parts_of(tmp_path)
@@ -100,17 +107,67 @@ def test_classes_without_names_are_numbers_and_repeated_names_get_theirs(tmp_pat
     assert names == ("crane", "crane 2", "crane 2 2", "crane 3")
 
 
-def error_of(root):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.string(),
+        pyarrow.large_string(),
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.string()),
+    ],
+)
+def test_names_as_labels(tmp_path, kind):
+    def write_labels(part, labels):
+        write(
+            tmp_path / f"{part}.parquet",
+            range(len(labels)),
+            names=None,
+            labels=pyarrow.array(labels, kind),
+        )
+
+    write_labels("train-00000-of-00002", ["dog", "cat", "cat"])
+    write_labels("train-00001-of-00002", ["cat", "ant"])
+    write_labels("validation", ["ant", "dog"])
+    # A part without labels is left out.
+    write_labels("test", [None, None])
+    parts = parts_of(tmp_path)
+    assert list(parts) == ["train", "val"]
+    assert parts["train"].class_names == parts["val"].class_names == ("ant", "cat", "dog")
+    assert parts["train"].labels.tolist() == [2, 1, 1, 1, 0]
+    assert (parts["val"].labels.tolist(), parts["val"].labels.dtype) == ([0, 2], "int32")
+    write_labels("test", ["dog", "eel"])
+    assert "test has the classes eel, which train lacks" in error_of(tmp_path)
+    write_labels("test", ["dog", None])
+    assert "test has labels from -1 to 2; expected 0 to 2" in error_of(tmp_path)
+
+
+def test_columns_that_are_named(tmp_path):
+    names = {"image": "picture", "label": "kind"}
+    write(tmp_path / "train.parquet", range(6), **names, labels=[True, False] * 3, names=None)
+    source = parts_of(tmp_path, **names)["all"]
+    assert (source.content(2), source.class_names) == (image_bytes(2), ("0", "1"))
+    told = "has the columns picture, kind; expected one called image or img, or its name in"
+    assert f"{told} --image-column" in error_of(tmp_path)
+    assert "picture, kind; expected label" in error_of(tmp_path, image="picture", label="label")
+    (tmp_path / "train.parquet").unlink()
+    with pytest.raises(ConfigError, match="has no Parquet files, and no others have columns"):
+        parts_of(tmp_path, label="kind")
+
+
+def error_of(root, **columns):
     with pytest.raises(DataError) as caught:
-        parts_of(root)
+        parts_of(root, **columns)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_what_is_missing_or_does_not_fit(hub, monkeypatch):
     write(hub / "more/train.parquet", range(3))
-    assert "has Parquet files in 'data', 'more'; name one of these folders" in error_of(hub)
+    write(hub / "deep/train/0000.parquet", range(3))
+    told = error_of(hub)
+    assert "has Parquet files in 'data', 'deep', 'more', which are data sets of their own" in told
+    assert told.endswith(f"name one of them, such as {hub}/data")
     (hub / "more/train.parquet").unlink()
+    (hub / "deep/train/0000.parquet").unlink()
     write(hub / "data/validation-00000-of-00001.parquet", range(5), names=("ant", "bee", "dog"))
     assert "the files have different class names" in error_of(hub)
     (hub / "data/train-00000-of-00002.parquet").unlink()
@@ -144,7 +201,7 @@ def test_damage_is_named(hub):
         ({"image": [b""], "class": [0]}, "columns image, class; expected one called label or"),
         ({"image": ["a.png"], "label": [0]}, "image is string; expected bytes of image files"),
         ({"image": [{"path": "a"}], "label": [0]}, "image.bytes is None; expected bytes"),
-        ({"image": [b""], "label": ["cat"]}, "column label is string; expected whole numbers"),
+        ({"image": [b""], "label": [0.5]}, "column label is double; expected whole numbers, or na"),
         ({"image": [b""], "label": [-1]}, "no image has a label"),
         ({"image": [b"", b""], "label": [1, None]}, "train has labels from -1 to 1; expected 0 to"),
     ],

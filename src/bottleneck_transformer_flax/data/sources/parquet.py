@@ -1,16 +1,13 @@
-"""Parquet files in the Hugging Face hub's layout: a column of image files, and one of labels.
+"""Parquet files with a column of image files, and one of labels.
 
-A folder, or its only subfolder, holds ``train-00000-of-00002.parquet`` and so on (older ones have a
-digest before the suffix), likewise for ``validation`` or ``test``; or folders of these names hold
-``0000.parquet`` and so on. Parquet is read a row group at a time, so one image out of order costs
-reading hundreds of others. ``botnet data pack`` reads these files in order, and writes files that
-training reads in random order.
+Parquet is read a row group at a time, so one image out of order costs reading hundreds of others.
+``botnet data pack`` reads these files in order, and writes files that training reads in random
+order.
 """
 
 import bisect
 import functools
 import json
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,15 +18,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from bottleneck_transformer_flax.data.sources.base import ImageSource, require
-from bottleneck_transformer_flax.errors import DataError, reraise
+from bottleneck_transformer_flax.data.sources.base import TRAIN, ImageSource, require
+from bottleneck_transformer_flax.data.sources.parquet_layout import files_by_part
+from bottleneck_transformer_flax.errors import DataError, first_of, reraise
 
 if TYPE_CHECKING:
     import pyarrow
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-_FILE_NAME = re.compile(r"(?P<part>.+?)(-\d+-of-(?P<total>\d+)(-[0-9a-f]+)?)?\.parquet")
 
 
 class RowGroup(NamedTuple):
@@ -81,51 +78,64 @@ class ParquetSource(ImageSource):
         return content
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns to read; None for the hub's usual ones.
+
+    Attributes:
+        image: column of image files.
+        label: column of labels: numbers, or the names of the classes.
+    """
+
+    image: str | None = None
+    label: str | None = None
+
+
+USUAL_COLUMNS = Columns()
+
+
 class _Table(NamedTuple):
-    """A file without its images; ``class_names`` is None where the file does not name them."""
+    """A file without its images.
+
+    Attributes:
+        file: the file.
+        group_rows: number of rows of each group.
+        image_column: name of the column of images.
+        labels: class of each image, or -1.
+        class_names: names of the classes; None where the file does not have them.
+        by_name: whether labels are names in the file, and ``class_names`` are those that it uses.
+    """
 
     file: Path
     group_rows: list[int]
     image_column: str
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...] | None
+    by_name: bool
 
 
-def find_data_set(folder: Path) -> Path | None:
-    """The folder with a data set's Parquet files: this one or a subfolder; None without any.
-
-    Raises:
-        DataError: when several subfolders hold Parquet files that are not parts of one data set.
-    """
-    if any(folder.glob("*.parquet")):
-        return folder
-    found = sorted({file.parent for file in folder.glob("[!.]*/*.parquet")})
-    if len(found) < 2:
-        return found[0] if found else None
-    if all(file.stem.isdecimal() for below in found for file in below.glob("*.parquet")):
-        return folder
-    raise DataError(
-        f"{folder}: has Parquet files in {', '.join(repr(below.name) for below in found)}; name "
-        "one of these folders"
-    )
-
-
-def open_parquet(folder: Path) -> dict[str, ParquetSource]:
+def open_parquet(folder: Path, columns: Columns = USUAL_COLUMNS) -> dict[str, ParquetSource]:
     """The parts of a data set, "train", "validation" and so on, from the folder of its files.
 
-    A part without labels (all are -1, as in many test parts) is left out.
+    A part without labels (all are -1 or null, as in many test parts) is left out.
+
+    Args:
+        folder: the folder of the files.
+        columns: which columns hold the images and the labels.
 
     Raises:
         DataError: when files are missing or damaged, or columns are not as expected.
     """
     require("pyarrow", f"{folder}: a Parquet data set")
     parts = {
-        part: [_read_table(file) for file in files]
-        for part, files in _files_by_part(folder).items()
+        part: [_read_table(file, columns) for file in files]
+        for part, files in files_by_part(folder).items()
     }
+    if all(table.by_name for tables in parts.values() for table in tables):
+        parts = _with_common_names(folder, parts)
     labelled = {part: tables for part, tables in parts.items() if _num_labels(tables)}
     if not labelled:
-        raise DataError(f"{folder}: no image has a label; expected numbers from 0 on")
+        raise DataError(f"{folder}: no image has a label; expected numbers from 0 on, or names")
     tables = list(chain.from_iterable(labelled.values()))
     class_names = {table.class_names for table in tables}
     if len(class_names) > 1:
@@ -142,6 +152,30 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
             name = f"{name} {number}"
         made[name] = None
     return tuple(made)
+
+
+def _with_common_names(folder: Path, parts: dict[str, list[_Table]]) -> dict[str, list[_Table]]:
+    """The same tables with labels as positions among the names, sorted, of the training part."""
+    used = {
+        part: {name for table in tables for name in table.class_names or ()}
+        for part, tables in parts.items()
+    }
+    names = tuple(sorted(used.get(TRAIN) or set().union(*used.values())))
+    for part, others in used.items():
+        if others - set(names):
+            raise DataError(
+                f"{folder}: {part} has the classes {first_of(sorted(others - set(names)))}, which "
+                f"{TRAIN} lacks; expected only classes of {TRAIN}"
+            )
+    positions = {name: position for position, name in enumerate(names)}
+
+    def renumbered(table: _Table) -> _Table:
+        # The last one is for images without a label, -1.
+        lookup = [*(positions[name] for name in table.class_names or ()), -1]
+        labels = np.array(lookup, np.int32)[table.labels]
+        return table._replace(labels=labels, class_names=names)
+
+    return {part: list(map(renumbered, tables)) for part, tables in parts.items()}
 
 
 def _num_labels(tables: list[_Table]) -> int:
@@ -176,55 +210,53 @@ def _join(
     )
 
 
-def _files_by_part(folder: Path) -> dict[str, list[Path]]:
-    """The files of every part, in order; none may be missing."""
-    parts: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet")):
-        if match := _FILE_NAME.fullmatch(file.name):
-            part = file.parent.name if file.stem.isdecimal() else match["part"]
-            parts.setdefault(part, []).append(file)
-    for part, files in parts.items():
-        totals = {match["total"] for file in files if (match := _FILE_NAME.fullmatch(file.name))}
-        if totals != {None} and totals != {f"{len(files):05}"}:
-            raise DataError(
-                f"{folder}: has {len(files)} files of {part}, the last of them "
-                f"{files[-1].name}; download the data set again, some files are missing"
-            )
-    return parts
-
-
-def _read_table(file: Path) -> _Table:
+def _read_table(file: Path, columns: Columns) -> _Table:
     """Read the labels and the metadata of a file, and check its columns."""
     import pyarrow
+    from pyarrow import types
     from pyarrow.parquet import ParquetFile
 
     with _damage_named(file):
         table = ParquetFile(file, memory_map=True)
         schema, metadata = table.schema_arrow, table.metadata
-    image = _column(file, schema, IMAGE_COLUMNS)
-    label = _column(file, schema, LABEL_COLUMNS)
+    image = _column(file, schema, columns.image, IMAGE_COLUMNS, "--image-column")
+    label = _column(file, schema, columns.label, LABEL_COLUMNS, "--label-column")
     image_type, label_type = schema.field(image).type, schema.field(label).type
-    if pyarrow.types.is_struct(image_type):
+    if types.is_struct(image_type):
         image += ".bytes"
         image_type = next((field.type for field in image_type if field.name == "bytes"), None)
     if image_type not in (pyarrow.binary(), pyarrow.large_binary()):
         raise DataError(f"{file}: column {image} is {image_type}; expected bytes of image files")
-    if not pyarrow.types.is_integer(label_type):
-        raise DataError(f"{file}: column {label} is {label_type}; expected whole numbers")
+    if types.is_dictionary(label_type):
+        label_type = label_type.value_type
+    by_name = types.is_string(label_type) or types.is_large_string(label_type)
+    if not (by_name or types.is_integer(label_type) or types.is_boolean(label_type)):
+        raise DataError(
+            f"{file}: column {label} is {label_type}; expected whole numbers, or names of classes"
+        )
     with _damage_named(file):
-        column = table.read(columns=[label]).column(0).cast(pyarrow.int32())
-        labels = column.fill_null(-1).to_numpy()
+        column = table.read(columns=[label]).column(0)
+        column = column.cast(pyarrow.string() if by_name else pyarrow.int32()).combine_chunks()
+    class_names = _names_in(schema.metadata, label)
+    if by_name:
+        encoded = column.dictionary_encode()
+        column, class_names = encoded.indices, tuple(encoded.dictionary.to_pylist())
+    labels = column.fill_null(-1).to_numpy()
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return _Table(file, groups, image, labels, _names_in(schema.metadata, label))
+    return _Table(file, groups, image, labels, class_names, by_name)
 
 
-def _column(file: Path, schema: "pyarrow.Schema", names: tuple[str, ...]) -> str:
-    for name in names:
+def _column(
+    file: Path, schema: "pyarrow.Schema", given: str | None, usual: tuple[str, ...], option: str
+) -> str:
+    """The name of a column: the one given, or the first of the usual ones that is there."""
+    for name in usual if given is None else (given,):
         if name in schema.names:
             return name
+    expected = f"one called {' or '.join(usual)}, or its name in {option}"
     raise DataError(
-        f"{file}: has the columns {', '.join(schema.names)}; expected one called "
-        f"{' or '.join(names)}"
+        f"{file}: has the columns {', '.join(schema.names)}; expected "
+        f"{expected if given is None else given}"
     )
 
 
