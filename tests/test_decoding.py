@@ -2,14 +2,23 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from bottleneck_transformer_flax.decoding import EncodedImage, decode_image, read_file, read_header
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax import decoding
+from bottleneck_transformer_flax.decoding import (
+    EncodedImage,
+    allow_pixels,
+    decode_image,
+    read_file,
+    read_header,
+)
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 
+HEIC = Path(__file__).parent / "goldens/on_its_side.heic"
 COLOURS = np.array(
     [[[250, 10, 20], [30, 240, 40], [50, 60, 230]], [[0, 0, 0], [255] * 3, [128] * 3]]
 )
@@ -201,15 +210,37 @@ def test_a_large_image_gives_no_warning_and_a_decompression_bomb_is_refused(tmp_
         warnings.simplefilter("always")
         decode_image(tmp_path / "a.png")
     assert not caught
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
-    with pytest.raises(DataError, match="exceeds limit"):
+    allow_pixels(4)
+    with pytest.raises(DataError, match=r"it has 6 pixels, and more than 4 .* --max-pixels 6$"):
         decode_image(tmp_path / "a.png")
+    allow_pixels(6)
+    decode_image(tmp_path / "a.png")
+    allow_pixels(None)
+    assert Image.MAX_IMAGE_PIXELS == 3
+    with pytest.raises(ConfigError, match="max_pixels is 0; expected at least 1"):
+        allow_pixels(0)
 
 
 def test_postscript_is_never_run(tmp_path):
     rgb().save(tmp_path / "a.eps")
     with pytest.raises(DataError, match="no image format"):
         decode_image(tmp_path / "a.eps")
+
+
+def test_heic_without_its_decoder_is_told_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(decoding, "FORMATS", ("JPEG", "PNG"))
+    with pytest.raises(DataError, match="it is HEIC, which Pillow does not decode; install pi-h"):
+        decode_image(HEIC)
+
+
+def test_heic_is_upright():
+    """``HEIC`` was written by pillow-heif 1.8.1 at quality 90, with the EXIF orientation 6.
+
+    It holds ``smooth(64, 48)``, stored lying on its side.
+    """
+    found = EncodedImage(HEIC.read_bytes(), "a.heic")
+    assert found.size == (64, 48)
+    assert np.abs(np.asarray(found.decode()).astype(int) - np.asarray(smooth(64, 48))).mean() < 3
 
 
 def smooth(height: int, width: int) -> Image.Image:

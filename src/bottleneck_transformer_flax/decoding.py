@@ -11,25 +11,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from bottleneck_transformer_flax.errors import DataError, reraise
-
-# Formats that Pillow names but does not decode itself: EPS would run Ghostscript on the file, which
-# no uploaded file should be able to do; the others need a plug-in or are only identified.
-_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+from bottleneck_transformer_flax.errors import ConfigError, DataError, reraise
+from bottleneck_transformer_flax.image_formats import FORMATS, HEIF_REMEDY, is_heif
 
 # Formats whose header tells the size, and that decode faster at a fraction of the resolution.
 _REDUCIBLE = {"JPEG", "MPO"}
-
-Image.init()
-# Pillow asks one format after the other whether a file is its own; the usual ones come first.
-_FORMATS = tuple(
-    sorted(set(Image.ID) - _NOT_DECODED, key=lambda name: (name not in ("JPEG", "PNG"), name))
-)
-
-IMAGE_SUFFIXES = frozenset(
-    suffix.lower() for suffix, name in Image.registered_extensions().items() if name in _FORMATS
-)
-"""Lower-case suffixes (with the dot) of the files that this installation can decode."""
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -131,6 +117,24 @@ OpenedImage = DecodedImage | EncodedImage
 """An image with a known size, whose pixels are decoded on demand."""
 
 
+def allow_pixels(count: int | None) -> None:
+    """Let an image have this many pixels, in this process and the workers that it starts.
+
+    Args:
+        count: the number; with None, Pillow's limit stays, which is 178,956,970 unless the program
+            has set ``PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Raises:
+        ConfigError: when the number is below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ConfigError(f"max_pixels is {count}; expected at least 1")
+    # Pillow warns above its limit, and refuses what exceeds it twice.
+    Image.MAX_IMAGE_PIXELS = (count + 1) // 2
+
+
 def read_file(path: str | PathLike[str]) -> bytes:
     """The bytes of an image file.
 
@@ -187,9 +191,17 @@ def _open(content: bytes) -> Image.Image:
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        return Image.open(io.BytesIO(content), formats=_FORMATS)
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
+        if is_heif(content):
+            raise ValueError(f"it is HEIC, which Pillow does not decode; {HEIF_REMEDY}") from None
         raise ValueError("it is empty or of no image format that Pillow decodes") from None
+    except Image.DecompressionBombError as error:
+        pixels, limit = re.findall(r"\d+", str(error))[:2]
+        raise ValueError(
+            f"it has {int(pixels):,} pixels, and more than {int(limit):,} may be an attack on the "
+            f"memory; if you trust it, allow as many with --max-pixels {pixels}"
+        ) from None
 
 
 def _damage_named(name: str) -> contextlib.AbstractContextManager[None]:

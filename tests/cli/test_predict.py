@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.inference.predictor import Predictor
+from cli.conftest import QUICK
 from training.tiny import CLASSES, truncated_jpeg
 
 GOOD = ("data/val/ant/0.png", "data/val/bee/1.png", "data/val/cat/2.png")
@@ -54,6 +56,39 @@ def test_folders_are_searched_as_for_training(call, run):
     expected += [f"data/val/{name}/{index}.png" for name in CLASSES for index in range(3)]
     expected += [f"data/val/link/{index}.png" for index in range(4)]
     assert [line["image"] for line in lines] == expected
+
+
+def test_images_in_a_folder_that_cannot_be_decoded_are_counted_and_the_others_predicted(call):
+    for name in ("a.cr2", "b.CR2", "c.jxl", "notes.txt"):
+        (Path("photos") / name).parent.mkdir(exist_ok=True)
+        (Path("photos") / name).touch()
+    told = "photos: has 2 .cr2, 1 .jxl files, which cannot be decoded here; "
+    told += "convert .cr2 and .jxl to JPEG or PNG"
+    called = call("predict", "photos")
+    assert (called.code, called.err) == (1, f"botnet: error: {told}\n")
+    shutil.copy(GOOD[0], "photos")
+    called = call("predict", "photos", "--json")
+    assert called.code == 1
+    error, predicted = lines_of(called)
+    assert error == {"image": "photos", "error": told}
+    assert predicted["image"] == "photos/0.png"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", GOOD[0]),
+        ("evaluate", "--num-workers", "0"),
+        ("data", "pack", "data/val", "packed", "--num-workers", "0"),
+        ("data", "show", "data"),
+        ("train", "--data", "data/val", *QUICK),
+    ],
+)
+def test_every_command_that_reads_images_limits_their_pixels(fails, monkeypatch, command):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    told = fails(1, *command, "--max-pixels", "100")
+    assert "it has 256 pixels, and more than 100 may be an attack" in told
+    assert "--max-pixels 256" in told
 
 
 @pytest.mark.parametrize("batch_size", ["1", "32"])

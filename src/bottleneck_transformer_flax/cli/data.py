@@ -51,6 +51,11 @@ class PackOptions:
     num_workers: int | None = None
     """Processes that pack; by default one per core, at most one per file."""
     skip_bad_images: options.SkipBadImages = False
+    max_pixels: options.MaxPixels = None
+    image_column: str | None = None
+    """Column of image files in Parquet; by default image or img."""
+    label_column: str | None = None
+    """Column of numbers or class names in Parquet; by default label, labels or fine_label."""
     json: bool = False
     """Print a summary as one line of JSON."""
 
@@ -74,6 +79,7 @@ class ShowOptions:
     """Seed for the choice of images and for their augmentation."""
     image_size: tuple[int, int] | None = None
     """Height and width of the model's input; by default those that `botnet train` chooses."""
+    max_pixels: options.MaxPixels = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     json: bool = False
     """Print a summary as one line of JSON."""
@@ -94,8 +100,12 @@ def _pack(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.cli.console import counting_progress
     from bottleneck_transformer_flax.data.datasets import load_parts
     from bottleneck_transformer_flax.data.packing import pack
+    from bottleneck_transformer_flax.data.sources.parquet import Columns
+    from bottleneck_transformer_flax.decoding import allow_pixels
 
-    parts = load_parts(parsed.data, in_order=True)
+    allow_pixels(parsed.max_pixels)
+    columns = Columns(image=parsed.image_column, label=parsed.label_column)
+    parts = load_parts(parsed.data, in_order=True, columns=columns)
     for text in chain.from_iterable(part.notes for part in parts.values()):
         print(f"note: {text}", file=sys.stderr)
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
@@ -151,12 +161,14 @@ def _show(arguments: Sequence[str]) -> int:
 
     # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.data.datasets import load_splits
+    from bottleneck_transformer_flax.decoding import allow_pixels
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
     from bottleneck_transformer_flax.figures.style import check_png_path, save_png
     from bottleneck_transformer_flax.training.defaults import choose_defaults, summarize
     from bottleneck_transformer_flax.training.starting_point import starting_point
 
     check_png_path(parsed.out)
+    allow_pixels(parsed.max_pixels)
     splits = load_splits(parsed.data)
     for text in splits.notes:
         print(f"note: {text}", file=sys.stderr)

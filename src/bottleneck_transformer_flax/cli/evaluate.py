@@ -42,6 +42,7 @@ class EvaluateOptions:
     batch_size: options.BatchSize = 64
     num_workers: options.NumWorkers = None
     skip_bad_images: options.SkipBadImages = False
+    max_pixels: options.MaxPixels = None
     confusion: Path | None = None
     """Write a picture of the confusion matrix to this .png file."""
     reliability: Path | None = None
@@ -58,9 +59,10 @@ def run(arguments: Sequence[str]) -> int:
 
         check_png_path(picture)
 
-    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.conversion.loading import load_pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.sources.base import relabel
+    from bottleneck_transformer_flax.decoding import allow_pixels
 
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
@@ -74,6 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     if note:
         print(f"note: {note}", file=sys.stderr)
     bad_images = BadImages(skip=parsed.skip_bad_images)
+    allow_pixels(parsed.max_pixels)
     predictions = score(
         pretrained,
         relabel(source, pretrained.classes),

@@ -40,6 +40,10 @@ NumWorkers = Annotated[
     int | None,
     arg(help="Processes that read images; by default one per core, at most one per 1,000 files."),
 ]
+MaxPixels = Annotated[
+    int | None,
+    arg(help="Refuse images of more pixels than this; by default 178,956,970."),
+]
 SkipBadImages = Annotated[bool, arg(help="Leave out unreadable images, and list them at the end.")]
 
 _registry = tyro.constructors.ConstructorRegistry()

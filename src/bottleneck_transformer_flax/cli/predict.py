@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.data.sources.folder import (
-    files_below,
-    has_image_suffix,
-    left_out,
-)
-from bottleneck_transformer_flax.decoding import decode_image
+from bottleneck_transformer_flax.data.sources.folder import files_below, left_out
+from bottleneck_transformer_flax.decoding import allow_pixels, decode_image
 from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
+from bottleneck_transformer_flax.image_formats import (
+    count_undecoded,
+    describe_undecoded,
+    has_image_suffix,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class PredictOptions:
     top_k: int = 5
     """Number of classes to give for each image."""
     image_size: options.InferenceSize = None
+    max_pixels: options.MaxPixels = None
     batch_size: options.BatchSize = 32
     json: bool = False
     """Print a line of JSON per image, with "image" and either "predictions" or "error"."""
@@ -62,9 +64,10 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("no image was named; expected files, folders, or - for standard input")
 
     # These import jax, which takes a second; help and bad usage are answered without it.
-    from bottleneck_transformer_flax.checkpoints.pretrained import load_pretrained
+    from bottleneck_transformer_flax.conversion.loading import load_pretrained
     from bottleneck_transformer_flax.inference.predictor import Predictor
 
+    allow_pixels(parsed.max_pixels)
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
     predictor = Predictor(pretrained, batch_size=parsed.batch_size, top_k=parsed.top_k)
@@ -93,13 +96,16 @@ def _items(names: Iterable[str]) -> Iterator[Item]:
         elif Path(name).is_dir():
             own_output: list[str] = []
             try:
-                found = sorted(filter(has_image_suffix, files_below(Path(name), own_output)))
+                files = list(files_below(Path(name), own_output))
             except DataError as error:
                 yield Item(name, None, str(error))
                 continue
             if own_output:
                 print(f"note: {name}: {left_out(own_output)}", file=sys.stderr)
-            if not found:
+            found = sorted(filter(has_image_suffix, files))
+            if undecoded := count_undecoded(files):
+                yield Item(name, None, f"{name}: has {describe_undecoded(undecoded)}")
+            elif not found:
                 yield Item(name, None, f"{name}: the folder holds no images")
             for path in (str(Path(name) / file) for file in found):
                 yield _decode(path, path)

@@ -38,6 +38,7 @@ _CHANGEABLE = (
     "save_every_epochs",
     "input.num_workers",
     "input.skip_bad_images",
+    "input.max_pixels",
     "optimization.shard_parameters",
 )
 

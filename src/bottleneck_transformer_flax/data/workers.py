@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from bottleneck_transformer_flax.config_checks import NUM_WORKERS
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, DataError
 
@@ -43,7 +45,7 @@ class Worker:
         """Start a process that calls ``serve`` with the other end of the pipe and the arguments."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments = (serve, theirs, *arguments)
+        arguments = (Image.MAX_IMAGE_PIXELS, serve, theirs, *arguments)
         self._process = context.Process(target=_serve_until_orphaned, args=arguments, daemon=True)
         with _signals_blocked():
             self._process.start()
@@ -157,8 +159,14 @@ def _do_jobs(
         connection.send(error)
 
 
-def _serve_until_orphaned(serve: Callable[..., None], *arguments: object) -> None:
-    """In a worker: serve, but no longer than the program that started it runs."""
+def _serve_until_orphaned(
+    max_pixels: int | None, serve: Callable[..., None], *arguments: object
+) -> None:
+    """In a worker: serve, but no longer than the program that started it runs.
+
+    Images may have as many pixels as in that program.
+    """
+    Image.MAX_IMAGE_PIXELS = max_pixels
     parent = multiprocessing.parent_process()
     assert parent is not None
 

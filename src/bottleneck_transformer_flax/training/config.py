@@ -140,6 +140,7 @@ class InputOptions:
         num_workers: Image reading processes; by default one per core, at most one per 1,000 files.
         skip_bad_images: Leave out unreadable images and list them at the end, instead of stopping
             at the first.
+        max_pixels: Refuse images of more pixels than this; by default 178,956,970.
         progressive_phases: Phases of equally many epochs over which the training images grow in
             equal steps to image_size; 1 for one size throughout.
         progressive_start: Side of the training images in the first of several phases, as a fraction
@@ -153,6 +154,7 @@ class InputOptions:
     split_seed: int = 0
     num_workers: int | None = None
     skip_bad_images: bool = False
+    max_pixels: int | None = None
     progressive_phases: int = 1
     progressive_start: float = 0.5
 

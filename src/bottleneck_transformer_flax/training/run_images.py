@@ -14,13 +14,18 @@ from bottleneck_transformer_flax.data.datasets import (
     load_splits,
 )
 from bottleneck_transformer_flax.data.sources.base import ImageSource
+from bottleneck_transformer_flax.decoding import allow_pixels
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.run_directory import ImageRecord, RunDirectory
 
 
 def load_images(config: RunConfig, data: str | None = None) -> Splits:
-    """The data of a run, or other data, split by the run's options; raises as ``load_splits``."""
+    """The data of a run, or other data, split by the run's options; raises as ``load_splits``.
+
+    From now on, images may have as many pixels as in the run.
+    """
+    allow_pixels(config.input.max_pixels)
     return load_splits(
         config.data if data is None else data,
         validation_fraction=config.input.validation_fraction,

@@ -21,6 +21,7 @@ from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.datasets import Splits, fingerprint
 from bottleneck_transformer_flax.data.loader import training_batches
+from bottleneck_transformer_flax.decoding import allow_pixels
 from bottleneck_transformer_flax.distributed import DataParallel, make_data_parallel
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
@@ -196,6 +197,7 @@ def make_setup(config: RunConfig, splits: Splits | None = None) -> Setup:
         DataError: when the data cannot be used.
         CheckpointError: when the pretrained model cannot be loaded.
     """
+    allow_pixels(config.input.max_pixels)
     splits = load_images(config) if splits is None else splits
     start, preprocessing, pretrained = starting_point(config, splits.train.native_size)
     model_config = start.replace(num_classes=len(splits.train.class_names), **vars(config.model))

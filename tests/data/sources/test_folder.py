@@ -37,6 +37,18 @@ def test_classes_and_images_are_sorted_without_hidden_and_other_files(tmp_path):
     assert source.passed_over == 2
 
 
+def test_images_that_cannot_be_decoded_are_counted_and_left_out(tmp_path):
+    make(tmp_path, *images("cat", "dog"), "cat/a.CR2", "dog/b.cr2", "dog/c.jxl", "dog/notes.txt")
+    source = list_classes(tmp_path)
+    assert (len(source), source.passed_over) == (8, 1)
+    told = "which cannot be decoded here; convert .cr2 and .jxl to JPEG or PNG"
+    assert source.notes == (f"{tmp_path}: left out 2 .cr2, 1 .jxl files, {told}",)
+    make(tmp_path, "eel/a.cr2")
+    assert "no images for 'eel'; 3 .cr2, 1 .jxl files, which cannot be" in error_of(tmp_path)
+    told = error_of(make(tmp_path / "raw", "a/a.nef", "b/b.txt"))
+    assert "no images found in class folders; left out 1 .nef file, which cannot be" in told
+
+
 def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
     make(tmp_path / "elsewhere", "a.png", "deep/b.png")
     root = make(tmp_path / "data", *images("cat", count=1))

@@ -5,6 +5,7 @@ Opening a folder looks at names only; no image is read before it is asked for.
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,9 +23,15 @@ from bottleneck_transformer_flax.data.sources.base import (
     choose_parts,
     quoted,
 )
-from bottleneck_transformer_flax.decoding import IMAGE_SUFFIXES, read_file
+from bottleneck_transformer_flax.decoding import read_file
 from bottleneck_transformer_flax.errors import DataError
 from bottleneck_transformer_flax.files import is_utf8
+from bottleneck_transformer_flax.image_formats import (
+    IMAGE_SUFFIXES,
+    count_undecoded,
+    describe_undecoded,
+    has_image_suffix,
+)
 from bottleneck_transformer_flax.own_output import RUNS, is_own_output
 
 _LAYOUT = (
@@ -43,7 +50,7 @@ class FolderSource(ImageSource):
         names: POSIX path of each image; strings, which pickle far smaller than paths.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
-        passed_over: number of visible files in the class folders without an image's suffix.
+        passed_over: number of visible files in the class folders that are no images.
         notes: a sentence about each kind of thing in ``root`` that is not used.
     """
 
@@ -130,8 +137,8 @@ def list_classes(folder: Path) -> FolderSource:
     """The images of a folder that holds one folder per class, each searched to any depth.
 
     Classes, and the images of each, are sorted. Left out are hidden files and folders, whatever
-    this package itself has written, files beside the class folders, and files whose suffix is not
-    an image's; symbolic links are followed.
+    this package itself has written, files beside the class folders, and files that are no images or
+    cannot be decoded, by their suffixes; symbolic links are followed.
 
     Raises:
         DataError: when the folder holds no images, was written by this package, or has subfolders
@@ -178,17 +185,13 @@ def left_out(paths: Sequence[str]) -> str:
     return f"left out what botnet wrote: {quoted(paths)}"
 
 
-def has_image_suffix(name: str) -> bool:
-    """Whether a file's suffix belongs to an image format that this installation decodes."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
     """A folder of classes: what ``FolderSource`` says, with the images by class."""
 
     root: Path
     images: dict[str, list[str]]
+    undecoded: Counter[str]
     passed_over: int
     notes: tuple[str, ...]
 
@@ -213,12 +216,14 @@ def _list(folder: Path) -> _Listing:
     names = sorted(entry.name for entry in entries if entry.is_dir())
     _check_class_names(folder, names)
     images: dict[str, list[str]] = {}
+    undecoded: Counter[str] = Counter()
     passed_over, own_output = 0, []
     for name in names:
         below: list[str] = []
         files = [f"{name}/{file}" for file in files_below(folder / name, below)]
         found = sorted(filter(has_image_suffix, files))
-        passed_over += len(files) - len(found)
+        undecoded += (others := count_undecoded(files))
+        passed_over += len(files) - len(found) - others.total()
         # A folder of nothing but runs is no class, nor is one where no run is left.
         if found or not (below or (name == RUNS and not files)):
             images[name] = found
@@ -226,6 +231,8 @@ def _list(folder: Path) -> _Listing:
         else:
             own_output.append(str(folder / name))
     unused = [left_out(own_output)] if own_output else []
+    if undecoded:
+        unused.append(f"left out {describe_undecoded(undecoded)}")
     if beside := [*_images_in(entries)]:
         unused.append(f"images beside the class folders are not used: {quoted(beside)}")
     if not any(images.values()):
@@ -233,7 +240,9 @@ def _list(folder: Path) -> _Listing:
         found = [f"{folder}: no images found in class folders", *unused, looked_for]
         raise DataError(f"{'; '.join(found)}; {_LAYOUT}, or what botnet data pack wrote")
     notes = tuple(f"{folder}: {what}" for what in unused)
-    return _Listing(root=folder, images=images, passed_over=passed_over, notes=notes)
+    return _Listing(
+        root=folder, images=images, undecoded=undecoded, passed_over=passed_over, notes=notes
+    )
 
 
 def _check_folder(folder: Path) -> None:
@@ -254,9 +263,8 @@ def _check_class_names(folder: Path, classes: list[str]) -> None:
 
 def _check_not_empty(listing: _Listing) -> None:
     if empty := [name for name, images in listing.images.items() if not images]:
-        raise DataError(
-            f"{listing.root}: no images for {quoted(empty)}; add some or remove the folder"
-        )
+        remedy = describe_undecoded(listing.undecoded) or "add some or remove the folder"
+        raise DataError(f"{listing.root}: no images for {quoted(empty)}; {remedy}")
 
 
 def _check_known(listing: _Listing, classes: list[str]) -> None:
