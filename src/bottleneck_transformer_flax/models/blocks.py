@@ -87,6 +87,7 @@ class Bottleneck(nn.Module):
         """``ConvolutionNorm`` with the model's settings."""
         return configured_convolution(self.config, self.execution)
 
+    @nn.nowrap
     def shortcut_activation(self) -> Activation | None:
         """Activation after the projection shortcut."""
         return None
@@ -180,6 +181,7 @@ class AttentionBottleneck(Bottleneck):
             norm = configured_norm(config, self.execution)
             self.attention_norm = norm(dtype=config.dtype)
 
+    @nn.nowrap
     def shortcut_activation(self) -> Activation | None:
         """The model's activation, as in the authors' code; timm's models have none."""
         return self.activation if self.config.attention_shortcut_activation else None
