@@ -1,7 +1,7 @@
-"""Functions of a batch, on meshes whose axes are Explicit: there the sharding is part of a type.
+"""Functions of a sharded batch on a mesh with Explicit axes, where shardings are part of types.
 
-JAX then refuses what has more than one natural sharding, such as merging the batch with the
-positions.
+There JAX refuses an operation whose result it could shard in several ways, such as merging the
+batch with the positions.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def sharded_by_batch(function: Function) -> Function:
-    """``function``, with its results sharded along their first axis as its first argument is.
+    """``function``, whose results are sharded along their first axis like its first argument.
 
-    Inside, Explicit axes of the mesh are Auto: XLA decides on the sharding. Without Explicit axes
-    it is ``function``, unchanged.
+    Within it the mesh's Explicit axes are Auto, so XLA chooses the shardings. Without Explicit axes
+    it is ``function`` unchanged.
     """
     return _with_auto_axes(function, lambda spec: PartitionSpec(spec[0]))
 
 
 def replicated(function: Function) -> Function:
-    """``function``, with replicated results; otherwise as ``sharded_by_batch``."""
+    """As ``sharded_by_batch``, but with replicated results."""
     return _with_auto_axes(function, lambda _: PartitionSpec())
 
 

@@ -164,16 +164,14 @@ class BoTNet(nn.Module):
         over the key positions, which sum to 1. Raises as ``__call__`` does.
         """
         x = self._stem_output(images, train=False)
-        maps = {}
+        maps, reshape = {}, sharded_by_batch(jnp.reshape)
         for stage_name, stage in self.stages.items():
             for block in stage.blocks:
                 if isinstance(block, AttentionBottleneck):
                     b, h, w, _ = x.shape
                     grid = (b, self.config.num_heads, h, w, h, w)
                     weights = block.attention_weights(x)
-                    maps[f"{stage_name}/{block.name}"] = sharded_by_batch(jnp.reshape)(
-                        weights, grid
-                    )
+                    maps[f"{stage_name}/{block.name}"] = reshape(weights, grid)
                 x = block(x, train=False)
         return maps
 
