@@ -75,8 +75,7 @@ def make_train_step(
             state.variables, examples(batch, augmentation_key), model_key
         )
         count = jnp.sum(batch.valid)
-        divisor = jnp.maximum(count, 1).astype(jnp.float32)
-        gradient = jax.tree.map(lambda g: g / divisor, gradient)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradient)
         params = state.variables["params"]
         # Optax raises floats to the power of integers, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
