@@ -15,6 +15,9 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Users may forbid implicit promotion, which hides mistakes.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 # Tests, the commands they start and the next run share compiled programs, apart from the user's.
 # `pytest --cache-clear` removes them.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"

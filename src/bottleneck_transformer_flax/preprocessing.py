@@ -105,8 +105,10 @@ class Preprocessing:
             raise ConfigError(
                 f"images have shape {images.shape}; expected three channels last (RGB)"
             )
-        mean = np.asarray(self.mean, np.float32)
-        std = np.asarray(self.std, np.float32)
+        # Of the images' rank, since JAX may be told to refuse any other.
+        shape = (1,) * (images.ndim - 1) + (3,)
+        mean = np.asarray(self.mean, np.float32).reshape(shape)
+        std = np.asarray(self.std, np.float32).reshape(shape)
         return (images.astype(np.float32) / 255 - mean) / std
 
     def replace(self, **changes: Any) -> "Preprocessing":

@@ -116,14 +116,14 @@ def test_bfloat16_logits_and_their_sums_are_not_rounded():
     w = 5
     query = jnp.broadcast_to(jnp.array([16.0, 1.0]), (1, 1, w, 1, 2)).astype(jnp.bfloat16)
     key = jnp.broadcast_to(jnp.array([0.0, 1.0]), query.shape).astype(jnp.bfloat16)
-    offsets = jnp.arange(1.0 - w, w)
+    offsets = jnp.arange(1.0 - w, float(w))
     width_table = jnp.stack([jnp.full(2 * w - 1, 16.0), offsets], axis=-1).astype(jnp.bfloat16)
     tables = (jnp.zeros((1, 2), jnp.bfloat16), width_table)
     weights = attention_weights(query, key, *tables)
     assert weights.dtype == jnp.float32
     expected = oracle.weights(query, key, *tables).reshape(w, w)
     np.testing.assert_allclose(weights[0, 0], expected, atol=1e-6)
-    key = jnp.stack([jnp.full(w, 16.0), jnp.arange(w)], axis=-1).reshape(query.shape)
+    key = jnp.stack([jnp.full(w, 16.0), jnp.arange(float(w))], axis=-1).reshape(query.shape)
     weights = attention_weights(query, key.astype(jnp.bfloat16), *map(jnp.zeros_like, tables))
     expected = np.exp(np.arange(w)) / np.exp(np.arange(w)).sum()
     np.testing.assert_allclose(weights[0, 0], np.tile(expected, (w, 1)), atol=1e-6)

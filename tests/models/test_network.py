@@ -15,6 +15,7 @@ from reference import network as oracle
 from reference.convolution import ACTIVATIONS
 from reference.forms import BACKEND_FORMS, FOLDED, in_form
 from reference.small_models import (
+    NAMES,
     SMALL_MODELS,
     all_outputs,
     kinds,
@@ -94,6 +95,26 @@ def test_inference_is_the_default_and_the_same_program_whatever_is_dropped_or_fr
         for each in (model, model.clone(config=dropping), model.clone(execution=frozen))
     }
     assert len(programs) == 1
+
+
+FLOPS = {"compute_flops": True, "compute_vjp_flops": True, "console_kwargs": {"width": 400}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_flax_tabulates_the_flops_of_every_layer(name):
+    table = SMALL_MODELS[name].tabulate(jax.random.key(0), small_images(name), **FLOPS)
+    assert "c5/block_2/expand" in table
+
+
+def test_flax_tabulates_the_flops_of_a_block():
+    config = SMALL_MODELS["botnet50"].config
+    block = blocks.AttentionBottleneck(
+        config, Execution(), in_channels=4, filters=4, out_channels=8, stride=1, drop_rate=0.0
+    )
+    table = block.tabulate(jax.random.key(0), jnp.ones((1, 1, 2, 4)), train=False, **FLOPS)
+    assert "vjp_flops" in table
+    assert "shortcut" in table
 
 
 @pytest.mark.parametrize("name", ["botnet50", "botnet_t3"])

@@ -139,16 +139,16 @@ def test_stochastic_depth_drops_an_images_whole_branch_or_scales_it(kind):
     )
     output, state = jax.jit(capture)(variables, x)
     residual = np.asarray(state["intermediates"][last]["__call__"][0], np.float64)
-    silu = oracle.ACTIVATIONS["silu"]
-    np.testing.assert_allclose(output, silu(x + residual), atol=1e-5)
+    silu, inputs = oracle.ACTIVATIONS["silu"], np.asarray(x, np.float64)
+    np.testing.assert_allclose(output, silu(inputs + residual), atol=1e-5)
 
     def apply(key):
         rngs = {"dropout": key}
         return dropped.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)[0]
 
     outputs = np.asarray(jax.jit(jax.vmap(apply))(jax.random.split(jax.random.key(1), 32)))
-    nothing = np.abs(outputs - silu(np.asarray(x, np.float64))).max(axis=(2, 3, 4)) < 1e-5
-    scaled = np.abs(outputs - silu(x + residual / (1 - rate))).max(axis=(2, 3, 4)) < 1e-4
+    nothing = np.abs(outputs - silu(inputs)).max(axis=(2, 3, 4)) < 1e-5
+    scaled = np.abs(outputs - silu(inputs + residual / (1 - rate))).max(axis=(2, 3, 4)) < 1e-4
     assert (nothing ^ scaled).all()
     # 256 draws at 0.4: five standard deviations are 39.
     assert abs(nothing.sum() - 256 * rate) < 39

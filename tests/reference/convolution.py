@@ -61,6 +61,7 @@ def average_pool(x):
 
 def batch_norm(x, parameters, statistics, epsilon=1e-5):
     """In inference: by the running statistics."""
+    x = np.asarray(x, np.float64)
     mean, var = (np.asarray(statistics[name], np.float64) for name in ("mean", "var"))
     scale, bias = (np.asarray(parameters[name], np.float64) for name in ("scale", "bias"))
     return (x - mean) / np.sqrt(var + epsilon) * scale + bias
@@ -68,9 +69,10 @@ def batch_norm(x, parameters, statistics, epsilon=1e-5):
 
 def squeeze_excite(x, parameters, activation):
     """x · sigmoid(W_expand · activation(W_reduce · mean_hw(x)))."""
+    x = np.asarray(x, np.float64)
     output = np.zeros(x.shape)
     for image in range(x.shape[0]):
-        means = np.asarray(x[image], np.float64).mean(axis=(0, 1))
+        means = x[image].mean(axis=(0, 1))
         hidden = ACTIVATIONS[activation](dense(means, parameters["reduce"]))
         gate = 1 / (1 + np.exp(-dense(hidden, parameters["expand"])))
         output[image] = x[image] * gate

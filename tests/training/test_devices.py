@@ -17,6 +17,7 @@ from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.distributed import AXIS, DataParallel, make_data_parallel
 from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
+from bottleneck_transformer_flax.layers.dropout import Dropout
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.training.config import OptimizerOptions
@@ -44,7 +45,7 @@ class OneBlock(BoTNet):
         groups = self.execution.batch_norm_groups
         x = nn.relu(BatchNorm(groups=groups, name="norm")(x, use_running_average=not train))
         x = RelativeSelfAttention(2, 4, name="attention")(x)
-        x = nn.Dropout(0.1)(jnp.mean(x, (1, 2)), deterministic=not train)
+        x = Dropout(0.1)(jnp.mean(x, (1, 2)), deterministic=not train)
         return nn.Dense(self.config.num_classes, name="head")(x)
 
 
@@ -116,6 +117,13 @@ def test_as_many_devices_are_used_as_divide_the_batch(caplog):
     assert make_data_parallel(7).num_devices == 1
     assert "1 of 2 devices are used" in caplog.text
     assert "the 7 images that are computed at a time" in caplog.text
+
+
+@pytest.mark.slow
+def test_explicit_axes_have_the_losses_of_one(on_one):
+    """The default of ``jax.make_mesh``."""
+    losses, _ = first_steps(DataParallel(jax.make_mesh((2,), (AXIS,))), steps=3)
+    np.testing.assert_allclose(losses, on_one[0][:3], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def erase(
 
 def contains(boxes: Boxes, size: tuple[int, int]) -> Bool[Array, "b h w"]:
     """Whether each pixel is in its image's box; ``size`` is (height, width)."""
-    rows, columns = jnp.arange(size[0]), jnp.arange(size[1])
+    rows, columns = jnp.arange(size[0])[None], jnp.arange(size[1])[None]
     in_rows = (boxes.top[:, None] <= rows) & (rows < boxes.bottom[:, None])
     in_columns = (boxes.left[:, None] <= columns) & (columns < boxes.right[:, None])
     return in_rows[:, :, None] & in_columns[:, None, :]
@@ -188,7 +188,8 @@ def mix(
     x_i ← own · x_i + (1 − own) · x_j and y_i ← λ · y_i + (1 − λ) · y_j, with j = b − 1 − i. The
     middle image of an odd batch is its own partner and stays as it is.
     """
-    own, share = mixture.own[..., None].astype(images.dtype), mixture.share.astype(targets.dtype)
+    own = mixture.own[None, ..., None].astype(images.dtype)
+    share = mixture.share.astype(targets.dtype)
     both = valid & valid[::-1]
     mixed_images = own * images + (1 - own) * images[::-1]
     mixed_targets = share * targets + (1 - share) * targets[::-1]
@@ -206,4 +207,4 @@ def _between(ends: tuple[float, float], numbers: Float[Array, " b"]) -> Float[Ar
 
 def _below(count: int | Int[Array, " b"], numbers: Float[Array, " b"]) -> Int[Array, " b"]:
     """Scale numbers in [0, 1) to integers in [0, count)."""
-    return jnp.floor(numbers * count).astype(jnp.int32)
+    return jnp.floor(numbers * jnp.asarray(count, numbers.dtype)).astype(jnp.int32)

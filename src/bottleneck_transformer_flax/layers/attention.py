@@ -11,6 +11,7 @@ from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
 from bottleneck_transformer_flax.layers.attention_backends.reference import attention_weights
 from bottleneck_transformer_flax.layers.remat import SAVED
+from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 
 
 class Projections(NamedTuple):
@@ -58,13 +59,14 @@ class RelativeSelfAttention(nn.Module):
             ConfigError: when the variables are for a grid of another size.
         """
         b, h, w, _ = x.shape
-        output = checkpoint_name(BACKENDS[self.backend](*self.project(x)), SAVED)
+        attend = sharded_by_batch(BACKENDS[self.backend])
+        output = checkpoint_name(attend(*self.project(x)), SAVED)
         return output.reshape(b, h, w, self.num_heads * self.head_dim)
 
     def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
         """Attention weights for ``x`` in float32; each query's weights sum to 1 over the keys."""
         query, key, _, height_table, width_table = self.project(x)
-        return attention_weights(query, key, height_table, width_table)
+        return sharded_by_batch(attention_weights)(query, key, height_table, width_table)
 
     @nn.compact
     def project(self, x: Float[Array, "b h w c"]) -> Projections:
@@ -115,6 +117,7 @@ class RelativeSelfAttention(nn.Module):
             )
 
 
+@sharded_by_batch
 def _matrix_product(
     x: Float[Array, "b h w c"], kernel: Float[Array, "c n d"], *_: Any, **__: Any
 ) -> Float[Array, "b h w n d"]:

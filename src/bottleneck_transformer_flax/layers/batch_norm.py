@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.sharding import replicated
 
 
 class BatchNorm(nn.Module):
@@ -43,7 +44,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         x = x.astype(jnp.float32)
         if use_running_average:
-            mean, variance = running_mean.value, running_variance.value
+            mean, variance = running_mean.value[None], running_variance.value[None]
         else:
             mean, mean_of_squares = _means(x, self.groups), _means(x * x, self.groups)
             # Rounding can make the difference negative.
@@ -52,17 +53,16 @@ class BatchNorm(nn.Module):
                 for running, of_batch in ((running_mean, mean), (running_variance, variance)):
                     remaining = self.momentum * running.value
                     running.value = remaining + (1 - self.momentum) * of_batch.mean(0)
-        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale[None]
         # Centring first avoids cancellation; the gradient of the mean flows through the offset.
         center = jax.lax.stop_gradient(mean)
-        offset = bias - (mean - center) * factor
-        if not use_running_average:
-            center, factor, offset = (
-                _for_images(value, x.shape[0]) for value in (center, factor, offset)
-            )
+        offset = bias[None] - (mean - center) * factor
+        images = 1 if use_running_average else x.shape[0]
+        center, factor, offset = (_for_images(value, images) for value in (center, factor, offset))
         return ((x - center) * factor + offset).astype(self.dtype)
 
 
+@replicated
 def _means(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "groups c"]:
     image_means = x.mean((1, 2))
     return image_means.reshape(groups, -1, x.shape[-1]).mean(1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.conv_algorithms import xla_convolution
 from bottleneck_transformer_flax.layers.convolution import KERNEL_INIT, Activation
 from bottleneck_transformer_flax.layers.remat import SAVED
 
@@ -71,6 +72,7 @@ class EfficientChannelAttention(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=KERNEL_INIT,
+            conv_general_dilated=xla_convolution,
             name="neighbours",
         )(means[:, 0, 0, :, None])
         gate = checkpoint_name(gate, SAVED)

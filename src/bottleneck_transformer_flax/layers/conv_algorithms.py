@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
+from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 
 
 def choose_algorithm(
@@ -22,8 +23,8 @@ def choose_algorithm(
     groups: int,
     dtype: Any,
     algorithm: str,
-) -> Callable[..., Array] | None:
-    """The algorithm for a k×k convolution padded by k // 2; None for XLA's own.
+) -> Callable[..., Array]:
+    """The algorithm for a k×k convolution padded by k // 2.
 
     A 1×1 convolution is always one matrix product. All others are XLA's where ``algorithm`` is
     "plain" rather than "auto", where the batch size is symbolic, and on every platform but a CPU.
@@ -36,15 +37,20 @@ def choose_algorithm(
         return pointwise
     b, h, w, channels = shape
     if algorithm == "plain" or is_symbolic_dim(b) or jax.default_backend() != "cpu":
-        return None
+        return xla_convolution
     if kernel_size != 3 or groups != 1 or dtype != jnp.float32:
-        return None
+        return xla_convolution
     if stride == 2:
         return im2col
     # Only many positions outweigh transforming the kernel at every call.
-    return winograd if stride == 1 and b * h * w >= channels else None
+    return winograd if stride == 1 and b * h * w >= channels else xla_convolution
 
 
+xla_convolution = sharded_by_batch(jax.lax.conv_general_dilated)
+"""XLA's own algorithms."""
+
+
+@sharded_by_batch
 def pointwise(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "1 1 c f"],
@@ -62,6 +68,7 @@ def pointwise(
     return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, kernel.shape[-1])
 
 
+@sharded_by_batch
 def winograd(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"], *_: Any, **__: Any
 ) -> Float[Array, "b h w f"]:
@@ -97,6 +104,7 @@ def winograd(
     return jnp.stack(pairs, axis=2).reshape(b, 2 * rows, 2 * columns, kernel.shape[-1])[:, :h, :w]
 
 
+@sharded_by_batch
 def im2col(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"], *_: Any, **__: Any
 ) -> Float[Array, "b out_h out_w f"]:

@@ -107,8 +107,9 @@ def _first_max(first: Array, second: Array) -> Array:
 def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b out_h out_w c"]:
     """stride×stride average pool; a window across the border averages its positions inside."""
     window = (stride, stride)
-    pooled = nn.avg_pool(
-        x, window_shape=window, strides=window, padding="SAME", count_include_pad=False
-    )
     # Flax divides by float32 counts, which turns bfloat16 into float32.
+    with jax.numpy_dtype_promotion("standard"):
+        pooled = nn.avg_pool(
+            x, window_shape=window, strides=window, padding="SAME", count_include_pad=False
+        )
     return pooled.astype(x.dtype)

@@ -18,6 +18,7 @@ from bottleneck_transformer_flax.layers.convolution import (
     ConvolutionNorm,
     average_pool,
 )
+from bottleneck_transformer_flax.layers.dropout import Dropout
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
 
@@ -74,7 +75,7 @@ class Bottleneck(nn.Module):
         self.activation = ACTIVATIONS[self.config.activation]
         self.reduce = self.convolution(self.filters, activation=self.activation)
         self.expand = self.convolution(self.out_channels, zero_scale=self.config.zero_residual_init)
-        self.stochastic_depth = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))
+        self.stochastic_depth = Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))
         if self.stride != 1 or self.in_channels != self.out_channels:
             self.shortcut: Callable[..., Array] | None = self.convolution(
                 self.out_channels, stride=self.stride, activation=self.shortcut_activation()
@@ -87,6 +88,7 @@ class Bottleneck(nn.Module):
         """``ConvolutionNorm`` with the model's settings."""
         return configured_convolution(self.config, self.execution)
 
+    @nn.nowrap
     def shortcut_activation(self) -> Activation | None:
         """Activation after the projection shortcut."""
         return None
@@ -180,6 +182,7 @@ class AttentionBottleneck(Bottleneck):
             norm = configured_norm(config, self.execution)
             self.attention_norm = norm(dtype=config.dtype)
 
+    @nn.nowrap
     def shortcut_activation(self) -> Activation | None:
         """The model's activation, as in the authors' code; timm's models have none."""
         return self.activation if self.config.attention_shortcut_activation else None

@@ -8,7 +8,9 @@ import numpy as np
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
+from bottleneck_transformer_flax.layers.dropout import Dropout
 from bottleneck_transformer_flax.layers.remat import rematerialise
+from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     AttentionBottleneck,
@@ -113,7 +115,7 @@ class BoTNet(nn.Module):
             self.final = configured_convolution(self.config, self.execution)(
                 self.config.final_channels, activation=ACTIVATIONS[self.config.activation]
             )
-        self.dropout = nn.Dropout(self.config.dropout_rate)
+        self.dropout = Dropout(self.config.dropout_rate)
         self.head = classifier_head(self.config.num_classes)
 
     def __call__(
@@ -162,13 +164,14 @@ class BoTNet(nn.Module):
         over the key positions, which sum to 1. Raises as ``__call__`` does.
         """
         x = self._stem_output(images, train=False)
-        maps = {}
+        maps, reshape = {}, sharded_by_batch(jnp.reshape)
         for stage_name, stage in self.stages.items():
             for block in stage.blocks:
                 if isinstance(block, AttentionBottleneck):
                     b, h, w, _ = x.shape
                     grid = (b, self.config.num_heads, h, w, h, w)
-                    maps[f"{stage_name}/{block.name}"] = block.attention_weights(x).reshape(grid)
+                    weights = block.attention_weights(x)
+                    maps[f"{stage_name}/{block.name}"] = reshape(weights, grid)
                 x = block(x, train=False)
         return maps
 

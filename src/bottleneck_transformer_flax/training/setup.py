@@ -240,7 +240,7 @@ def assemble(
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         devices=devices,
-        learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps))),
+        learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps, dtype=jnp.float32))),
         optimizer=optimizer,
         train_step=train_step,
         evaluator=Evaluator(

@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.augmentation.batch import augment_batch
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.distributed import DataParallel
+from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import resized_tables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -74,9 +75,11 @@ def make_train_step(
             state.variables, examples(batch, augmentation_key), model_key
         )
         count = jnp.sum(batch.valid)
-        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1), gradient)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradient)
         params = state.variables["params"]
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
+        # Optax raises floats to the power of integers, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
         norms = optax.tree.norm(gradient), optax.tree.norm(updates)
         metrics = StepMetrics(loss, correct, count, *norms)
@@ -128,7 +131,7 @@ def _loss_sum(model: BoTNet, preprocessing: Preprocessing) -> Callable[..., Any]
         )
         losses = optax.softmax_cross_entropy(logits, batch.target)
         correct = jnp.sum((jnp.argmax(logits, axis=-1) == batch.label) & batch.valid)
-        return jnp.sum(losses * batch.valid), (updates["batch_stats"], correct)
+        return jnp.sum(losses * batch.valid.astype(losses.dtype)), (updates["batch_stats"], correct)
 
     return loss_sum
 
@@ -159,7 +162,10 @@ def _accumulated(
             gradient = jax.tree.map(jnp.add, gradient, more)
             return (gradient, stats, loss + more_loss, correct + more_correct), None
 
-        parts = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]).swapaxes(0, 1), batch)
+        split: Callable[[Array], Array] = sharded_by_batch(
+            lambda x: x.reshape(-1, steps, *x.shape[1:])
+        )
+        parts = jax.tree.map(lambda x: split(x).swapaxes(0, 1), batch)
         zeros = jax.tree.map(jnp.zeros_like, params)
         start = (zeros, batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
         total, _ = jax.lax.scan(micro_step, start, (parts, jax.random.split(key, steps)))

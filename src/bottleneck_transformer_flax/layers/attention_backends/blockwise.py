@@ -87,7 +87,7 @@ def _backward(residuals: Residuals, output_gradient: Array) -> Residuals:
             lambda *arguments: _axis_logits(*arguments, h=h, w=w), q, height_table, width_table
         )
         delta = jnp.sum(o.astype(jnp.float32) * do.astype(jnp.float32), axis=-1)
-        sums = (jnp.zeros(k.T.shape, jnp.float32), jnp.zeros(v.T.shape, jnp.float32))
+        sums = (jnp.zeros_like(k.T, jnp.float32), jnp.zeros_like(v.T, jnp.float32))
         blocks = tuple(_split(x) for x in (q, row_logits, column_logits, logsumexp, do, delta))
         (dk, dv), of_blocks = jax.lax.scan(block_gradients, sums, blocks)
         dq, drow_logits, dcolumn_logits = (_join(x, h * w) for x in of_blocks)

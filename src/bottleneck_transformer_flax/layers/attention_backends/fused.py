@@ -45,11 +45,13 @@ def fused_attention(
         jnp.pad(x, [(0, 0)] * 4 + [(0, head_dim - x.shape[-1])]).reshape(b, h * w, n, head_dim)
         for x in extended
     )
-    output = jax.nn.dot_product_attention(
-        *sequences,
-        scale=1.0,
-        implementation="cudnn" if head_dim <= max_fused_head_dim(query.dtype) else "xla",
-    )
+    # XLA's implementation promotes half precision to float32.
+    with jax.numpy_dtype_promotion("standard"):
+        output = jax.nn.dot_product_attention(
+            *sequences,
+            scale=1.0,
+            implementation="cudnn" if head_dim <= max_fused_head_dim(query.dtype) else "xla",
+        )
     return output[..., :v].reshape(b, h, w, n, v)
 
 
