@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +33,12 @@ class LastingConsole(Console):
         # What is still in Python's buffer could not be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         self.print("note: nobody reads standard output any more; the rest goes to standard error")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print each note to standard error."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def say(console: Console, *lines: str) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -91,13 +90,12 @@ def _pack(arguments: Sequence[str]) -> int:
     parsed = options.parse(PackOptions, "data pack", arguments)
     _check_apart(parsed.data, parsed.out)
 
-    from bottleneck_transformer_flax.cli.console import counting_progress
+    from bottleneck_transformer_flax.cli.console import counting_progress, print_notes
     from bottleneck_transformer_flax.data.datasets import load_parts
     from bottleneck_transformer_flax.data.packing import pack
 
     parts = load_parts(parsed.data, in_order=True)
-    for text in chain.from_iterable(part.notes for part in parts.values()):
-        print(f"note: {text}", file=sys.stderr)
+    print_notes(chain.from_iterable(part.notes for part in parts.values()))
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("packing", total=sum(map(len, parts.values())))
         packed = pack(
@@ -150,6 +148,7 @@ def _show(arguments: Sequence[str]) -> int:
         raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
 
     # These import jax, which takes a second; help and bad usage are answered without it.
+    from bottleneck_transformer_flax.cli.console import print_notes
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
     from bottleneck_transformer_flax.figures.style import check_png_path, save_png
@@ -158,8 +157,7 @@ def _show(arguments: Sequence[str]) -> int:
 
     check_png_path(parsed.out)
     splits = load_splits(parsed.data)
-    for text in splits.notes:
-        print(f"note: {text}", file=sys.stderr)
+    print_notes(splits.notes)
     source, config = splits.train, default_config(parsed.data)
     if parsed.data not in NAMED_DATA:
         config = choose_defaults(summarize(source)).config

@@ -20,6 +20,7 @@ from bottleneck_transformer_flax.cli.report_facts import (
     headline_of_evaluation,
     options_in_words,
 )
+from bottleneck_transformer_flax.data.datasets import scored_split
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError, reraise
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
@@ -155,7 +156,7 @@ def _finished(
         notes=tuple(notes),
         headline=headline_of_evaluation(evaluation) + page.headline,
         facts=page.facts + facts_of_model(pretrained, evaluation),
-        split=split,
+        split=scored_split(evaluation),
         mistakes=mistakes,
         pairs=() if predictions is None else confused_pairs(predictions, pretrained.classes),
         classes=tuple(
