@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bottleneck_transformer_flax.errors import DataError, reraise
+from bottleneck_transformer_flax.own_output import SOFTWARE
 
 # Formats that Pillow names but does not decode itself: EPS would run Ghostscript on the file, which
 # no uploaded file should be able to do; the others need a plug-in or are only identified.
@@ -187,9 +188,12 @@ def _open(content: bytes) -> Image.Image:
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        return Image.open(io.BytesIO(content), formats=_FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
         raise ValueError("it is empty or of no image format that Pillow decodes") from None
+    if image.info.get("Software") == SOFTWARE:
+        raise ValueError("botnet drew it, as a figure; move it out of the images")
+    return image
 
 
 def _damage_named(name: str) -> contextlib.AbstractContextManager[None]:
