@@ -103,7 +103,7 @@ def test_a_class_is_one_row_whatever_its_name(call, run, scored):
         Path("data/val", old).rename(Path("data/val", new))
     out = call("evaluate", "--data", "data/val").out
     rows = [line.split("  ")[0].strip() for line in out.splitlines()]
-    assert rows[-3:] == ["ant with wings", "b e e", "[red]cat 猫"]
+    assert rows[-3:] == [r"ant\nwith wings", r"b\re\u2028e", "[red]cat 猫"]
 
 
 @pytest.mark.parametrize("named", ["photos/", "absolute", "link", "copy", "packed"])

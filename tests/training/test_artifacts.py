@@ -51,9 +51,8 @@ def predictions(setup):
 def written(setup, variables, predictions, tmp_path_factory):
     """The folder of a run that was scored on its test split, and the evaluation."""
     run = RunDirectory(tmp_path_factory.mktemp("run"))
-    evaluation = {"split": "test", "origin": "test/", "temperature": 1.5} | predictions.to_json(
-        CLASSES
-    )
+    scored = {"split": "test", "origin": "test/", "temperature": 1.5}
+    evaluation = scored | predictions.to_json(CLASSES)
     write_artifacts(run, setup, variables, [ROW], predictions, evaluation)
     return run, evaluation
 

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from bottleneck_transformer_flax.errors import one_line
+
 
 class LastingConsole(Console):
     """A console that goes on in standard error when nobody reads standard output any more.
@@ -38,13 +40,13 @@ class LastingConsole(Console):
 def print_notes(notes: Iterable[str]) -> None:
     """Print each note to standard error."""
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
 
 
 def say(console: Console, *lines: str) -> None:
-    """Print each line as it is, without markup, colours or wrapping."""
+    """Print each line as it is, without markup, colours or wrapping; a name may break none."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def top5_text(scores: dict[str, Any], separator: str) -> str:

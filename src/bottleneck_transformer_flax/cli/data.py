@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.commands import choose_command
 from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
 
 if TYPE_CHECKING:
+    from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.packing import Packed
     from bottleneck_transformer_flax.data.sources.base import ImageSource
 
@@ -74,6 +76,7 @@ class ShowOptions:
     image_size: tuple[int, int] | None = None
     """Height and width of the model's input; by default those that `botnet train` chooses."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    skip_bad_images: options.SkipBadImages = False
     json: bool = False
     """Print a summary as one line of JSON."""
 
@@ -126,7 +129,7 @@ def _print_packed(parsed: PackOptions, packed: "Packed") -> None:
         f"{count:,} images" if part == "all" else f"{count:,} {part} images"
         for part, count in packed.images.items()
     )
-    print(f"packed   {parsed.data}: {images}")
+    print(one_line(f"packed   {parsed.data}: {images}"))
     if packed.left_out:
         print(f"left out {len(packed.left_out):,} that cannot be read:")
         for reason in packed.left_out:
@@ -149,6 +152,7 @@ def _show(arguments: Sequence[str]) -> int:
 
     # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.cli.console import print_notes
+    from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
     from bottleneck_transformer_flax.figures.style import check_png_path, save_png
@@ -166,8 +170,13 @@ def _show(arguments: Sequence[str]) -> int:
     inputs = dataclasses.replace(config.input, image_size=size)
     _, preprocessing, _ = starting_point(config.replace(input=inputs), source.native_size)
     rng = np.random.default_rng(parsed.seed)
-    indices = rng.choice(len(source), size=min(parsed.count, len(source)), replace=False)
-    chosen = sorted(indices.tolist())
+    bad_images = BadImages(skip=parsed.skip_bad_images)
+    readable = _readable(source, rng.permutation(len(source)).tolist(), bad_images)
+    chosen = sorted(islice(readable, parsed.count))
+    if report := bad_images.report():
+        print(report, file=sys.stderr)
+    if not chosen:
+        raise DataError(f"none of the training images of {parsed.data} can be read")
     evaluated, trained = _images(parsed, preprocessing, source, chosen)
     names = [source.class_names[source.labels[index]] for index in chosen]
     changes = describe_augmentation(parsed.augmentation)
@@ -193,6 +202,17 @@ def _parse_show(arguments: Sequence[str], augmentation: Augmentation | None = No
         return options.parse(ShowOptions, "data show", arguments, default=default)
 
     return parse(parse(ShowOptions.data).data)
+
+
+def _readable(source: "ImageSource", indices: list[int], bad_images: "BadImages") -> Iterator[int]:
+    """Those of the indices whose images can be read, in the same order."""
+    for index in indices:
+        try:
+            source.read(index)
+        except DataError:
+            bad_images.add(source, index)
+        else:
+            yield index
 
 
 def _images(

@@ -238,8 +238,8 @@ def _what_is_known(
 
 def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:
     console = Console(highlight=False, emoji=False)
-    print(f"model  {checkpoint}")
-    print(f"data   {description}")
+    print(one_line(f"model  {checkpoint}"))
+    print(one_line(f"data   {description}"))
     loss = "not finite" if result["loss"] is None else f"{result['loss']:.6f}"
     error = "not finite" if result["ece"] is None else f"{100 * result['ece']:.2f} %"
     print(

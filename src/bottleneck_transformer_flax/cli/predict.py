@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import print_notes
 from bottleneck_transformer_flax.data.sources.folder import (
     files_below,
     has_image_suffix,
@@ -98,7 +99,7 @@ def _items(names: Iterable[str]) -> Iterator[Item]:
                 yield Item(name, None, str(error))
                 continue
             if own_output:
-                print(f"note: {name}: {left_out(own_output)}", file=sys.stderr)
+                print_notes([f"{name}: {left_out(own_output)}"])
             if not found:
                 yield Item(name, None, f"{name}: the folder holds no images")
             for path in (str(Path(name) / file) for file in found):

@@ -27,7 +27,7 @@ from bottleneck_transformer_flax.data.sources.base import (
     select,
 )
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
@@ -276,4 +276,4 @@ def _describe(data: str, parts: Mapping[str, ImageSource], splits: Splits) -> st
     counts = splits.counts(origins=ALL not in parts)
     images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
     num_classes = len(next(iter(parts.values())).class_names)
-    return f"{images} images, {num_classes} classes ({origin})"
+    return one_line(f"{images} images, {num_classes} classes ({origin})")

@@ -13,7 +13,7 @@ from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
 from bottleneck_transformer_flax.data.datasets import scored_split
 from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.errors import CheckpointError, one_line
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
 from bottleneck_transformer_flax.figures.curves import draw_training_curves
@@ -128,7 +128,7 @@ def model_card(setup: Setup, evaluation: dict[str, Any] | None, when: str) -> st
     config = setup.config
     height, width = setup.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
-    data = DATA_SETS.get(config.data, _folder_name(config.data))
+    data = DATA_SETS.get(config.data, one_line(_folder_name(config.data)))
     pretrained = config.pretrained
     on_hub = pretrained is not None and means_repository(pretrained)
     if pretrained is not None and not on_hub:
