@@ -2,7 +2,7 @@
 
 import pytest
 
-from bottleneck_transformer_flax.errors import CheckpointError, DataError, reraise
+from bottleneck_transformer_flax.errors import CheckpointError, DataError, one_line, reraise
 
 MISSING = FileNotFoundError(2, "No such file or directory", "a.bin")
 
@@ -32,3 +32,10 @@ def test_what_is_ours_or_not_to_be_caught_passes_through():
         with pytest.raises(type(error)) as caught, reraise(ValueError, DataError, "a.bin"):
             raise error
         assert caught.value is error
+
+
+def test_a_name_breaks_no_line():
+    name = "two\nlines\r\x1b[2J\u2028\x85.png"
+    assert one_line(name) == r"two\nlines\r\x1b[2J\u2028\x85.png"
+    assert one_line("Ünïcödé 猫　$5 \\n") == "Ünïcödé 猫　$5 \\n"
+    assert str(DataError(f"{name}: is damaged")) == f"{one_line(name)}: is damaged"

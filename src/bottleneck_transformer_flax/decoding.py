@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bottleneck_transformer_flax.errors import ConfigError, DataError, reraise
 from bottleneck_transformer_flax.image_formats import FORMATS, HEIF_REMEDY, is_heif
+from bottleneck_transformer_flax.own_output import SOFTWARE
 
 # Formats whose header tells the size, and that decode faster at a fraction of the resolution.
 _REDUCIBLE = {"JPEG", "MPO"}
@@ -191,7 +192,7 @@ def _open(content: bytes) -> Image.Image:
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         if is_heif(content):
             raise ValueError(f"it is HEIC, which Pillow does not decode; {HEIF_REMEDY}") from None
@@ -202,6 +203,9 @@ def _open(content: bytes) -> Image.Image:
             f"it has {int(pixels):,} pixels, and more than {int(limit):,} may be an attack on the "
             f"memory; if you trust it, allow as many with --max-pixels {pixels}"
         ) from None
+    if image.info.get("Software") == SOFTWARE:
+        raise ValueError("botnet drew it, as a figure; move it out of the images")
+    return image
 
 
 def _damage_named(name: str) -> contextlib.AbstractContextManager[None]:

@@ -11,10 +11,15 @@ from contextlib import contextmanager
 
 MOST_NAMED = 5
 """Largest number of things of one kind that a message names; it counts the others."""
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class BoTNetError(ValueError):
     """Something the caller can fix: the message says what it is, what was expected, and how."""
+
+    def __init__(self, message: str) -> None:
+        """Write the message in one line, whatever the names in it hold."""
+        super().__init__(one_line(message))
 
 
 class ConfigError(BoTNetError):
@@ -70,8 +75,8 @@ def reason(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text with spaces for line breaks and control characters, which file names may hold."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)
+    """The text with its control characters escaped: a file's or a class's name may hold any."""
+    return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def first_of(items: Sequence[str]) -> str:

@@ -84,8 +84,22 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
     assert sheet[:, evaluated].std() > 10
 
 
-def test_what_cannot_be_drawn_leaves_nothing(fails, images):
+def test_what_cannot_be_drawn_leaves_nothing_or_is_left_out(call, fails, images):
     for number in range(4):
         truncated_jpeg(images / f"bee/{number}.png")
-    assert "images/bee/" in fails(1, "data", "show", "images", "--count", "100")
+    message = fails(1, "data", "show", "images", "--count", "100")
+    assert "images/bee/" in message and "--skip-bad-images" in message
     assert entries(images.parent) == ["images"]
+    show = ("data", "show", "images", "--skip-bad-images", "--versions", "1", "--json")
+    called = call(*show, "--count", "6")
+    assert len(called.json()["images"]) == 6
+    called = call(*show, "--count", "100")
+    # A quarter of each class is held out.
+    assert len(called.json()["images"]) == 6
+    assert called.err.startswith("3 images could not be read and were left out:\n  images/bee/")
+    for name in ("ant", "cat"):
+        for number in range(4):
+            truncated_jpeg(images / f"{name}/{number}.png")
+    called = call(*show)
+    assert called.code == 1
+    assert "none of the training images of images can be read" in called.err

@@ -69,8 +69,9 @@ def test_the_scores_are_the_library_s_and_bad_images_stop_or_are_left_out(call, 
         assert result.pop(name) == pytest.approx(expected.pop(name), abs=1.1e-6)
     assert result == expected | {
         "checkpoint": str(run),
-        "data": "10 images: the validation split of data",
+        "data": "10 images: the validation split of data (val/)",
         "split": "validation",
+        "origin": "val/",
     }
 
 
@@ -102,7 +103,7 @@ def test_a_class_is_one_row_whatever_its_name(call, run, scored):
         Path("data/val", old).rename(Path("data/val", new))
     out = call("evaluate", "--data", "data/val").out
     rows = [line.split("  ")[0].strip() for line in out.splitlines()]
-    assert rows[-3:] == ["ant with wings", "b e e", "[red]cat 猫"]
+    assert rows[-3:] == [r"ant\nwith wings", r"b\re\u2028e", "[red]cat 猫"]
 
 
 @pytest.mark.parametrize("named", ["photos/", "absolute", "link", "copy", "packed"])
@@ -162,25 +163,28 @@ def test_every_split_is_scored_and_named(
     called = call("evaluate", "--json", *options)
     result = called.json()
     assert (result["split"], result["count"]) == (scored_split, count)
-    assert f"the {scored_split} split of data" in result["data"]
+    folder = {"train": "train/", "validation": "val/", "test": "test/"}[scored_split]
+    assert result["data"] == f"{count} images: the {scored_split} split of data ({folder})"
+    assert result["origin"] == folder
     replaced = asked_for not in (None, scored_split)
     assert ("data has no test split; scoring its validation split" in called.err) == replaced
 
 
-def test_another_folder_is_scored_whole_and_by_class_name(call, scored, tmp_path):
+def test_another_folder_is_scored_whole_and_by_class_name(call, run, scored, tmp_path):
     # Other order and fewer classes: labels go by name.
     write_classes(tmp_path / "data/more", {"cat": 2, "bee": 3})
     for image in (tmp_path / "data/more").glob("*/*.png"):
         image.rename(image.with_name(f"new {image.name}"))
+    shutil.copytree(run, "data/more/runs/one")
     called = call("evaluate", "--json", "--data", "data/more")
-    assert called.err == ""
+    assert called.err == "note: data/more: left out what botnet wrote: 'data/more/runs'\n"
     result = called.json()
     assert (result["split"], result["data"]) == ("all", "5 images: all of data/more")
     assert [row["count"] for row in result["per_class"]] == [0, 3, 2]
     assert result["per_class"][0]["accuracy"] is None
     assert scored[0].labels.tolist() == [1, 1, 1, 2, 2]
     result = call("evaluate", "--json", "--data", "data/more", "--split", "validation").json()
-    assert result["count"] == 2
+    assert (result["count"], result["origin"]) == (2, "held out of more/")
 
 
 def test_a_part_of_the_run_s_images_is_named_and_images_that_may_be_among_them_are_noted(

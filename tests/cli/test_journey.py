@@ -41,10 +41,12 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
     assert resumed.code == 0, resumed
     final = resumed.json()
     assert final.keys() >= SCORES | {"split", "run"}
-    assert (final["split"], final["count"], final["run"]) == ("validation", 9, "runs/mine")
+    assert (final["split"], final["origin"]) == ("validation", "val/")
+    assert (final["count"], final["run"]) == (9, "runs/mine")
     rows = [json.loads(row) for row in Path("runs/mine/metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, 5))
     assert rows[-1]["validation_accuracy"] == pytest.approx(final["top1"])
+    assert rows[-1]["validation_origin"] == "val/"
 
     # The newest run is what the other commands take, with the images that it validated on.
     evaluated = call("evaluate", "--json")

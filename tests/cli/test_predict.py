@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
+from bottleneck_transformer_flax.cli import predict
 from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from cli.conftest import QUICK
@@ -115,3 +116,10 @@ def test_bad_files_are_reported_in_their_place_and_the_others_predicted(
     assert all(line["image"] in line["error"] for line in errors)
     assert [line["predictions"] for line in lines if "error" not in line] == alone
     assert called.err.splitlines() == [f"botnet: error: {line['error']}" for line in errors]
+
+
+def test_a_newline_in_a_name_breaks_no_line_and_no_table(capsys):
+    predict._report("x\ny.png", [("a\nb", 0.75), ("cat", 0.25)], as_json=False)
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == r"x\ny.png"
+    assert [row.split()[0] for row in rows] == [r"a\nb", "cat"]

@@ -44,7 +44,9 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
     page, _ = page_of()
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert page.texts_in("h1") == ["botnet_tiny on data"]
-    assert "validation accuracy" in page.texts_in("dt")
+    assert {"validation (val/) accuracy", "best validation (val/) accuracy, epoch 1"} <= set(
+        page.texts_in("dt")
+    )
     assert f"{100 * evaluation['top1']:.2f} %" in page.texts_in("dd")
     mistakes = Predictions.load(run / "predictions.npz").mistakes(24)
     assert page.texts_in("small") == [path_of(mistake.position) for mistake in mistakes]
@@ -65,7 +67,7 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
     for row in evaluation["per_class"]:
         assert [row["class"], str(row["count"]), f"{100 * row['accuracy']:.1f} %", ""] in page.rows
     for fact in (
-        ["validation images", "9"],
+        ["validation (val/) images", "9"],
         ["input.validation_fraction", "0.1"],
         ["input.eval_crop", "not set"],
     ):
@@ -106,7 +108,15 @@ def test_a_run_that_kept_no_predictions_is_scored_again_and_the_page_says_so(pag
     (run / "predictions.npz").unlink()
     evaluation = json.loads((run / "evaluation.json").read_text())
     # What earlier commits didn't record.
-    new = ("split", "ece", "balanced_accuracy", "macro_f1", "temperature", "uncalibrated_ece")
+    new = (
+        "split",
+        "origin",
+        "ece",
+        "balanced_accuracy",
+        "macro_f1",
+        "temperature",
+        "uncalibrated_ece",
+    )
     evaluation = {name: value for name, value in evaluation.items() if name not in new}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     bad = truncated_jpeg(run / "../../data/val/bee/x.jpg")

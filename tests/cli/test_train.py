@@ -44,7 +44,7 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
     for name in ("pretrained", "checkpoints", "curves.png", "confusion.png"):
         assert f"runs/:a b:/{name}" in called.out
     assert "12 training (train/) and 9 validation (val/) images, 3 classes" in called.out
-    assert "validation accuracy" in called.out
+    assert "validation (val/) accuracy" in called.out
     assert "not calibrated: 9 validation images are too few to fit a temperature on" in called.out
     assert called.out.splitlines()[-1] == "next: botnet predict 'runs/:a b:/example.png'"
 

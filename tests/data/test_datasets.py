@@ -38,7 +38,7 @@ def names(source):
 def test_without_parts_a_validation_split_is_held_out(tmp_path):
     splits = load_splits(make(tmp_path, "."), validation_fraction=0.2, split_seed=3)
     assert splits.description == f"16 training and 4 validation images, 2 classes ({tmp_path})"
-    assert splits.named("validation") == f"validation (held out of {tmp_path.name}/)"
+    assert splits.validation.origin == f"held out of {tmp_path.name}/"
     assert splits.validation.labels.tolist() == [0, 0, 1, 1]
     assert splits.test is None
 
@@ -51,11 +51,6 @@ def test_parts_are_taken_as_they_are(tmp_path):
     assert splits.description.startswith(
         "2 training (train/), 2 validation (val/) and 2 test (test/) images, 2 classes"
     )
-    assert [splits.named(split) for split in ("train", "validation", "test")] == [
-        "train (train/)",
-        "validation (val/)",
-        "test (test/)",
-    ]
     # With a validation part only, nothing is called test.
     shutil.rmtree(tmp_path / "test")
     splits = load_splits(str(tmp_path))
@@ -76,7 +71,9 @@ def test_with_test_only_validation_is_split_from_train_unless_the_fraction_is_ze
     splits = load_splits(data, validation_fraction=0.3)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (14, 6, 20)
     assert all(name.startswith(f"{tmp_path}/train/") for name in names(splits.validation))
-    assert splits.named("validation") == "validation (held out of train/)"
+    assert splits.description.startswith(
+        "14 training (train/), 6 validation (held out of train/) and 20 test (test/) images"
+    )
     splits = load_splits(data, validation_fraction=0.0)
     assert (len(splits.train), splits.validation, len(splits.test)) == (20, None, 20)
     assert splits.description.startswith("20 training (train/) and 20 test (test/) images")

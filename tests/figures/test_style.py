@@ -7,7 +7,8 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.decoding import decode_image
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.figures.style import check_png_path, new_figure, save_png
 
 
@@ -23,6 +24,12 @@ def test_a_png_has_the_figure_s_size_whatever_the_user_s_settings(tmp_path):
         image.load()
         assert (image.format, image.size) == ("PNG", (300, 150))
     assert names_in(tmp_path) == ["figure.png"]
+
+
+def test_a_figure_is_never_read_as_an_image(tmp_path):
+    save_png(new_figure(1.0, 1.0), tmp_path / "sheet.png")
+    with pytest.raises(DataError, match=r"sheet.png: .*: botnet drew it.*; move it out of the im"):
+        decode_image(tmp_path / "sheet.png")
 
 
 def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path):

@@ -65,7 +65,7 @@ def finished_once(tmp_path_factory):
     save_pretrained(run.pretrained, BoTNet(SMALL), variables, CROPPED, CLASSES, card="# Insects\n")
     predictions = random_predictions(load_splits(str(folder / "data")).validation)
     predictions.save(run.path / "predictions.npz")
-    evaluation = predictions.to_json(CLASSES) | {"split": "validation"}
+    evaluation = predictions.to_json(CLASSES) | {"split": "validation", "origin": "val/"}
     evaluation |= {"temperature": 1.25, "uncalibrated_ece": 0.5}
     run.evaluation.write_text(json.dumps(evaluation))
     save_png(draw_confusion_matrix(predictions.confusion, CLASSES), run.confusion)
@@ -73,6 +73,6 @@ def finished_once(tmp_path_factory):
     diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece)
     save_png(diagram, run.reliability)
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
-    row |= {"validation_loss": 1.0, "validation_accuracy": 0.5}
+    row |= {"validation_loss": 1.0, "validation_accuracy": 0.5, "validation_origin": "val/"}
     run.write_metrics([row | {"epoch": epoch, "step": 2 * epoch} for epoch in (1, 2)])
     return folder

@@ -51,7 +51,8 @@ def predictions(setup):
 def written(setup, variables, predictions, tmp_path_factory):
     """The folder of a run that was scored on its test split, and the evaluation."""
     run = RunDirectory(tmp_path_factory.mktemp("run"))
-    evaluation = {"split": "test", "temperature": 1.5} | predictions.to_json(CLASSES)
+    scored = {"split": "test", "origin": "test/", "temperature": 1.5}
+    evaluation = scored | predictions.to_json(CLASSES)
     write_artifacts(run, setup, variables, [ROW], predictions, evaluation)
     return run, evaluation
 
@@ -81,8 +82,9 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
     run, evaluation = written
     card = (run.pretrained / "README.md").read_text()
     assert f"| top-1 | {evaluation['top1']:.4f} |" in card
-    assert "| test images | 6 |" in card
-    assert "| data | photos: 12 training, 9 validation, 6 test images |" in card
+    assert "| test (test/) images | 6 |" in card
+    counts = "12 training (train/), 9 validation (val/), 6 test (test/) images"
+    assert f"| data | photos: {counts} |" in card
     record = json.loads(re.search(r"```json\n(.*)\n```", card, re.DOTALL).group(1))
     options = json.loads(json.dumps(setup.config.to_json()))
     assert record == options | {"data": "photos"}
@@ -90,7 +92,7 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
     save_best(RunDirectory(tmp_path), setup, variables, ROW)
     best = (tmp_path / "best" / "README.md").read_text()
     assert "after epoch 1, the best on the validation images" in best
-    assert "| validation images | 9 |" in best
+    assert "| validation (val/) images | 9 |" in best
     assert "| top-1 | 0.6250 |" in best
     assert ("| temperature | 1.5000 |" in card, "| temperature | 0.7500 |" in best) == (True, True)
     assert load_pretrained(tmp_path / "best").preprocessing.temperature == 0.75

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from bottleneck_transformer_flax.errors import one_line
 
 
 class LastingConsole(Console):
@@ -34,10 +37,16 @@ class LastingConsole(Console):
         self.print("note: nobody reads standard output any more; the rest goes to standard error")
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Print each note to standard error."""
+    for note in notes:
+        print(f"note: {one_line(note)}", file=sys.stderr)
+
+
 def say(console: Console, *lines: str) -> None:
-    """Print each line as it is, without markup, colours or wrapping."""
+    """Print each line as it is, without markup, colours or wrapping; a name may break none."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def top5_text(scores: dict[str, Any], separator: str) -> str:

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,12 @@ from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.commands import choose_command
 from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
 
 if TYPE_CHECKING:
+    from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.packing import Packed
     from bottleneck_transformer_flax.data.sources.base import ImageSource
 
@@ -81,6 +82,7 @@ class ShowOptions:
     """Height and width of the model's input; by default those that `botnet train` chooses."""
     max_pixels: options.MaxPixels = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+    skip_bad_images: options.SkipBadImages = False
     json: bool = False
     """Print a summary as one line of JSON."""
 
@@ -97,7 +99,7 @@ def _pack(arguments: Sequence[str]) -> int:
     parsed = options.parse(PackOptions, "data pack", arguments)
     _check_apart(parsed.data, parsed.out)
 
-    from bottleneck_transformer_flax.cli.console import counting_progress
+    from bottleneck_transformer_flax.cli.console import counting_progress, print_notes
     from bottleneck_transformer_flax.data.datasets import load_parts
     from bottleneck_transformer_flax.data.packing import pack
     from bottleneck_transformer_flax.data.sources.parquet import Columns
@@ -106,8 +108,7 @@ def _pack(arguments: Sequence[str]) -> int:
     allow_pixels(parsed.max_pixels)
     columns = Columns(image=parsed.image_column, label=parsed.label_column)
     parts = load_parts(parsed.data, in_order=True, columns=columns)
-    for text in chain.from_iterable(part.notes for part in parts.values()):
-        print(f"note: {text}", file=sys.stderr)
+    print_notes(chain.from_iterable(part.notes for part in parts.values()))
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("packing", total=sum(map(len, parts.values())))
         packed = pack(
@@ -138,7 +139,7 @@ def _print_packed(parsed: PackOptions, packed: "Packed") -> None:
         f"{count:,} images" if part == "all" else f"{count:,} {part} images"
         for part, count in packed.images.items()
     )
-    print(f"packed   {parsed.data}: {images}")
+    print(one_line(f"packed   {parsed.data}: {images}"))
     if packed.left_out:
         print(f"left out {len(packed.left_out):,} that cannot be read:")
         for reason in packed.left_out:
@@ -160,6 +161,8 @@ def _show(arguments: Sequence[str]) -> int:
         raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
 
     # These import jax, which takes a second; help and bad usage are answered without it.
+    from bottleneck_transformer_flax.cli.console import print_notes
+    from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.decoding import allow_pixels
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
@@ -170,8 +173,7 @@ def _show(arguments: Sequence[str]) -> int:
     check_png_path(parsed.out)
     allow_pixels(parsed.max_pixels)
     splits = load_splits(parsed.data)
-    for text in splits.notes:
-        print(f"note: {text}", file=sys.stderr)
+    print_notes(splits.notes)
     source, config = splits.train, default_config(parsed.data)
     if parsed.data not in NAMED_DATA:
         config = choose_defaults(summarize(source)).config
@@ -180,8 +182,13 @@ def _show(arguments: Sequence[str]) -> int:
     inputs = dataclasses.replace(config.input, image_size=size)
     _, preprocessing, _ = starting_point(config.replace(input=inputs), source.native_size)
     rng = np.random.default_rng(parsed.seed)
-    indices = rng.choice(len(source), size=min(parsed.count, len(source)), replace=False)
-    chosen = sorted(indices.tolist())
+    bad_images = BadImages(skip=parsed.skip_bad_images)
+    readable = _readable(source, rng.permutation(len(source)).tolist(), bad_images)
+    chosen = sorted(islice(readable, parsed.count))
+    if report := bad_images.report():
+        print(report, file=sys.stderr)
+    if not chosen:
+        raise DataError(f"none of the training images of {parsed.data} can be read")
     evaluated, trained = _images(parsed, preprocessing, source, chosen)
     names = [source.class_names[source.labels[index]] for index in chosen]
     changes = describe_augmentation(parsed.augmentation)
@@ -207,6 +214,17 @@ def _parse_show(arguments: Sequence[str], augmentation: Augmentation | None = No
         return options.parse(ShowOptions, "data show", arguments, default=default)
 
     return parse(parse(ShowOptions.data).data)
+
+
+def _readable(source: "ImageSource", indices: list[int], bad_images: "BadImages") -> Iterator[int]:
+    """Those of the indices whose images can be read, in the same order."""
+    for index in indices:
+        try:
+            source.read(index)
+        except DataError:
+            bad_images.add(source, index)
+        else:
+            yield index
 
 
 def _images(

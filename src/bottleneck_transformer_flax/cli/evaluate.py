@@ -61,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from bottleneck_transformer_flax.conversion.loading import load_pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
+    from bottleneck_transformer_flax.data.datasets import comes_in_parts, named_split
     from bottleneck_transformer_flax.data.sources.base import relabel
     from bottleneck_transformer_flax.decoding import allow_pixels
 
@@ -87,29 +88,35 @@ def run(arguments: Sequence[str]) -> int:
     if report := bad_images.report():
         print(report, file=sys.stderr)
     result = predictions.to_json(pretrained.classes)
-    _draw(parsed, predictions, pretrained.classes)
-    part = f"all of {data}" if split == "all" else f"the {split} split of {data}"
+    _draw(parsed, predictions, pretrained.classes, named_split(split, source.origin))
+    # That of an unsplit folder would only repeat its name.
+    of = f" ({source.origin})" if source.origin and comes_in_parts(data) else ""
+    part = f"all of {data}" if split == "all" else f"the {split} split of {data}{of}"
     description = f"{len(source)} images: {part}{remark}"
     if parsed.json:
-        print(json.dumps({"checkpoint": checkpoint, "data": description, "split": split} | result))
+        described = {"checkpoint": checkpoint, "data": description, "split": split}
+        print(json.dumps(described | {"origin": source.origin} | result))
     else:
         _print_table(checkpoint, description, result)
     return 0
 
 
-def _draw(parsed: EvaluateOptions, predictions: "Predictions", classes: tuple[str, ...]) -> None:
+def _draw(
+    parsed: EvaluateOptions, predictions: "Predictions", classes: tuple[str, ...], split: str
+) -> None:
     """Write the pictures that were asked for."""
     from bottleneck_transformer_flax.figures.style import save_png
 
     if parsed.confusion is not None:
         from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
 
-        save_png(draw_confusion_matrix(predictions.confusion, classes), parsed.confusion)
+        matrix = draw_confusion_matrix(predictions.confusion, classes, split=split)
+        save_png(matrix, parsed.confusion)
     if parsed.reliability is not None:
         from bottleneck_transformer_flax.figures.reliability import draw_reliability_diagram
 
         bins = predictions.reliability
-        diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece)
+        diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece, split=split)
         save_png(diagram, parsed.reliability)
 
 
@@ -155,6 +162,7 @@ def _images_of(checkpoint: str, trained: RunDirectory | None) -> "RunImages":
 
 def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource, Split, str, bool]":
     """The images to score, their split, their data set, and whether it is the model's own."""
+    from bottleneck_transformer_flax.cli.console import print_notes
     from bottleneck_transformer_flax.data.datasets import comes_in_parts, load_folder_all
     from bottleneck_transformer_flax.training.run_images import load_images
 
@@ -170,7 +178,10 @@ def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource,
         # Images that cannot be split, such as one of each class, can be scored as a whole.
         if in_parts or parsed.split not in (None, "all"):
             raise
-        return load_folder_all(data), "all", data, False
+        whole = load_folder_all(data)
+        print_notes(whole.notes)
+        return whole, "all", data, False
+    print_notes(splits.notes)
     is_own = images.are(splits)
     if parsed.split == "all" or (parsed.split is None and not is_own and not in_parts):
         return load_folder_all(data), "all", data, is_own
@@ -230,8 +241,8 @@ def _what_is_known(
 
 def _print_table(checkpoint: str, description: str, result: dict[str, Any]) -> None:
     console = Console(highlight=False, emoji=False)
-    print(f"model  {checkpoint}")
-    print(f"data   {description}")
+    print(one_line(f"model  {checkpoint}"))
+    print(one_line(f"data   {description}"))
     loss = "not finite" if result["loss"] is None else f"{result['loss']:.6f}"
     error = "not finite" if result["ece"] is None else f"{100 * result['ece']:.2f} %"
     print(

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import print_notes
 from bottleneck_transformer_flax.data.sources.folder import files_below, left_out
 from bottleneck_transformer_flax.decoding import allow_pixels, decode_image
 from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
@@ -101,7 +102,7 @@ def _items(names: Iterable[str]) -> Iterator[Item]:
                 yield Item(name, None, str(error))
                 continue
             if own_output:
-                print(f"note: {name}: {left_out(own_output)}", file=sys.stderr)
+                print_notes([f"{name}: {left_out(own_output)}"])
             found = sorted(filter(has_image_suffix, files))
             if undecoded := count_undecoded(files):
                 yield Item(name, None, f"{name}: has {describe_undecoded(undecoded)}")

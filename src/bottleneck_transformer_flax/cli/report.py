@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import print_notes
 from bottleneck_transformer_flax.cli.evaluate import score
 from bottleneck_transformer_flax.cli.report_facts import (
     confused_pairs,
@@ -20,6 +21,7 @@ from bottleneck_transformer_flax.cli.report_facts import (
     headline_of_evaluation,
     options_in_words,
 )
+from bottleneck_transformer_flax.data.datasets import scored_split
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, DataError, reraise
 from bottleneck_transformer_flax.figures.report import (
     ClassAccuracy,
@@ -72,8 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"out is {out}, which is a folder; expected the name of a file")
     out.parent.mkdir(parents=True, exist_ok=True)
     page = _page(run_directory, config, parsed)
-    for note in page.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(page.notes)
     write_text(out, report_page(page))
     print(
         json.dumps({"report": str(out), "notes": page.notes}) if parsed.json else f"report  {out}"
@@ -155,7 +156,7 @@ def _finished(
         notes=tuple(notes),
         headline=headline_of_evaluation(evaluation) + page.headline,
         facts=page.facts + facts_of_model(pretrained, evaluation),
-        split=split,
+        split=scored_split(evaluation),
         mistakes=mistakes,
         pairs=() if predictions is None else confused_pairs(predictions, pretrained.classes),
         classes=tuple(

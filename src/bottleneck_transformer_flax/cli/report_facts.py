@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bottleneck_transformer_flax.data.datasets import named_split, scored_split
 from bottleneck_transformer_flax.figures.report import ConfusedPair, Fact
 from bottleneck_transformer_flax.training.config import RunConfig
 
@@ -19,7 +20,7 @@ MOST_PAIRS = 10
 
 def headline_of_evaluation(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
     """Scores of the model that the run saved."""
-    split, loss = evaluation["split"], evaluation["loss"]
+    split, loss = scored_split(evaluation), evaluation["loss"]
     facts = [(f"{split} accuracy", _percent(evaluation["top1"]))]
     # Of five classes, or fewer, the right one is always among the five likeliest.
     if len(evaluation["per_class"]) > 5:
@@ -46,7 +47,8 @@ def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
         best = max(validated, key=lambda row: float(row["validation_accuracy"]))
         facts.append(
             (
-                f"best validation accuracy, epoch {best['epoch']}",
+                f"best {named_split('validation', best.get('validation_origin'))} accuracy, "
+                f"epoch {best['epoch']}",
                 f"{100 * best['validation_accuracy']:.2f} %",
             )
         )
@@ -82,7 +84,7 @@ def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tupl
         ("parameters", f"{count_parameters(pretrained.variables):,}"),
         ("classes", f"{len(pretrained.classes):,}"),
         ("calibration", calibration),
-        (f"{evaluation['split']} images", f"{evaluation['count']:,}"),
+        (f"{scored_split(evaluation)} images", f"{evaluation['count']:,}"),
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rich.control import Control
 
+from bottleneck_transformer_flax.errors import one_line
+
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST = 2**31 - 1
@@ -82,10 +84,18 @@ def _encode_anyway(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.lookup_error("surrogateescape" if undecoded else "replace")(error)
 
 
+class _OneLine(logging.Formatter):
+    """Writes a message in one line, whatever the names in it hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with its line breaks escaped."""
+        return one_line(super().format(record))
+
+
 def show_log() -> None:
     """Print the package's log to standard error, one line per message."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.setFormatter(_OneLine("note: %(message)s"))
     logger = logging.getLogger(__name__.partition(".")[0])
     logger.handlers = [handler]
     # A library that configures the root logger would print everything a second time.

@@ -19,6 +19,7 @@ from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_te
 from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
 from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
+from bottleneck_transformer_flax.data.datasets import scored_split
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
     CheckpointError,
@@ -302,8 +303,9 @@ def _result_lines(
         yield f"trained on all images, with none left to score the model on, in {seconds:.0f} s"
     else:
         loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
+        split = scored_split(evaluation)
         yield (
-            f"{evaluation['split']} accuracy {100 * evaluation['top1']:.2f} % on "
+            f"{split} accuracy {100 * evaluation['top1']:.2f} % on "
             f"{evaluation['count']} images ({top5_text(evaluation, ', ')}loss {loss}), "
             f"in {seconds:.0f} s"
         )

@@ -3,12 +3,13 @@
 Importing this needs no jax, so that worker processes and tools stay light.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,7 +28,7 @@ from bottleneck_transformer_flax.data.sources.base import (
 )
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.data.sources.parquet import USUAL_COLUMNS, Columns
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
@@ -43,7 +44,6 @@ class Splits(NamedTuple):
         validation: images scored during training, if any are held out.
         test: images scored once, at the end, if the data set has such a part.
         description: the data set in one line.
-        origins: where the images of each split are from, as in "val/" or "held out of train/".
         notes: a sentence about each kind of thing in the data set that is not used or scored.
     """
 
@@ -51,20 +51,14 @@ class Splits(NamedTuple):
     validation: ImageSource | None
     test: ImageSource | None
     description: str
-    origins: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
 
-    def named(self, split: str) -> str:
-        """The split "train", "validation" or "test" with its origin, as in "test (test/)"."""
-        return named_split(split, self.origins.get(split))
-
-    def counts(self) -> list[str]:
-        """The number of images in each split, with the part that it comes from."""
-        words = {"train": "training", "validation": "validation", "test": "test"}
-        origins = self.origins if "train" in self.origins else {}
+    def counts(self, *, origins: bool = True) -> list[str]:
+        """The number of images in each split, as in "90 validation (val/)"."""
+        words = ("training", "validation", "test")
         return [
-            f"{len(source)} {named_split(words[split], origins.get(split))}"
-            for split, source in zip(words, self[:3], strict=True)
+            f"{len(source)} {named_split(word, source.origin if origins else '')}"
+            for word, source in zip(words, self[:3], strict=True)
             if source is not None
         ]
 
@@ -72,6 +66,11 @@ class Splits(NamedTuple):
 def named_split(split: str, origin: str | None) -> str:
     """A split with the origin of its images, as in "validation (val/)"."""
     return f"{split} ({origin})" if origin else split
+
+
+def scored_split(evaluation: Mapping[str, Any]) -> str:
+    """The split that an ``evaluation.json`` is of; those of earlier commits have no origin."""
+    return named_split(evaluation["split"], evaluation.get("origin"))
 
 
 def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int = 0) -> Splits:
@@ -101,12 +100,9 @@ def load_splits(data: str, *, validation_fraction: float = 0.1, split_seed: int 
         raise DataError(
             f"{data}: only one class, {train.class_names[0]!r}; classification needs at least two"
         )
-    names = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-    origins = {split: parts[part].origin for split, part in names.items() if part in parts}
     if validation is None and validation_fraction > 0:
-        origins["validation"] = f"held out of {train.origin or 'the training images'}"
         train, validation = split_by_name(train, validation_fraction, split_seed, origin=data)
-    splits = Splits(train, validation, test, "", origins)
+    splits = Splits(train, validation, test, "")
     notes = [note for part in parts.values() for note in part.notes]
     return splits._replace(
         description=_describe(data, parts, splits), notes=(*notes, *_unscored_classes(splits))
@@ -247,7 +243,9 @@ def split_by_name(
         held_out = set(sorted(indices, key=rank)[:count])
         train += [index for index in indices if index not in held_out]
         validation += [index for index in indices if index in held_out]
-    return select(source, np.array(train)), select(source, np.array(validation))
+    rest = select(source, np.array(validation))
+    rest = dataclasses.replace(rest, origin=f"held out of {source.origin or 'the training images'}")
+    return select(source, np.array(train)), rest
 
 
 def _embedded() -> dict[str, ImageSource]:
@@ -269,15 +267,14 @@ def _fashion_mnist(
 
 def _unscored_classes(splits: Splits) -> Iterator[str]:
     """A sentence about each split to score that lacks images of some classes."""
-    for split in ("validation", "test"):
-        source: ImageSource | None = getattr(splits, split)
+    for split, source in (("validation", splits.validation), ("test", splits.test)):
         if source is None:
             continue
         counts = np.bincount(source.labels, minlength=len(source.class_names))
         if missing := [source.class_names[label] for label in np.flatnonzero(counts == 0)]:
             yield (
-                f"{splits.named(split)} has no images of {quoted(missing)}, and cannot score "
-                "these classes"
+                f"{named_split(split, source.origin)} has no images of {quoted(missing)}, "
+                "and cannot score these classes"
             )
 
 
@@ -286,7 +283,7 @@ def _describe(data: str, parts: Mapping[str, ImageSource], splits: Splits) -> st
     origin = NAMED_DATA_SETS.get(data, data)
     if passed_over := sum(part.passed_over for part in parts.values()):
         origin += f"; {passed_over} files that are no images passed over"
-    counts = splits.counts()
+    counts = splits.counts(origins=ALL not in parts)
     images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
     num_classes = len(next(iter(parts.values())).class_names)
-    return f"{images} images, {num_classes} classes ({origin})"
+    return one_line(f"{images} images, {num_classes} classes ({origin})")

@@ -35,7 +35,10 @@ COLOR_BAR_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)
 
 
 def draw_confusion_matrix(
-    confusion: Int[np.ndarray, "true_classes predicted_classes"], class_names: Sequence[str]
+    confusion: Int[np.ndarray, "true_classes predicted_classes"],
+    class_names: Sequence[str],
+    *,
+    split: str = "",
 ) -> Figure:
     """Draw a confusion matrix, each cell coloured by its percentage of the true class.
 
@@ -46,6 +49,7 @@ def draw_confusion_matrix(
     Args:
         confusion: numbers of images, at least one in all, true classes by predicted classes.
         class_names: name of each class.
+        split: what the images are, for the title: "validation (val/)".
     """
     num_classes = len(class_names)
     counts = confusion.sum(axis=1, keepdims=True)
@@ -70,7 +74,7 @@ def draw_confusion_matrix(
         _add_color_bar(figure, axes, image)
     style_axes(axes)
     _name_classes(axes, class_names, side_inches / num_classes, 9 if has_numbers else 7)
-    _add_titles(axes, confusion)
+    _add_titles(axes, confusion, split)
     _fit_around(figure, axes)
     return figure
 
@@ -132,10 +136,11 @@ def _shorten(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip(" ,") + "…"
 
 
-def _add_titles(axes: Axes, confusion: Int[np.ndarray, "classes classes"]) -> None:
+def _add_titles(axes: Axes, confusion: Int[np.ndarray, "classes classes"], split: str) -> None:
     count = int(confusion.sum())
     axes.set_title(
-        f"Accuracy {100 * confusion.trace() / count:.2f} % on {count:,} images",
+        f"Accuracy {100 * confusion.trace() / count:.2f} % on {count:,} images"
+        + (f", {split}" if split else ""),
         fontsize=TITLE_FONT_SIZE,
         color=INK_COLOR,
         loc="left",

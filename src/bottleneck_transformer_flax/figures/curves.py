@@ -30,6 +30,7 @@ def draw_training_curves(history: History) -> Figure:
         history: one mapping per epoch with the numbers ``epoch``, ``train_loss``,
             ``train_accuracy``, ``learning_rate`` and, in the epochs with validation,
             ``validation_loss`` and ``validation_accuracy``. Accuracies are fractions in [0, 1].
+            ``validation_origin`` says what the validation images are, as in "val/".
             ``best`` marks a validation accuracy above all before it; the last such epoch gets a
             ring, unless it is the last one validated. Other keys are ignored; a value that is
             infinite or NaN leaves a gap.
@@ -126,7 +127,8 @@ def _title(history: History) -> str:
     validated = _validated(history)
     if not validated:
         return "Training curves"
-    title = f"Validation accuracy {_after(validated[-1])}"
+    origin = validated[-1].get("validation_origin")
+    title = f"Validation {f'({origin}) ' if origin else ''}accuracy {_after(validated[-1])}"
     best = _best_before_the_last(history)
     return title if best is None else f"{title}, best {_after(best)}"
 

@@ -18,7 +18,11 @@ COUNT_COLOR = "0.75"
 
 
 def draw_reliability_diagram(
-    counts: Int[np.ndarray, " bins"], accuracies: Float[np.ndarray, " bins"], *, ece: float
+    counts: Int[np.ndarray, " bins"],
+    accuracies: Float[np.ndarray, " bins"],
+    *,
+    ece: float,
+    split: str = "",
 ) -> Figure:
     """Draw the accuracy of images by their confidence, above the number of images.
 
@@ -30,6 +34,7 @@ def draw_reliability_diagram(
             equal width and together cover [0, 1].
         accuracies: accuracy of each bin's images, in [0, 1]; ignored without images.
         ece: expected calibration error, in [0, 1]; it may be NaN.
+        split: what the images are, for the title: "validation (val/)".
     """
     figure = new_figure(5.6, 5.8)
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.12)
@@ -45,7 +50,7 @@ def draw_reliability_diagram(
     upper.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK_COLOR)
     error = "not finite" if np.isnan(ece) else f"{100 * ece:.2f} %"
     upper.set_title(
-        f"Calibration error (ECE) {error} on {counts.sum():,} images",
+        f"Calibration error (ECE) {error} on {counts.sum():,} images" + (split and f"\n{split}"),
         fontsize=TITLE_FONT_SIZE,
         color=INK_COLOR,
         loc="left",

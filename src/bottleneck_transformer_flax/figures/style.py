@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.files import write_bytes
+from bottleneck_transformer_flax.own_output import SOFTWARE
 
 DOTS_PER_INCH = 150
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
@@ -48,13 +49,13 @@ def style_chart(axes: Axes, title: str) -> None:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Encode the figure as a PNG."""
+    """Encode the figure as a PNG, which names this package as the software that wrote it."""
     png = io.BytesIO()
     with warnings.catch_warnings():
         # A character that no font here has is drawn as a box; there is nothing to do.
         warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
         # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
-        FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": SOFTWARE})  # type: ignore[no-untyped-call]
     return png.getvalue()
 
 

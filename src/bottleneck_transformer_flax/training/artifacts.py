@@ -11,8 +11,9 @@ import numpy as np
 from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata
 from bottleneck_transformer_flax.checkpoints.pretrained import save_pretrained
+from bottleneck_transformer_flax.data.datasets import scored_split
 from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.errors import CheckpointError, one_line
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.figures.confusion import draw_confusion_matrix
 from bottleneck_transformer_flax.figures.curves import draw_training_curves
@@ -39,12 +40,14 @@ def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[s
     Raises:
         CheckpointError: when it cannot be written, such as on a full disk.
     """
+    validation = setup.splits.validation
     evaluation = {
         "split": "validation",
+        "origin": "" if validation is None else validation.origin,
         "top1": row["validation_accuracy"],
         "top5": row["validation_top5"],
         "loss": row["validation_loss"],
-        "count": len(setup.splits.validation or ()),
+        "count": len(validation or ()),
         "temperature": row.get("temperature"),
     }
     when = f"after epoch {row['epoch']}, the best on the validation images"
@@ -82,10 +85,11 @@ def write_artifacts(
         source = getattr(setup.splits, evaluation["split"])
         write_text(run.evaluation, json.dumps(evaluation, indent=2) + "\n")
         predictions.save(run.predictions)
-        confusion = draw_confusion_matrix(predictions.confusion, setup.class_names)
+        split = scored_split(evaluation)
+        confusion = draw_confusion_matrix(predictions.confusion, setup.class_names, split=split)
         save_png(confusion, run.confusion)
         bins = predictions.reliability
-        diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece)
+        diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece, split=split)
         save_png(diagram, run.reliability)
     _save_example(source, run.example)
     # Last, since its presence says that the run is finished.
@@ -121,10 +125,10 @@ def model_card(setup: Setup, evaluation: dict[str, Any] | None, when: str) -> st
         evaluation: scores of the model and the split they are from; None for no scores.
         when: the moment of the run that the variables are from.
     """
-    config, splits = setup.config, setup.splits
+    config = setup.config
     height, width = setup.preprocessing.size
     averaged = "averaged" if config.optimization.ema_decay is not None else "last"
-    data = DATA_SETS.get(config.data, _folder_name(config.data))
+    data = DATA_SETS.get(config.data, one_line(_folder_name(config.data)))
     pretrained = config.pretrained
     on_hub = pretrained is not None and means_repository(pretrained)
     if pretrained is not None and not on_hub:
@@ -139,8 +143,6 @@ def model_card(setup: Setup, evaluation: dict[str, Any] | None, when: str) -> st
         metrics=scores,
         base_model=pretrained if on_hub else None,
     )
-    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
-    counts = [f"{len(source)} {part}" for part, source in parts.items() if source is not None]
     return f"""{metadata}
 # {setup.model_name}, {len(setup.class_names)} classes
 
@@ -148,7 +150,7 @@ A Bottleneck Transformer (arXiv 2101.11605) trained by `bottleneck-transformer-f
 
 | | |
 |---|---|
-| data | {data}: {", ".join(counts)} images |
+| data | {data}: {", ".join(setup.splits.counts())} images |
 | input | {height} × {width} pixels |
 | start | {pretrained or "random weights"} |
 | epochs | {config.epochs} |
@@ -169,7 +171,7 @@ def _score_rows(evaluation: dict[str, Any] | None, num_classes: int) -> str:
     top5 = f"| top-5 | {evaluation['top5']:.4f} |\n" if num_classes > 5 else ""
     temperature = evaluation.get("temperature")
     return (
-        f"| {evaluation['split']} images | {evaluation['count']} |\n"
+        f"| {scored_split(evaluation)} images | {evaluation['count']} |\n"
         f"| top-1 | {evaluation['top1']:.4f} |\n{top5}"
         f"| loss | {evaluation['loss']} |\n"
         + (f"| temperature | {temperature:.4f} |\n" if temperature else "")

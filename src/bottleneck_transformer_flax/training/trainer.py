@@ -227,6 +227,7 @@ def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
         loss, accuracy = progress.validation.loss, progress.validation.top1
         if not math.isfinite(loss):
             raise _not_finite(run, "validation loss", progress.step, loss)
+        row |= {"validation_origin": setup.splits.validation.origin}
         row |= validation_row(progress.validation) | {"best": accuracy > progress.best_accuracy}
         _keep_if_best(run, state, row)
     progress.rows.append(row)
@@ -291,7 +292,7 @@ def _finish(run: _Run, state: TrainState, progress: Progress) -> Outcome:
     if predictions is not None:
         temperature = progress.rows[-1].get("temperature")
         predictions, scores = final_scores(predictions, temperature, run.setup.class_names)
-        evaluation = {"split": split} | scores
+        evaluation = {"split": split, "origin": getattr(run.setup.splits, split).origin} | scores
     variables = run.setup.devices.replicate(state.inference_variables)
     if is_primary_process():
         write_artifacts(run.directory, run.setup, variables, progress.rows, predictions, evaluation)

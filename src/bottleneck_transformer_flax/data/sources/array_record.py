@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from bottleneck_transformer_flax.data.sources.base import ImageSource, require
+from bottleneck_transformer_flax.data.sources.base import ALL, ImageSource, require
 from bottleneck_transformer_flax.errors import DataError, reason, reraise
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, SOFTWARE
 
@@ -146,6 +146,7 @@ class PackedSource(ImageSource):
         folder: the data set's folder.
         part: name of the part.
         shards: the files.
+        origin: name of the part's folder, or of the data set's where there are no parts.
     """
 
     records: "ArrayRecordDataSource"
@@ -155,11 +156,7 @@ class PackedSource(ImageSource):
     folder: Path
     part: str
     shards: tuple[Shard, ...]
-
-    @property
-    def origin(self) -> str:
-        """The name of the part's folder."""
-        return f"{self.part}/"
+    origin: str = ""
 
     def describe(self, index: int) -> str:
         """The image's name below the folder of its part."""
@@ -236,4 +233,5 @@ def _open_part(
         folder=folder,
         part=part,
         shards=shards,
+        origin=f"{folder.resolve().name if part == ALL else part}/",
     )

@@ -36,6 +36,7 @@ class ImageSource(ABC):
         names: unique name of each image within the source, such as "cat/12.jpg".
         passed_over: number of files among the images that are no images.
         notes: a sentence about each kind of thing beside the images that is not used.
+        origin: where the images are from, as in "val/" or "held out of train/"; may be empty.
     """
 
     class_names: tuple[str, ...]
@@ -43,11 +44,7 @@ class ImageSource(ABC):
     names: tuple[str, ...]
     passed_over: int = 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def origin(self) -> str:
-        """The name of the folder that the images are in, such as "val/"; empty without one."""
-        return ""
+    origin: str = ""
 
     @property
     def native_size(self) -> tuple[int, int] | None:
@@ -96,6 +93,7 @@ class Subset(ImageSource):
         indices: position of each image in ``source``.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
+        origin: where the images are from, for the splits of a data set.
         names: name of each image in ``source``.
     """
 
@@ -103,6 +101,7 @@ class Subset(ImageSource):
     indices: Int64[np.ndarray, " n"]
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
+    origin: str
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +129,7 @@ class Subset(ImageSource):
 
 def select(source: ImageSource, indices: Int64[np.ndarray, " m"]) -> Subset:
     """Some images of a source, in the order given."""
-    return Subset(source, indices, source.labels[indices], source.class_names)
+    return Subset(source, indices, source.labels[indices], source.class_names, source.origin)
 
 
 def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
@@ -153,7 +152,8 @@ def relabel(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
             f"the model's classes are {quoted(class_names)}"
         )
     new_labels = np.array([positions[name] for name in names], np.int32)
-    return Subset(source, np.arange(len(source)), new_labels[source.labels], class_names)
+    labels = new_labels[source.labels]
+    return Subset(source, np.arange(len(source)), labels, class_names, source.origin)
 
 
 def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:

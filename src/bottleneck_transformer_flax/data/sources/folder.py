@@ -52,6 +52,7 @@ class FolderSource(ImageSource):
         class_names: names of the classes.
         passed_over: number of visible files in the class folders that are no images.
         notes: a sentence about each kind of thing in ``root`` that is not used.
+        origin: name of ``root``, as in "val/".
     """
 
     root: Path
@@ -60,12 +61,7 @@ class FolderSource(ImageSource):
     class_names: tuple[str, ...]
     passed_over: int = 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def origin(self) -> str:
-        """The name of the folder, with a slash."""
-        # Unlike the path's own name, not empty for the current folder.
-        return f"{Path(os.path.abspath(self.root)).name}/"  # noqa: PTH100
+    origin: str = ""
 
     def describe(self, index: int) -> str:
         """The image's path."""
@@ -205,6 +201,8 @@ class _Listing:
             class_names=tuple(class_names),
             passed_over=self.passed_over,
             notes=self.notes,
+            # Unlike the path's own name, this is not empty for the current folder.
+            origin=f"{Path(os.path.abspath(self.root)).name}/",  # noqa: PTH100
         )
 
 
