@@ -72,7 +72,7 @@ WRONG = {
     "optimization.ema_decay": (0.0, 1.0, NAN),
     "fine_tuning.frozen_through": ("head",),
     "fine_tuning.backbone_rate": (-0.1, 1.5),
-    "input.num_workers": (-1, 513),
+    "input.num_workers": (-1, 0.5),
     # With more phases than epochs, the last epoch would not have the full size.
     "input.progressive_phases": (0, 91),
     "input.progressive_start": (0.0, 1.5),
