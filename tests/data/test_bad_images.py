@@ -30,9 +30,11 @@ def test_the_first_one_stops_with_its_path_the_reason_and_the_remedy(tmp_path, g
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_one_that_is_read_ahead_is_named_within_a_second_and_stops_before_its_turn(
-    tmp_path, caplog, num_workers
+    tmp_path, caplog, monkeypatch, num_workers
 ):
     """As during a compilation, when nobody asks for the next batch."""
+    # Half a second, and the rest for a busy machine.
+    monkeypatch.setattr(bad_images, "_SECONDS_UNTIL_NAMED", 0.1)
     source = numbered_source(tmp_path, 40, bad=(5,))
     transform = EvaluationTransform(Preprocessing(size=(4, 4), crop=1.0))
     batches = evaluation_batches(source, transform, batch_size=2, num_workers=num_workers)

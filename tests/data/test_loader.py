@@ -271,7 +271,7 @@ def test_no_more_workers_are_started_than_cores_or_batches_and_a_note_says_so_on
     monkeypatch, caplog, batch_size, asked, started, each
 ):
     """Of 23 images in an epoch, on a machine of three cores."""
-    workers._note_fewer.cache_clear()
+    workers._reduced.clear()
     counts = []
 
     def read_ahead(draws, read, *, num_workers, **_):
@@ -282,7 +282,8 @@ def test_no_more_workers_are_started_than_cores_or_batches_and_a_note_says_so_on
     monkeypatch.setattr(loader, "read_ahead", read_ahead)
     for count in (asked, asked, started):
         train(1, batch_size=batch_size, num_workers=count)
-    assert counts == [started] * 3
+    evaluate(array_source(), COUNT, num_workers=asked)
+    assert counts == [started] * 3 + [1]
     assert caplog.messages == [f"num_workers is {asked}, reduced to {started}: one for each {each}"]
 
 

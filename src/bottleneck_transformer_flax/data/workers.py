@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -20,6 +19,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Step = Callable[[], None]
 _log = logging.getLogger(__name__)
+# Numbers of workers that a note has been logged about.
+_reduced: set[int] = set()
 
 
 def usable_cores() -> int:
@@ -46,14 +47,10 @@ def limited_num_workers(num_workers: int, num_jobs: int, job: str) -> int:
         job: what a piece is called in the note about fewer workers, which is logged once.
     """
     most, what = min((usable_cores(), "core"), (num_jobs, job))
-    if num_workers > most:
-        _note_fewer(num_workers, most, what)
+    if num_workers > most and num_workers not in _reduced:
+        _reduced.add(num_workers)
+        _log.warning("num_workers is %d, reduced to %d: one for each %s", num_workers, most, what)
     return min(num_workers, most)
-
-
-@cache
-def _note_fewer(num_workers: int, most: int, what: str) -> None:
-    _log.warning("num_workers is %d, reduced to %d: one for each %s", num_workers, most, what)
 
 
 class Worker:
