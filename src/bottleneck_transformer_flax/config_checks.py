@@ -1,6 +1,7 @@
 """Checks of a record's fields, and the messages for values that fail them."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -90,6 +91,8 @@ def or_none(check: Check) -> Check:
     return Check(lambda value: value is None or check.holds(value), f"{check.expected}, or None")
 
 
-# Far more processes than reading images keeps busy: a higher number is a slip.
-NUM_WORKERS = or_none(integer("from 0 to 512", lambda value: 0 <= value <= 512))
+BELOW_1 = number("in [0, 1)", lambda value: 0 <= value < 1)
+UP_TO_1 = number("in (0, 1]", lambda value: 0 < value <= 1)
+AT_LEAST_0 = number("of at least 0", lambda value: 0 <= value < math.inf)
+NUM_WORKERS = or_none(integer("of at least 0", lambda value: value >= 0))
 """What a number of worker processes may be; with None, it is chosen."""

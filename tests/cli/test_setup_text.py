@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
 from bottleneck_transformer_flax import load_pretrained
@@ -10,13 +11,19 @@ from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.cli.setup_text import (
     describe_augmentation,
     estimate_lines,
+    extension_lines,
+    imbalance_lines,
     recipe_lines,
     setup_lines,
 )
+from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.distributed import make_data_parallel
+from bottleneck_transformer_flax.training.metrics import Progress
 from bottleneck_transformer_flax.training.recipes import RECIPES
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from cli.conftest import ESTIMATE
 from training.linear_runs import CONFIG, setup_of
+from training.tiny import CLASSES
 
 
 def lines_of(start=None, **changes):
@@ -126,6 +133,46 @@ def test_what_a_run_starts_from():
     same = tiny._replace(classes=setup_of().class_names)
     assert ", for the same classes, frozen" in lines_of(same, **changes)["start"]
     assert "start" not in lines_of()
+
+
+def test_how_classes_are_balanced_and_what_ends_a_run_early():
+    assert "images weighted so that classes count" in lines_of(class_balance="weights")["update"]
+    assert lines_of(class_balance="sampling")["images"].startswith("equally many of each class, ")
+    assert lines_of(patience=3)["train"].endswith(", ended by 3 validations without a better model")
+
+
+@pytest.mark.parametrize(("counts", "noted"), [((5, 50, 20), True), ((5, 49, 20), False)])
+def test_where_the_largest_class_has_ten_times_the_smallest_accuracy_misleads(counts, noted):
+    labels = np.repeat(np.arange(3, dtype=np.int32), counts)
+    images = ArraySource(np.zeros((len(labels), 1, 1, 3), np.uint8), labels, CLASSES)
+    setup = dataclasses.replace(setup_of(), splits=setup_of().splits._replace(train=images))
+    said = (
+        "note    50 training images are of 'bee' and 5 of 'ant': accuracy misleads, look at "
+        "balanced accuracy"
+    )
+    advice = "; --class-balance weights or sampling makes the classes count equally"
+    assert list(imbalance_lines(setup)) == ([said + advice] if noted else [])
+    balanced = dataclasses.replace(setup, config=CONFIG.replace(class_balance="weights"))
+    assert list(imbalance_lines(balanced)) == ([said] if noted else [])
+
+
+def test_what_more_epochs_change_is_said(tmp_path):
+    setup, run = setup_of(test=10), RunDirectory(tmp_path)
+    planned = [{"from_step": 0, "epochs": 2}, {"from_step": 6, "epochs": 4}]
+    rate = f"{setup.learning_rates[6]:.3g}"
+    schedule = (
+        "note    4 epochs instead of 2: the learning rate is from here on that of a run of 4, "
+        f"{rate} in the next step; a run begun with 4 has another result"
+    )
+    assert list(extension_lines(setup, Progress(step=6, planned=planned), run)) == [schedule]
+    run.pretrained.mkdir()
+    *_, kept = extension_lines(setup, Progress(step=6, planned=planned), run)
+    assert kept == (
+        f"note    {run.pretrained} and its scores stay until the new end of the run, which scores "
+        "the test images once more"
+    )
+    for progress in (Progress(step=7, planned=planned), Progress(step=6, planned=planned[:1])):
+        assert list(extension_lines(setup, progress, run)) == []
 
 
 def test_how_steps_are_computed(monkeypatch):

@@ -114,6 +114,15 @@ def test_bad_images_that_were_left_out_are_listed(call, trained, monkeypatch):
     assert "none left to score" in called.out
 
 
+def test_an_early_end_is_told_with_where_the_models_are(call, trained, monkeypatch):
+    outcome = Outcome(step=2, finished=True, evaluation=None, bad_images=BadImages(skip=False))
+    monkeypatch.setattr(f"{TRAINING}.trainer.train", lambda *_: outcome)
+    assert (
+        "ended early, after epoch 1 of 2: 3 validations in a row made no better model; "
+        "early/pretrained is the last model, early/best the best"
+    ) in call(*TRAIN, "--patience", "3", "--run-directory", "early").out
+
+
 def test_what_does_not_fit_is_refused_and_changes_no_file(fails, trained):
     before = tree(trained)
     # A folder in use is refused before the images are listed, which may take a while.

@@ -95,14 +95,16 @@ def test_resume_takes_the_run_that_is_named_or_the_newest_unfinished_or_the_newe
         parse(["--resume", "--run-directory", "nowhere"])
 
 
-def test_a_resumed_run_may_change_only_what_does_not_decide_its_result(runs):
-    for option, value in (("seed", "1"), ("learning-rate", "0.5"), ("epochs", "9")):
+def test_a_resumed_run_may_change_its_length_and_what_does_not_decide_its_result(runs):
+    for option, value in (("seed", "1"), ("learning-rate", "0.5"), ("batch-size", "9")):
         with pytest.raises(ConfigError, match=f"cannot change .*{option.replace('-', '_')}; "):
             parse(["--resume", f"--{option}", value])
     options = ["--data", "moved", "--num-workers", "3", "--save-every-epochs", "2"]
+    options += ["--epochs", "99", "--patience", "3"]
     config = parse(["--resume", "--seed", "5", *options, "--skip-bad-images"]).config
     assert (config.data, config.input.num_workers, config.save_every_epochs) == ("moved", 3, 2)
     assert config.input.skip_bad_images
+    assert (config.epochs, config.patience) == (99, 3)
 
 
 def test_coordinator_number_and_index_are_given_together_and_checked():

@@ -19,6 +19,7 @@ from bottleneck_transformer_flax.augmentation.image import (
     EvaluationTransform,
     TrainingTransform,
 )
+from bottleneck_transformer_flax.data import loader, workers
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch, bad_indices
 from bottleneck_transformer_flax.data.loader import (
@@ -128,6 +129,29 @@ def test_start_step_goes_on_as_if_never_interrupted():
     whole = train(101 + 9)
     for start_step in (1, 4, 7, 101):
         assert_same(train(9, start_step=start_step), whole[start_step : start_step + 9])
+
+
+def test_balanced_epochs_have_as_many_images_of_each_class():
+    """Over the epochs no image comes once more before all of its class have come."""
+    labels = np.repeat(np.arange(3, dtype=np.int32), (60, 20, 3))
+    source = ArraySource(np.zeros((83, *SIZE, 3), np.uint8), labels, ("a", "b", "c"))
+    options = {"source": source, "batch_size": 1, "balanced": True}
+    batches = train(5 * 83, **options)
+    epochs = indices(batches).reshape(5, 83)
+    assert len({epoch.tobytes() for epoch in epochs}) == 5
+    seen = np.zeros(83, int)
+    for epoch in epochs:
+        assert sorted(np.bincount(labels[epoch])) == [27, 28, 28]
+        seen += np.bincount(epoch, minlength=83)
+        for images in (seen[:60], seen[60:80], seen[80:]):
+            assert images.max() - images.min() <= 1
+    assert len(set(labels[epochs[0][:20]].tolist())) == 3
+    for start in (7, 83 + 5):
+        assert_same(train(9, start_step=start, **options), batches[start : start + 9])
+    options |= {"batch_size": 4}
+    shards = [train(9, process_shard=(number, 2), **options) for number in range(2)]
+    assert_same(whole_of(shards), train(9, **options))
+    assert not np.array_equal(indices(train(9, seed=4, **options)), indices(train(9, **options)))
 
 
 def test_workers_change_nothing(tmp_path, monkeypatch):
@@ -249,12 +273,35 @@ def test_workers_are_as_many_as_cores_and_thousands_of_files(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("batch_size", "asked", "started", "each"), [(2, 999, 3, "core"), (9, 3, 2, "batch")]
+)
+def test_no_more_workers_are_started_than_cores_or_batches_and_a_note_says_so_once(
+    monkeypatch, caplog, batch_size, asked, started, each
+):
+    """Of 23 images in an epoch, on a machine of three cores."""
+    workers._reduced.clear()
+    counts = []
+
+    def read_ahead(draws, read, *, num_workers, **_):
+        counts.append(num_workers)
+        yield from ()
+
+    monkeypatch.setattr(workers, "usable_cores", lambda: 3)
+    monkeypatch.setattr(loader, "read_ahead", read_ahead)
+    for count in (asked, asked, started):
+        train(1, batch_size=batch_size, num_workers=count)
+    evaluate(array_source(), COUNT, num_workers=asked)
+    assert counts == [started] * 3 + [1]
+    assert caplog.messages == [f"num_workers is {asked}, reduced to {started}: one for each {each}"]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch_size": COUNT + 1}, f"only {COUNT} training images; .*at most {COUNT}"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"start_step": -1}, "start_step is -1"),
-        ({"num_workers": -1}, "num_workers is -1; expected an integer from 0 to 512, or None"),
+        ({"num_workers": -1}, "num_workers is -1; expected an integer of at least 0, or None"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "less than"),
         ({"process_shard": (0, 2)}, "batch_size is 5, which 2 processes cannot share .* of 2"),
@@ -316,7 +363,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
 def test_workers_end_quietly(tmp_path, number):
     """On a signal that reaches the whole group, and when the program ends without ``close``."""
-    write_images(tmp_path, {"ant": 4})
+    write_images(tmp_path, {"ant": 8})
     (tmp_path / "program.py").write_text(PROGRAM)
     process = subprocess.Popen(
         [sys.executable, tmp_path / "program.py", tmp_path, "wait" if number else "leave"],

@@ -4,11 +4,13 @@ import json
 from functools import cache
 
 import jax
+import numpy as np
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.distributed import StopRequest
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.callbacks import Callback
 from bottleneck_transformer_flax.training.config import (
     InputOptions,
@@ -108,6 +110,19 @@ def saved(path, config=CONFIG):
 def numbered(path):
     names = entries(RunDirectory(path).checkpoints)
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def predictions_of(accuracy, loss):
+    """Predictions of four images, so many of them right."""
+    right = np.arange(4)[:, None] < 4 * accuracy
+    return Predictions(
+        num_classes=3,
+        positions=np.arange(4),
+        labels=np.zeros(4, int),
+        top_classes=np.where(right, 0, 1),
+        top_probabilities=np.full((4, 1), 0.5),
+        losses=np.full(4, loss),
+    )
 
 
 def untimed(row):

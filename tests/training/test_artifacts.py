@@ -1,5 +1,6 @@
 """What a finished run leaves, from predictions that were made up."""
 
+import dataclasses
 import json
 import re
 
@@ -9,14 +10,22 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
 from bottleneck_transformer_flax.training.config import InputOptions, RunConfig
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.setup import make_setup
 from reference.finished_runs import random_predictions
-from training.tiny import CLASSES, SIZE, assert_same_bits, entries, write_classes, write_data
+from training.tiny import (
+    CLASSES,
+    SIZE,
+    assert_same_bits,
+    entries,
+    truncated_jpeg,
+    write_classes,
+    write_data,
+)
 
 ROW = {"epoch": 1, "step": 2, "train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
 ROW |= {"validation_loss": 0.75, "validation_accuracy": 0.625, "validation_top5": 1.0}
@@ -89,6 +98,7 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
     options = json.loads(json.dumps(setup.config.to_json()))
     assert record == options | {"data": "photos"}
     assert str(data.parent) not in card
+    assert "after the last step, with epoch 1, where the run ended early |" in card
     save_best(RunDirectory(tmp_path), setup, variables, ROW)
     best = (tmp_path / "best" / "README.md").read_text()
     assert "after epoch 1, the best on the validation images" in best
@@ -100,11 +110,24 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
 
 def test_a_model_that_nothing_scored_has_no_scores(setup, variables, tmp_path):
     row = {name: value for name, value in ROW.items() if "validation" not in name}
+    row["epoch"] = setup.config.epochs
     write_artifacts(RunDirectory(tmp_path), setup, variables, [row], None, None)
     assert entries(tmp_path) == ["curves.png", "example.png", "pretrained"]
     card = (tmp_path / "pretrained" / "README.md").read_text()
     assert "top-1" not in card and "temperature" not in card
     assert load_pretrained(tmp_path).preprocessing == setup.preprocessing
+    assert "after the last step |" in card
+
+
+def test_a_bad_image_is_found_before_anything_is_built(setup, tmp_path, monkeypatch):
+    data = write_data(tmp_path / "data", train=2, test=1)
+    bad = truncated_jpeg(data / "val/bee/x.jpg")
+    config = setup.config.replace(data=str(data))
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=rf"^{bad}: .*--skip-bad"):
+        patch.setattr("bottleneck_transformer_flax.training.setup.starting_point", None)
+        make_setup(config)
+    skipping = dataclasses.replace(config.input, skip_bad_images=True)
+    assert len(make_setup(config.replace(input=skipping)).splits.validation) == 4
 
 
 def test_a_batch_larger_than_the_training_set_is_reduced_to_it(setup):

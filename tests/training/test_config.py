@@ -24,7 +24,9 @@ from training.tiny import entries
 EVERYTHING = RunConfig(
     data="images/蜂",
     epochs=3,
+    patience=2,
     batch_size=6,
+    class_balance="sampling",
     seed=2**32 - 1,
     evaluate_every_epochs=2,
     save_every_epochs=3,
@@ -50,7 +52,9 @@ NAN, INFINITY = float("nan"), float("inf")
 # Each bound of each range, and a value of another kind; NaN is on neither side of a bound.
 WRONG = {
     "epochs": (0, 2.5, "3"),
+    "patience": (0,),
     "batch_size": (0,),
+    "class_balance": ("weight",),
     "evaluate_every_epochs": (0,),
     "save_every_epochs": (0,),
     "seed": (-1, 2**32),
@@ -72,7 +76,7 @@ WRONG = {
     "optimization.ema_decay": (0.0, 1.0, NAN),
     "fine_tuning.frozen_through": ("head",),
     "fine_tuning.backbone_rate": (-0.1, 1.5),
-    "input.num_workers": (-1, 513),
+    "input.num_workers": (-1, 0.5),
     # With more phases than epochs, the last epoch would not have the full size.
     "input.progressive_phases": (0, 91),
     "input.progressive_start": (0.0, 1.5),

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bottleneck_transformer_flax.augmentation.config import Augmentation
+from bottleneck_transformer_flax.training.class_balance import class_weights
 from bottleneck_transformer_flax.training.config import OptimizerOptions
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
 from training.tiny import (
@@ -31,7 +33,7 @@ def copied(tree):
     return jax.tree.map(lambda leaf: np.array(leaf), tree)
 
 
-def oracle(variables, batch, smoothing=0.0):
+def oracle(variables, batch, smoothing=0.0, weights=(1.0, 1.0, 1.0)):
     """Loss sum, number correct, gradient of the mean loss, and the new running mean, in NumPy."""
     params = {name: np.asarray(value, np.float64) for name, value in variables["params"].items()}
     mean, std = np.asarray(CROPPED.mean), np.asarray(CROPPED.std)
@@ -41,8 +43,9 @@ def oracle(variables, batch, smoothing=0.0):
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     targets = np.eye(3)[batch.label] * (1 - smoothing) + smoothing / 3
-    losses = -(targets * np.log(probabilities)).sum(axis=1)
-    slope = (probabilities - targets) * batch.valid[:, None] / max(batch.valid.sum(), 1)
+    weight = np.asarray(weights)[batch.label]
+    losses = -weight * (targets * np.log(probabilities)).sum(axis=1)
+    slope = (probabilities - targets) * (weight * batch.valid)[:, None] / max(batch.valid.sum(), 1)
     gradient = {
         "bias": slope.sum(axis=0),
         "kernel": scaled.T @ slope,
@@ -53,12 +56,20 @@ def oracle(variables, batch, smoothing=0.0):
     return (losses * batch.valid).sum(), correct, gradient, running
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+WEIGHTS = np.array([0.25, 1.5, 4.0], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "weights"), [(0.0, None), (0.1, None), (0.6, None), (0.1, WEIGHTS)]
+)
 @pytest.mark.parametrize("valid", [np.ones(7, bool), np.array([1, 1, 0, 1, 0, 1, 1], bool)])
-def test_a_step_does_what_numpy_does(smoothing, valid):
-    step, start = linear(label_smoothing=smoothing)
+def test_a_step_does_what_numpy_does(smoothing, weights, valid):
+    step, start = linear(label_smoothing=smoothing, class_weights=weights)
     batch, before = batch_of(7, valid), copied(start().variables)
-    loss, correct, gradient, running = oracle(before, batch, smoothing)
+    ones = (1.0, 1.0, 1.0)
+    loss, correct, gradient, running = oracle(
+        before, batch, smoothing, ones if weights is None else weights
+    )
     state, metrics = step(start(), batch)
     norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
     expected = (loss, correct, valid.sum(), norm, RATE * norm)
@@ -70,6 +81,29 @@ def test_a_step_does_what_numpy_does(smoothing, valid):
     np.testing.assert_allclose(statistics, running, rtol=1e-5, atol=1e-6)
     assert int(state.step) == 1
     assert state.inference_variables is state.variables
+
+
+@pytest.mark.parametrize("alphas", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_a_mixture_has_the_weights_of_its_images_in_the_proportion_of_their_targets(alphas):
+    """Of the same pixels under two labels, every mixture together has the loss of no mixture."""
+    one = batch_of(1)
+    labels = np.array([0, 2, 0, 2], np.int32)
+    batch = DeviceBatch(one.image.repeat(4, 0), labels, np.ones(4, bool))
+    losses = []
+    for augmentation in (Augmentation(flip=False), Augmentation(flip=False, **alphas)):
+        step, start = linear(label_smoothing=0.1, class_weights=WEIGHTS, augmentation=augmentation)
+        losses.append(float(step(start(), batch)[1].loss_sum))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    expected = oracle(copied(start().variables), batch, 0.1, WEIGHTS)[0]
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_all_classes_weigh_the_same_and_the_mean_image_weighs_1():
+    labels = np.repeat(np.arange(3), (1, 20, 300))
+    weights = class_weights(labels, 3)[labels]
+    assert weights.mean() == pytest.approx(1)
+    together = np.bincount(labels, weights)
+    np.testing.assert_allclose(together, 321 / 3, rtol=1e-6)
 
 
 def test_masked_images_contribute_nothing():

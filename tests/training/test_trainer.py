@@ -16,8 +16,8 @@ from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.calibration import fit_temperature
-from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training import artifacts, trainer
+from bottleneck_transformer_flax.training.metrics import Progress
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.trainer import train
 from reference.damage import empty
@@ -29,6 +29,7 @@ from training.linear_runs import (
     go,
     in_step,
     numbered,
+    predictions_of,
     rows_of,
     saved,
     setup_of,
@@ -156,15 +157,27 @@ def test_another_seed_gives_other_bits(whole, tmp_path):
     assert tree_differs(saved(tmp_path)[0].variables, saved(whole[0])[0].variables)
 
 
-def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
-    optimization = dataclasses.replace(CONFIG.optimization, optimizer="muon", momentum=0.95)
-    config = CONFIG.replace(epochs=2, optimization=optimization)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimization": dataclasses.replace(CONFIG.optimization, optimizer="muon", momentum=0.95)},
+        {"class_balance": "weights"},
+        {"class_balance": "sampling"},
+    ],
+    ids=["muon", "weights", "sampling"],
+)
+def test_other_runs_resume_to_the_bit(whole, tmp_path, changes):
+    config = CONFIG.replace(epochs=2, **changes)
     go(tmp_path / "whole", config)
     outcome, _ = go(tmp_path / "stopped", config, at=in_step(4))
     assert not outcome.finished
     go(tmp_path / "stopped", config)
-    stopped, whole = (saved(tmp_path / name, config)[0] for name in ("stopped", "whole"))
-    assert_same_bits(stopped, whole)
+    stopped, expected = (saved(tmp_path / name, config)[0] for name in ("stopped", "whole"))
+    assert_same_bits(stopped, expected)
+    if "class_balance" in changes:
+        plain, _ = go(tmp_path / "plain", CONFIG.replace(epochs=2))
+        assert plain.finished
+        assert tree_differs(saved(tmp_path / "plain", config)[0], expected)
 
 
 def test_a_finished_run_takes_no_step_and_writes_the_same_artifacts_of_the_average(
@@ -193,24 +206,11 @@ def test_validations_and_checkpoints_come_when_they_are_due_and_change_nothing(w
     assert_same_bits(saved(tmp_path)[0], saved(whole[0])[0])
 
 
-def predictions_of(accuracy):
-    """Predictions of four images, so many of them right."""
-    right = np.arange(4)[:, None] < 4 * accuracy
-    return Predictions(
-        num_classes=3,
-        positions=np.arange(4),
-        labels=np.zeros(4, int),
-        top_classes=np.where(right, 0, 1),
-        top_probabilities=np.full((4, 1), 0.5),
-        losses=np.full(4, 0.5),
-    )
-
-
-def test_the_best_model_is_the_first_of_the_highest_validation_accuracy(tmp_path, monkeypatch):
-    accuracies, kept = iter([0.5, 0.75, 0.75, 0.25]), []
+def test_of_equal_accuracies_the_lower_loss_is_the_best_then_the_later(tmp_path, monkeypatch):
+    scores, kept = iter([(0.75, 0.5), (0.75, 0.25), (0.75, 0.5), (0.75, 0.25)]), []
 
     def validate(*_):
-        return predictions_of(next(accuracies))
+        return predictions_of(*next(scores))
 
     def keep(run, setup, variables, row):
         kept.append((row["epoch"], variables))
@@ -221,8 +221,14 @@ def test_the_best_model_is_the_first_of_the_highest_validation_accuracy(tmp_path
     assert_same_bits(kept[-1][1], saved(tmp_path)[0].average)
     # Resumed, it keeps the best of the checkpoint once more, which a kill may have prevented.
     go(tmp_path)
-    assert [epoch for epoch, _ in kept] == [1, 2, 2]
-    assert [row["best"] for row in rows_of(tmp_path)] == [True, True, False, False]
+    assert [epoch for epoch, _ in kept] == [1, 2, 2, 4]
+    assert [row["best"] for row in rows_of(tmp_path)] == [True, True, False, True]
+
+
+def test_a_higher_accuracy_is_the_best_whatever_its_loss():
+    progress = Progress(rows=[{"validation_accuracy": 0.5, "validation_loss": 0.1, "best": True}])
+    assert progress.is_best(0.75, 9.0)
+    assert not progress.is_best(0.25, 0.0)
 
 
 def test_images_grow_by_whole_strides_to_the_full_size():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bottleneck_transformer_flax.config_checks import Check, check_fields, integer, number
+from bottleneck_transformer_flax.config_checks import UP_TO_1, Check, check_fields, integer, number
 
 Crop = Literal["none", "shift", "resized"]
 PolicyName = Literal["none", "rand", "trivial"]
@@ -60,7 +60,7 @@ class Augmentation:
         check_fields(
             self,
             shift_pixels=integer("of at least 0", lambda value: value >= 0),
-            min_scale=number("in (0, 1]", lambda value: 0 < value <= 1),
+            min_scale=UP_TO_1,
             aspect_ratio=Check(_is_aspect_ratio, "(lowest, highest), both in [1/100, 100]"),
             policy_magnitude=number("in [0, 30]", lambda value: 0 <= value <= HIGHEST_MAGNITUDE),
             mixup_alpha=_ALPHA,

@@ -38,7 +38,7 @@ InferenceSize = Annotated[
 BatchSize = Annotated[int, arg(help="Images computed together; the results don't depend on it.")]
 NumWorkers = Annotated[
     int | None,
-    arg(help="Processes that read images; by default one per core, at most one per 1,000 files."),
+    arg(help="Processes that read images, at most one per core; by default one per 1,000 files."),
 ]
 MaxPixels = Annotated[
     int | None,

@@ -17,7 +17,11 @@ from rich.progress import (
 from rich.table import Table
 
 from bottleneck_transformer_flax.cli.console import say
-from bottleneck_transformer_flax.cli.setup_text import setup_lines
+from bottleneck_transformer_flax.cli.setup_text import (
+    extension_lines,
+    imbalance_lines,
+    setup_lines,
+)
 from bottleneck_transformer_flax.data.loader import FILES_WORTH_A_WORKER, choose_num_workers
 from bottleneck_transformer_flax.data.sources.array_record import is_packed
 from bottleneck_transformer_flax.data.workers import usable_cores
@@ -66,6 +70,9 @@ class TrainingDisplay(Callback):
         say(self._console, *setup_lines(setup), f"run     {run.path}")
         if progress.step:
             say(self._console, f"resume  after step {progress.step} of {setup.total_steps}")
+            say(self._console, *extension_lines(setup, progress, run))
+        else:
+            say(self._console, *imbalance_lines(setup))
         for row in progress.rows:
             self._keep_best(row)
         self._bar.update(self._task, total=setup.total_steps, completed=progress.step)

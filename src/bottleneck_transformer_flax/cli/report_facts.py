@@ -44,7 +44,10 @@ def headline_of_epochs(rows: Sequence[dict[str, Any]]) -> tuple[Fact, ...]:
     validated = [row for row in rows if row.get("validation_accuracy") is not None]
     facts: list[Fact] = []
     if validated:
-        best = max(validated, key=lambda row: float(row["validation_accuracy"]))
+        best = max(
+            reversed(validated),
+            key=lambda row: (row["validation_accuracy"], row.get("best", False)),
+        )
         facts.append(
             (
                 f"best {named_split('validation', best.get('validation_origin'))} accuracy, "

@@ -3,12 +3,17 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bottleneck_transformer_flax.augmentation.config import Augmentation
+from bottleneck_transformer_flax.training.class_balance import IMBALANCED
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.estimate import Estimate
+    from bottleneck_transformer_flax.training.metrics import Progress
     from bottleneck_transformer_flax.training.setup import Setup
 
 # Lines other than the recipe's show these.
@@ -48,9 +53,12 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
     )
     if setup.pretrained is not None:
         yield f"start   {', '.join(_start(setup))}"
+    patience = ""
+    if config.patience is not None:
+        patience = f", ended by {counted(config.patience, 'validation')} without a better model"
     yield (
         f"train   {counted(config.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}, "
-        f"{counted(setup.batch_size, 'image')} per step, seed {config.seed}"
+        f"{counted(setup.batch_size, 'image')} per step, seed {config.seed}{patience}"
     )
     yield f"update  {', '.join(_update(config))}"
     yield f"images  {', '.join(_images(config))}"
@@ -60,6 +68,38 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
             f"note    batch_size {config.batch_size} exceeds the number of training images; "
             f"{setup.batch_size} is used"
         )
+
+
+def imbalance_lines(setup: "Setup") -> Iterator[str]:
+    """A note where most images are of some classes: accuracy then says little about the others."""
+    names, labels = setup.class_names, setup.splits.train.labels
+    counts = np.bincount(labels, minlength=len(names))
+    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    if counts[largest] < IMBALANCED * counts[smallest]:
+        return
+    balance = "; --class-balance weights or sampling makes the classes count equally"
+    yield (
+        f"note    {counts[largest]:,} training images are of {names[largest]!r} and "
+        f"{counts[smallest]:,} of {names[smallest]!r}: accuracy misleads, look at balanced accuracy"
+        + (balance if setup.config.class_balance == "none" else "")
+    )
+
+
+def extension_lines(setup: "Setup", progress: "Progress", run: RunDirectory) -> Iterator[str]:
+    """What a run does that is resumed with another number of epochs, and what it leaves."""
+    if not progress.is_extended:
+        return
+    before, now = (each["epochs"] for each in progress.planned[-2:])
+    rate = ""
+    if progress.step < setup.total_steps:
+        rate = f", {setup.learning_rates[progress.step]:.3g} in the next step"
+    yield (
+        f"note    {now} epochs instead of {before}: the learning rate is from here on that of a "
+        f"run of {now}{rate}; a run begun with {now} has another result"
+    )
+    if run.pretrained.exists():
+        scored = "" if setup.splits.test is None else ", which scores the test images once more"
+        yield f"note    {run.pretrained} and its scores stay until the new end of the run{scored}"
 
 
 def estimate_lines(setup: "Setup", found: "Estimate") -> Iterator[str]:
@@ -136,6 +176,8 @@ def _update(config: RunConfig) -> Iterator[str]:
     warmup = f" after {counted(warmup_epochs, 'epoch')} of warm-up" if warmup_epochs else ""
     yield f"learning rate {options.learning_rate:g}{warmup}, then a cosine to 0"
     yield f"weight decay {options.weight_decay:g}"
+    if config.class_balance == "weights":
+        yield "images weighted so that classes count equally"
     if options.label_smoothing:
         yield f"label smoothing {options.label_smoothing:g}"
     if options.clip_norm is not None:
@@ -149,6 +191,8 @@ def _update(config: RunConfig) -> Iterator[str]:
 
 
 def _images(config: RunConfig) -> Iterator[str]:
+    if config.class_balance == "sampling":
+        yield "equally many of each class"
     yield describe_augmentation(config.augmentation)
     phases, start = config.input.progressive_phases, config.input.progressive_start
     if phases > 1:

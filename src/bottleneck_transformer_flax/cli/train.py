@@ -16,7 +16,13 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_text
-from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
+from bottleneck_transformer_flax.cli.setup_text import (
+    counted,
+    estimate_lines,
+    imbalance_lines,
+    recipe_lines,
+    setup_lines,
+)
 from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
 from bottleneck_transformer_flax.data.datasets import scored_split
@@ -124,6 +130,8 @@ def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     if parsed.json and is_primary_process():
         print(json.dumps((outcome.evaluation or {}) | {"run": str(directory.path)}))
     elif is_primary_process():
+        if outcome.step < setup.total_steps:
+            say(console, _early_end(setup, directory, outcome.step))
         seconds = time.perf_counter() - started
         say(console, *_result_lines(setup, directory, outcome, seconds))
     return 0
@@ -205,7 +213,7 @@ def _origin(parsed: TrainOptions, setup: "Setup", choice: "Choice | None") -> It
 def _estimate(parsed: TrainOptions, console: Console, setup: "Setup") -> int:
     from bottleneck_transformer_flax.training.estimate import estimate
 
-    say(console, *setup_lines(setup))
+    say(console, *setup_lines(setup), *imbalance_lines(setup))
     found = estimate(setup)
     if not parsed.json:
         say(console, *estimate_lines(setup, found))
@@ -292,6 +300,15 @@ def _stop_on_signals(stop: "StopRequest", resume: str) -> "Iterator[StopRequest]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _early_end(setup: "Setup", directory: RunDirectory, step: int) -> str:
+    """Why a run took fewer epochs than it was to, and which model is where."""
+    return (
+        f"ended early, after epoch {step // setup.steps_per_epoch} of {setup.config.epochs}: "
+        f"{counted(setup.config.patience or 0, 'validation')} in a row made no better model; "
+        f"{directory.pretrained} is the last model, {directory.best} the best"
+    )
 
 
 def _result_lines(

@@ -34,6 +34,8 @@ Recipe = Literal[
 _CHANGEABLE = (
     "data",
     "pretrained",
+    "epochs",
+    "patience",
     "evaluate_every_epochs",
     "save_every_epochs",
     "input.num_workers",
@@ -106,7 +108,8 @@ class TrainOptions:
     dry_run: bool = False
     """Estimate the run's time and memory from a few of its steps, and write nothing."""
     resume: bool = False
-    """Resume the newest unfinished run, or the one in --run-directory."""
+    """Resume the newest unfinished run, or the one in --run-directory; with --epochs, a finished
+    one goes on too."""
     like: Path | None = None
     """Take the defaults from the options of this run."""
     run_directory: Path | None = None

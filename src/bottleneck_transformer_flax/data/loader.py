@@ -2,23 +2,29 @@
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from bottleneck_transformer_flax.augmentation.image import Transform
 from bottleneck_transformer_flax.data.bad_images import BadImages
 from bottleneck_transformer_flax.data.batches import Batch, Draw, ReadBatch, bad_indices
 from bottleneck_transformer_flax.data.reading_ahead import read_ahead
 from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.data.workers import check_num_workers, usable_cores
+from bottleneck_transformer_flax.data.workers import (
+    check_num_workers,
+    limited_num_workers,
+    usable_cores,
+)
 from bottleneck_transformer_flax.errors import ConfigError
 
 _MOST_READER_THREADS = 8
 # Workers read a tenth faster than threads, which read hundreds of files while workers start.
 FILES_WORTH_A_WORKER = 1000
 # Independent streams of random numbers for one seed.
-_ORDERS, _AUGMENTATIONS = 0, 1
+_ORDERS, _AUGMENTATIONS, _CLASSES = 0, 1, 2
 
 
 def training_batches(
@@ -27,6 +33,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    balanced: bool = False,
     start_step: int = 0,
     num_workers: int | None = None,
     process_shard: tuple[int, int] = (0, 1),
@@ -34,9 +41,9 @@ def training_batches(
 ) -> Generator[Batch, None, None]:
     """Endless batches, shuffled and augmented anew in every epoch.
 
-    The k-th batch depends only on (source, transform, batch_size, seed, k): a run that starts at
-    ``start_step`` continues exactly as one that was never interrupted, with any number of workers.
-    The shards of all processes together are the batch of a single process. An epoch is
+    The k-th batch depends only on (source, transform, batch_size, seed, balanced, k): a run that
+    starts at ``start_step`` continues exactly as one that was never interrupted, with any number of
+    workers. The shards of all processes together are the batch of a single process. An epoch is
     ``len(source) // batch_size`` batches; the images left over differ from epoch to epoch.
 
     Args:
@@ -44,8 +51,11 @@ def training_batches(
         transform: applied to each image, with a generator of random numbers.
         batch_size: images in a batch, of all processes together.
         seed: seed of the order and of the augmentations, in [0, 2**32).
+        balanced: whether an epoch has equally many images of every class: those of small classes
+            come several times, and large classes need several epochs.
         start_step: number of the first batch, counted from 0 over all epochs.
-        num_workers: worker processes; with 0, threads of this process read ahead. By default
+        num_workers: worker processes, of which at most one for each core and each batch of an
+            epoch is started; with 0, threads of this process read ahead. By default
             ``choose_num_workers`` decides. A program that starts workers must guard its
             ``__main__``.
         process_shard: (process index, number of processes): the part of every batch to read.
@@ -53,7 +63,8 @@ def training_batches(
 
     Returns:
         A generator, which raises DataError when an image cannot be read and ``bad_images`` does
-        not skip it. Threads and workers end when it is closed or dropped.
+        not skip it, perhaps before its batch has its turn. Threads and workers end when it is
+        closed or dropped.
 
     Raises:
         ConfigError: when an argument is out of range, ``batch_size`` exceeds the source, or the
@@ -69,8 +80,13 @@ def training_batches(
             f"batch_size is {batch_size} but there are only {len(source)} training images; "
             f"choose a batch_size of at most {len(source)}"
         )
-    draws = _shuffled(len(source), batch_size, seed, start_step)
-    return _read(draws, ReadBatch(source, transform, rows), num_workers, bad_images)
+    order = (
+        partial(_balanced_order, source.labels) if balanced else partial(_plain_order, len(source))
+    )
+    steps_per_epoch = len(source) // batch_size
+    draws = _shuffled(order, steps_per_epoch, batch_size, seed, start_step)
+    read = ReadBatch(source, transform, rows)
+    return _read(draws, read, steps_per_epoch, num_workers, bad_images)
 
 
 def evaluation_batches(
@@ -96,7 +112,8 @@ def evaluation_batches(
         Draw(np.arange(start, min(start + batch_size, len(source))), (_AUGMENTATIONS, 0, start))
         for start in range(0, len(source), batch_size)
     )
-    return _read(draws, ReadBatch(source, transform, rows), num_workers, bad_images)
+    read = ReadBatch(source, transform, rows)
+    return _read(draws, read, -(-len(source) // batch_size), num_workers, bad_images)
 
 
 def choose_num_workers(source: ImageSource) -> int:
@@ -106,31 +123,83 @@ def choose_num_workers(source: ImageSource) -> int:
     return min(usable_cores(), len(source) // FILES_WORTH_A_WORKER)
 
 
-def _shuffled(count: int, batch_size: int, seed: int, start_step: int) -> Iterator[Draw]:
-    """The draws from ``start_step`` on: a permutation for each epoch, cut into whole batches."""
-    steps_per_epoch = count // batch_size
+def _plain_order(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
+    """The order of an epoch's images: each once."""
+    return np.random.default_rng((_ORDERS, seed, epoch)).permutation(count)
+
+
+def _balanced_order(
+    labels: Int32[np.ndarray, " n"], seed: int, epoch: int
+) -> Int64[np.ndarray, " n"]:
+    """The order of n images, of k classes n / k each, rounded up or down.
+
+    The images of a class are gone through again and again over the epochs, each time in a new order
+    and to the last before any comes once more.
+    """
+    drawn = []
+    counts = np.unique_counts(labels).counts
+    each, left_over = divmod(len(labels), len(counts))
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    for position, images in enumerate(by_class):
+        size = each + (position < left_over)
+        rounds = range(epoch * size // len(images), -(-(epoch + 1) * size // len(images)))
+        orders = [
+            np.random.default_rng((_CLASSES, seed, position, number)).permutation(images)
+            for number in rounds
+        ]
+        start = epoch * size - rounds.start * len(images)
+        drawn.append(np.concatenate(orders)[start : start + size])
+    rng = np.random.default_rng((_ORDERS, seed, epoch))
+    return rng.permutation(np.concatenate(drawn))
+
+
+def _shuffled(
+    order: Callable[[int, int], Int64[np.ndarray, " n"]],
+    steps_per_epoch: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+) -> Iterator[Draw]:
+    """The draws from ``start_step`` on: an order for each epoch, cut into whole batches."""
     start_epoch, start_in_epoch = divmod(start_step, steps_per_epoch)
     for epoch in itertools.count(start_epoch):
-        order = np.random.default_rng((_ORDERS, seed, epoch)).permutation(count)
+        images = order(seed, epoch)
         for step in range(start_in_epoch if epoch == start_epoch else 0, steps_per_epoch):
-            indices = order[step * batch_size : (step + 1) * batch_size]
+            indices = images[step * batch_size : (step + 1) * batch_size]
             yield Draw(indices, (_AUGMENTATIONS, seed, epoch * steps_per_epoch + step))
 
 
 def _read(
-    draws: Iterator[Draw], read: ReadBatch, num_workers: int | None, bad_images: BadImages | None
+    draws: Iterator[Draw],
+    read: ReadBatch,
+    num_batches: int,
+    num_workers: int | None,
+    bad_images: BadImages | None,
 ) -> Generator[Batch, None, None]:
-    """Read the batches drawn, and report every unreadable image to ``bad_images``."""
+    """Read the batches drawn, and report every unreadable image to ``bad_images``.
+
+    Args:
+        draws: the batches to read.
+        read: reads a batch.
+        num_batches: number of batches in which every image comes once.
+        num_workers: worker processes that are asked for, if any number is.
+        bad_images: collects unreadable images; by default the first one is an error.
+    """
     check_num_workers(num_workers)
+    source, bad_images = read.source, bad_images or BadImages(skip=False)
+    if num_workers is None:
+        num_workers = min(choose_num_workers(source), num_batches)
+    num_workers = limited_num_workers(num_workers, num_batches, "batch")
     # Reading images in memory is all Python: threads would wait for each other.
-    in_memory = read.source.native_size is not None
+    in_memory = source.native_size is not None
     batches = read_ahead(
         draws,
         read,
-        num_workers=choose_num_workers(read.source) if num_workers is None else num_workers,
+        num_workers=num_workers,
         num_threads=1 if in_memory else min(usable_cores(), _MOST_READER_THREADS),
+        on_batch=lambda batch: bad_images.meet(source, bad_indices(batch)),
     )
-    return _checked(batches, read.source, bad_images or BadImages(skip=False))
+    return _checked(batches, source, bad_images)
 
 
 def _checked(
@@ -141,6 +210,7 @@ def _checked(
             for index in bad_indices(batch):
                 bad_images.add(source, index)
             yield batch
+            bad_images.raise_met()
 
 
 def _rows(process_shard: tuple[int, int], batch_size: int) -> slice:

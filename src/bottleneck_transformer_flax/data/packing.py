@@ -24,7 +24,12 @@ from bottleneck_transformer_flax.data.sources.array_record import (
     read_description,
 )
 from bottleneck_transformer_flax.data.sources.base import ImageSource, require
-from bottleneck_transformer_flax.data.workers import check_num_workers, run_jobs, usable_cores
+from bottleneck_transformer_flax.data.workers import (
+    check_num_workers,
+    limited_num_workers,
+    run_jobs,
+    usable_cores,
+)
 from bottleneck_transformer_flax.errors import ConfigError, DataError, first_of
 from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
@@ -63,8 +68,8 @@ def pack(
         out: the folder to write: new, empty, or with an unfinished packing of the same images.
         shards: number of files for the largest part; by default one for every 4,096 images. Files
             of other parts hold as many images.
-        num_workers: processes; by default one a core. A program that starts them must guard its
-            ``__main__``.
+        num_workers: processes, at most one for each core and each file; by default one a core. A
+            program that starts them must guard its ``__main__``.
         skip_bad_images: leave out images that cannot be decoded instead of stopping.
         on_image: called after every image.
 
@@ -84,6 +89,7 @@ def pack(
         finished = _finished_before(out, parts, jobs, digest)
         packing = _Packing(out, digest, parts, finished)
         packing.begin()
+        num_workers = num_workers and limited_num_workers(num_workers, len(jobs), "file")
         run_jobs(
             ShardPacker(folder=out, parts=dict(parts), skip_bad_images=skip_bad_images),
             [dataclasses.replace(job, known=packing.finished.get(job.file)) for job in jobs],

@@ -1,6 +1,7 @@
 """Worker processes, and jobs shared out over several of them."""
 
 import contextlib
+import logging
 import multiprocessing
 import multiprocessing.resource_tracker
 import multiprocessing.util
@@ -19,6 +20,9 @@ from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, DataErr
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Step = Callable[[], None]
+_log = logging.getLogger(__name__)
+# Numbers of workers that a note has been logged about.
+_reduced: set[int] = set()
 
 
 def usable_cores() -> int:
@@ -32,6 +36,23 @@ def check_num_workers(num_workers: int | None) -> None:
     """Raise a ConfigError for a number of worker processes out of range."""
     if not NUM_WORKERS.holds(num_workers):
         raise ConfigError(f"num_workers is {num_workers}; expected {NUM_WORKERS.expected}")
+
+
+def limited_num_workers(num_workers: int, num_jobs: int, job: str) -> int:
+    """As many workers as are asked for, but at most one for each core and each job.
+
+    More would take memory, and only wait for each other.
+
+    Args:
+        num_workers: how many are asked for.
+        num_jobs: number of pieces of work that are not shared.
+        job: what a piece is called in the note about fewer workers, which is logged once.
+    """
+    most, what = min((usable_cores(), "core"), (num_jobs, job))
+    if num_workers > most and num_workers not in _reduced:
+        _reduced.add(num_workers)
+        _log.warning("num_workers is %d, reduced to %d: one for each %s", num_workers, most, what)
+    return min(num_workers, most)
 
 
 class Worker:
@@ -58,6 +79,10 @@ class Worker:
         """Wait until the process ends by itself; return its exit code."""
         self._process.join()
         return self._process.exitcode
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing, without waiting for it."""
+        self._kill()
 
     def end(self) -> None:
         """End the process, whatever it is doing."""

@@ -31,7 +31,7 @@ def draw_training_curves(history: History) -> Figure:
             ``train_accuracy``, ``learning_rate`` and, in the epochs with validation,
             ``validation_loss`` and ``validation_accuracy``. Accuracies are fractions in [0, 1].
             ``validation_origin`` says what the validation images are, as in "val/".
-            ``best`` marks a validation accuracy above all before it; the last such epoch gets a
+            ``best`` marks a model better than all before it; the last such epoch gets a
             ring, unless it is the last one validated. Other keys are ignored; a value that is
             infinite or NaN leaves a gap.
 

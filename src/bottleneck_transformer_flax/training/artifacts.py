@@ -92,8 +92,10 @@ def write_artifacts(
         diagram = draw_reliability_diagram(bins.counts, bins.accuracies, ece=bins.ece, split=split)
         save_png(diagram, run.reliability)
     _save_example(source, run.example)
+    last = rows[-1]["epoch"]
+    early = "" if last == setup.config.epochs else f", with epoch {last}, where the run ended early"
     # Last, since its presence says that the run is finished.
-    card = model_card(setup, evaluation, "after the last step")
+    card = model_card(setup, evaluation, f"after the last step{early}")
     _save(run.pretrained, setup, variables, card, (evaluation or {}).get("temperature"))
 
 

@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.config_checks import (
+    AT_LEAST_0,
+    BELOW_1,
     NUM_WORKERS,
+    UP_TO_1,
     Check,
     check_fields,
     integer,
@@ -18,14 +21,13 @@ from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.models.execution import FrozenPart
 from bottleneck_transformer_flax.models.variants import get_variant
 from bottleneck_transformer_flax.preprocessing import Interpolation, checked_image_size
+from bottleneck_transformer_flax.training.earlier_records import updated
 
 OptimizerName = Literal["sgd", "adamw", "muon"]
 ComputeDtype = Literal["float32", "bfloat16"]
+ClassBalance = Literal["none", "weights", "sampling"]
 
 _PATH = Check(lambda value: isinstance(value, str), "a name or a path")
-_BELOW_1 = number("in [0, 1)", lambda value: 0 <= value < 1)
-_UP_TO_1 = number("in (0, 1]", lambda value: 0 < value <= 1)
-_AT_LEAST_0 = number("of at least 0", lambda value: 0 <= value < math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        check_fields(self, dropout_rate=_BELOW_1, stochastic_depth_rate=_BELOW_1)
+        check_fields(self, dropout_rate=BELOW_1, stochastic_depth_rate=BELOW_1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +96,10 @@ class OptimizerOptions:
         check_fields(
             self,
             learning_rate=number("above 0", lambda value: 0 < value < math.inf),
-            warmup_epochs=_AT_LEAST_0,
-            momentum=_BELOW_1,
-            weight_decay=_AT_LEAST_0,
-            label_smoothing=_BELOW_1,
+            warmup_epochs=AT_LEAST_0,
+            momentum=BELOW_1,
+            weight_decay=AT_LEAST_0,
+            label_smoothing=BELOW_1,
             clip_norm=or_none(number("above 0", lambda value: value > 0)),
             ema_decay=or_none(number("in (0, 1)", lambda value: 0 < value < 1)),
         )
@@ -137,7 +139,7 @@ class InputOptions:
         validation_fraction: Fraction of the training images held out for validation where the data
             has no validation part; 0 trains on all images and keeps the last model only.
         split_seed: Seed that chooses the images held out.
-        num_workers: Image reading processes; by default one per core, at most one per 1,000 files.
+        num_workers: Image reading processes, at most one per core; by default one per 1,000 files.
         skip_bad_images: Leave out unreadable images and list them at the end, instead of stopping
             at the first.
         max_pixels: Refuse images of more pixels than this; by default 178,956,970.
@@ -164,11 +166,11 @@ class InputOptions:
             object.__setattr__(self, "image_size", checked_image_size(self.image_size))
         check_fields(
             self,
-            eval_crop=or_none(_UP_TO_1),
+            eval_crop=or_none(UP_TO_1),
             validation_fraction=number("in [0, 1), such as 0.1", lambda value: 0 <= value < 1),
             split_seed=Check(lambda value: isinstance(value, int), "an integer"),
             num_workers=NUM_WORKERS,
-            progressive_start=_UP_TO_1,
+            progressive_start=UP_TO_1,
         )
 
 
@@ -183,8 +185,12 @@ class RunConfig:
             decides.
         pretrained: Model to start from, with a new head for the data's classes: a pretrained
             directory, a run, a repository of the Hugging Face hub, or botnet_tiny.
-        epochs: Passes over the training images.
+        epochs: Passes over the training images; with --resume, those of the whole run.
+        patience: End the run after so many validations in a row without a better model than before;
+            by default it takes all its epochs, and its learning rate falls over all of them.
         batch_size: Images per optimizer step, over all devices.
+        class_balance: Make classes with few images count like those with many: "weights" weighs the
+            loss of each image by its class, "sampling" shows equally many images of each class.
         seed: Seed of the initial parameters, the order of images, and all randomness in training.
         evaluate_every_epochs: Epochs between validations; the last epoch is always validated.
         calibration: Calibrate probabilities by a temperature that fits the validation images.
@@ -196,7 +202,9 @@ class RunConfig:
     variant: str | None = "botnet_tiny"
     pretrained: str | None = None
     epochs: int = 90
+    patience: int | None = None
     batch_size: int = 256
+    class_balance: ClassBalance = "none"
     seed: int = 0
     evaluate_every_epochs: int = 1
     save_every_epochs: int = 1
@@ -285,19 +293,7 @@ class RunConfig:
             "augmentation": Augmentation,
         }
         try:
-            values = _updated(values)
+            values = updated(values)
             return cls(**(values | {name: part(**values[name]) for name, part in parts.items()}))
         except (TypeError, KeyError) as error:
             raise ConfigError(f"this is no record of a run of this version: {error}") from error
-
-
-def _updated(values: dict[str, Any]) -> dict[str, Any]:
-    """The record of an earlier commit, as this one would have written it."""
-    if "fine_tuning" in values:
-        return values
-    inputs = dict(values["input"])
-    # Before there was fine-tuning, records always held these two, also where they were defaults.
-    for name, former_default in (("eval_crop", 0.875), ("interpolation", "bicubic")):
-        if inputs.get(name) == former_default:
-            inputs[name] = None
-    return values | {"fine_tuning": {}, "input": inputs}

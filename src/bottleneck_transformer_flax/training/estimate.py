@@ -12,11 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.training.metrics import DispatchedStep, StepInfo, finished_steps
+from bottleneck_transformer_flax.training.dispatch import (
+    DispatchedStep,
+    finished_steps,
+    take_step,
+)
+from bottleneck_transformer_flax.training.metrics import StepInfo
 from bottleneck_transformer_flax.training.setup import Setup
 from bottleneck_transformer_flax.training.train_state import TrainState
 from bottleneck_transformer_flax.training.train_step import DeviceBatch
-from bottleneck_transformer_flax.training.trainer import take_step
 
 # Long enough to use up the images read ahead: reading then takes its share of the processor.
 _FEWEST_STEPS, _MOST_STEPS = 4, 100

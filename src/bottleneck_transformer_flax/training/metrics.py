@@ -1,20 +1,20 @@
 """What is measured in training: by step, by epoch, and over the run so far."""
 
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.axes import Array, Float, Int
-from bottleneck_transformer_flax.distributed import STEPS_IN_FLIGHT
 from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.evaluation.calibration import fit_temperature
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
+from bottleneck_transformer_flax.training.config import RunConfig
 
 
 class StepMetrics(NamedTuple):
@@ -54,36 +54,6 @@ class StepInfo(NamedTuple):
     learning_rate: float
     seconds: float
     input_seconds: float
-
-
-class DispatchedStep(NamedTuple):
-    """A step that was dispatched to the device, which may still be computing it."""
-
-    step: int
-    metrics: StepMetrics
-    learning_rate: float
-    started: float
-    input_seconds: float
-
-
-def finished_steps(
-    in_flight: deque[DispatchedStep], *, leave: int = STEPS_IN_FLIGHT
-) -> Iterator[StepInfo]:
-    """Remove all steps but the newest ``leave``, oldest first, and wait for their metrics.
-
-    The number left is fixed, so that several processes read the same step at the same time.
-    """
-    while len(in_flight) > leave:
-        step, metrics, learning_rate, started, input_seconds = in_flight.popleft()
-        numbers = {name: value.item() for name, value in metrics._asdict().items()}
-        ended = in_flight[0].started if in_flight else time.perf_counter()
-        yield StepInfo(
-            step=step,
-            **numbers,
-            learning_rate=learning_rate,
-            seconds=ended - started,
-            input_seconds=input_seconds,
-        )
 
 
 @dataclass
@@ -193,12 +163,15 @@ class Progress:
         step: steps taken so far.
         rows: rows of ``metrics.jsonl`` of the epochs that are over.
         epoch: metrics of the epoch under way.
+        planned: how many epochs the run was to take, from which step on: one record for its
+            beginning, and one for each time that it was resumed with another number.
         validation: predictions of the latest validation in this process; not saved.
     """
 
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     epoch: EpochMetrics = field(default_factory=EpochMetrics)
+    planned: list[dict[str, int]] = field(default_factory=list)
     validation: Predictions | None = None
 
     @property
@@ -207,13 +180,44 @@ class Progress:
         return len(self.rows) + 1
 
     @property
-    def best_accuracy(self) -> float:
-        """Highest validation accuracy so far; below 0 before the first validation."""
-        return max((row.get("validation_accuracy", -1.0) for row in self.rows), default=-1.0)
+    def is_between_epochs(self) -> bool:
+        """Whether no step of the epoch under way has been taken."""
+        return self.step == (self.rows[-1]["step"] if self.rows else 0)
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether the run has another number of epochs from here on."""
+        return len(self.planned) > 1 and self.planned[-1]["from_step"] == self.step
+
+    def is_best(self, accuracy: float, loss: float) -> bool:
+        """Whether a validation's model replaces the best one, the last that was marked as such.
+
+        The higher accuracy decides, then the lower loss; of equal ones the later model, which was
+        trained for longer, is the better.
+        """
+        best = next((row for row in reversed(self.rows) if row.get("best")), None)
+        return best is None or (accuracy, -loss) >= (
+            best["validation_accuracy"],
+            -best["validation_loss"],
+        )
+
+    def has_ended(self, config: RunConfig) -> bool:
+        """Whether all epochs are over, or the last ``patience`` validations made no best model."""
+        if not self.is_between_epochs:
+            return False
+        validated = (row["best"] for row in reversed(self.rows) if "best" in row)
+        without_best = sum(1 for _ in takewhile(lambda best: not best, validated))
+        exhausted = config.patience is not None and without_best >= config.patience
+        return exhausted or len(self.rows) >= config.epochs
 
     def to_json(self) -> dict[str, Any]:
         """The progress as plain JSON values."""
-        return {"step": self.step, "rows": self.rows, "epoch": asdict(self.epoch)}
+        return {
+            "step": self.step,
+            "rows": self.rows,
+            "epoch": asdict(self.epoch),
+            "planned": self.planned,
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":
@@ -223,7 +227,8 @@ class Progress:
             CheckpointError: when the values are not its own.
         """
         try:
-            return cls(values["step"], list(values["rows"]), EpochMetrics(**values["epoch"]))
+            epoch, planned = EpochMetrics(**values["epoch"]), list(values.get("planned", ()))
+            return cls(values["step"], list(values["rows"]), epoch, planned)
         except (TypeError, KeyError) as error:
             raise CheckpointError(
                 f"the checkpoint's progress cannot be read ({error}): it is damaged, or of an "

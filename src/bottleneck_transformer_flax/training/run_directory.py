@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
 
 _IMAGES = "images"
+_PLANNED = "planned"
 LOCK_FILE = ".lock"
 _FORMER_KEYS = {
     "test_loss": "validation_loss",
@@ -44,7 +45,8 @@ class RunDirectory:
         path: folder that holds them.
         checkpoints: train state by step.
         pretrained: model for inference, after the last step.
-        best: model for inference, after the epoch with the best validation accuracy.
+        best: model for inference, after the epoch with the best validation accuracy; of several,
+            the one with the lowest loss.
         metrics: one JSON line per epoch.
         evaluation: final evaluation as JSON.
         predictions: predictions that the final evaluation was computed from.
@@ -98,9 +100,22 @@ class RunDirectory:
         refusal = f"another process is training in {self.path}; wait for it, or end it first"
         return locked(self.path / LOCK_FILE, CheckpointError(refusal))
 
-    def write_config(self, config: RunConfig, images: ImageRecord = ImageRecord()) -> None:
-        """Write down how the run is defined, and on which images."""
+    def write_config(
+        self,
+        config: RunConfig,
+        images: ImageRecord = ImageRecord(),
+        planned: Sequence[dict[str, int]] = (),
+    ) -> None:
+        """Write down how the run is defined, and on which images.
+
+        Args:
+            config: options of the run.
+            images: the images that it uses.
+            planned: as in ``Progress``; written where the number of epochs has changed.
+        """
         record = config.to_json() | {_IMAGES: asdict(images)}
+        if len(planned) > 1:
+            record[_PLANNED] = list(planned)
         write_text(self.path / RUN_FILE, json.dumps(record, indent=2) + "\n")
 
     def read_config(self) -> RunConfig:
@@ -122,6 +137,7 @@ class RunDirectory:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             images = ImageRecord(**values.pop(_IMAGES, {}))
+            values.pop(_PLANNED, None)
             return RunConfig.from_json(values), images
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error

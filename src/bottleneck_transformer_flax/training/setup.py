@@ -17,7 +17,7 @@ from bottleneck_transformer_flax.augmentation.image import TrainingTransform
 from bottleneck_transformer_flax.axes import Float
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.data import imagenet
-from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.bad_images import BadImages, check_images
 from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.datasets import Splits, fingerprint
 from bottleneck_transformer_flax.data.loader import training_batches
@@ -26,7 +26,6 @@ from bottleneck_transformer_flax.distributed import DataParallel, make_data_para
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
 from bottleneck_transformer_flax.models.botnet import BoTNet
-from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import (
     abstract_variables,
     count_multiply_adds,
@@ -35,15 +34,11 @@ from bottleneck_transformer_flax.models.flops import (
 from bottleneck_transformer_flax.models.variants import find_variant
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.optimizer import (
-    learning_rate_schedule,
-    make_optimizer,
-    part_rates,
-)
+from bottleneck_transformer_flax.training.optimizer import learning_rate_schedule
 from bottleneck_transformer_flax.training.run_images import load_images
 from bottleneck_transformer_flax.training.starting_point import initial_variables, starting_point
 from bottleneck_transformer_flax.training.train_state import TrainState, create_state
-from bottleneck_transformer_flax.training.train_step import TrainStep, make_train_step
+from bottleneck_transformer_flax.training.train_step import TrainStep, make_optimizer_and_step
 
 _LARGEST_EVALUATION_BATCH = 250
 # The learning rate of every step is kept in memory.
@@ -160,6 +155,7 @@ class Setup:
                 self.transform(epoch),
                 batch_size=self.batch_size,
                 seed=self.config.seed,
+                balanced=self.config.class_balance == "sampling",
                 start_step=step,
                 num_workers=self.config.input.num_workers,
                 process_shard=self.devices.process_shard,
@@ -194,11 +190,14 @@ def make_setup(config: RunConfig, splits: Splits | None = None) -> Setup:
 
     Raises:
         ConfigError: for options that don't fit each other, the data or the devices.
-        DataError: when the data cannot be used.
+        DataError: when the data cannot be used; of a small data set, when an image cannot be read.
         CheckpointError: when the pretrained model cannot be loaded.
     """
     allow_pixels(config.input.max_pixels)
     splits = load_images(config) if splits is None else splits
+    if not config.input.skip_bad_images:
+        images = [source for source in splits[:3] if source is not None]
+        check_images(images, (jax.process_index(), jax.process_count()))
     start, preprocessing, pretrained = starting_point(config, splits.train.native_size)
     model_config = start.replace(num_classes=len(splits.train.class_names), **vars(config.model))
     return assemble(config, splits, BoTNet(config=model_config), preprocessing, pretrained)
@@ -217,6 +216,11 @@ def assemble(
         ConfigError: for options that don't fit each other, the data or the devices.
     """
     optimization = config.optimization
+    if config.patience is not None and splits.validation is None:
+        raise ConfigError(
+            f"patience is {config.patience}, but without validation images no model is better than "
+            "another; hold some out with --validation-fraction 0.1, or leave --patience out"
+        )
     batch_size = _batch_size(config, len(splits.train))
     steps_per_epoch = len(splits.train) // batch_size
     if (steps := steps_per_epoch * config.epochs) > _MOST_STEPS:
@@ -228,7 +232,9 @@ def assemble(
     schedule = learning_rate_schedule(
         optimization, steps_per_epoch=steps_per_epoch, epochs=config.epochs
     )
-    optimizer, train_step = _make_train_step(config, model, preprocessing, schedule, devices)
+    optimizer, train_step = make_optimizer_and_step(
+        config, model, preprocessing, schedule, splits.train.labels, devices
+    )
     setup = Setup(
         config=config,
         splits=splits,
@@ -255,37 +261,6 @@ def assemble(
     # The smallest images come first; a shift that is too long for them is refused here.
     setup.transform(epoch=1)
     return setup
-
-
-def _make_train_step(
-    config: RunConfig,
-    model: BoTNet,
-    preprocessing: Preprocessing,
-    schedule: optax.Schedule,
-    devices: DataParallel,
-) -> tuple[optax.GradientTransformation, TrainStep]:
-    """The optimizer and the train step, with the run's parts of the model frozen."""
-    optimization, fine_tuning = config.optimization, config.fine_tuning
-    execution = Execution(
-        remat=optimization.remat,
-        batch_norm_groups=optimization.batch_norm_groups,
-        frozen_through=fine_tuning.frozen_through,
-        frozen_batch_stats=fine_tuning.frozen_batch_stats,
-    )
-    rates = part_rates(fine_tuning.backbone_rate, model, execution.frozen_parts)
-    optimizer = make_optimizer(optimization, schedule, rates)
-    train_step = make_train_step(
-        model.clone(execution=execution),
-        optimizer,
-        preprocessing,
-        seed=config.seed,
-        label_smoothing=optimization.label_smoothing,
-        accumulation_steps=optimization.accumulation_steps,
-        ema_decay=optimization.ema_decay,
-        augmentation=config.augmentation,
-        devices=devices,
-    )
-    return optimizer, train_step
 
 
 def _batch_size(config: RunConfig, num_images: int) -> int:

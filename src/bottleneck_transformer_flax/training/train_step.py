@@ -15,9 +15,13 @@ from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.distributed import DataParallel
 from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.surgery import resized_tables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
+from bottleneck_transformer_flax.training.class_balance import class_weights
+from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.metrics import StepMetrics
+from bottleneck_transformer_flax.training.optimizer import make_optimizer, part_rates
 from bottleneck_transformer_flax.training.train_state import TrainState, Variables, updated_average
 
 NO_AUGMENTATION = Augmentation(flip=False)
@@ -43,6 +47,49 @@ class _Examples(NamedTuple):
     valid: Bool[Array, " b"]
 
 
+def make_optimizer_and_step(
+    config: RunConfig,
+    model: BoTNet,
+    preprocessing: Preprocessing,
+    schedule: optax.Schedule,
+    labels: Int[np.ndarray, " n"],
+    devices: DataParallel,
+) -> tuple[optax.GradientTransformation, TrainStep]:
+    """The optimizer and the train step of a run, with its parts of the model frozen.
+
+    Args:
+        config: options of the run.
+        model: the model as it is scored and saved.
+        preprocessing: how images become the model's input.
+        schedule: learning rate by step.
+        labels: classes of the training images.
+        devices: the devices to train on.
+    """
+    optimization, fine_tuning = config.optimization, config.fine_tuning
+    execution = Execution(
+        remat=optimization.remat,
+        batch_norm_groups=optimization.batch_norm_groups,
+        frozen_through=fine_tuning.frozen_through,
+        frozen_batch_stats=fine_tuning.frozen_batch_stats,
+    )
+    rates = part_rates(fine_tuning.backbone_rate, model, execution.frozen_parts)
+    optimizer = make_optimizer(optimization, schedule, rates)
+    weighted = config.class_balance == "weights"
+    train_step = make_train_step(
+        model.clone(execution=execution),
+        optimizer,
+        preprocessing,
+        seed=config.seed,
+        label_smoothing=optimization.label_smoothing,
+        class_weights=class_weights(labels, model.config.num_classes) if weighted else None,
+        accumulation_steps=optimization.accumulation_steps,
+        ema_decay=optimization.ema_decay,
+        augmentation=config.augmentation,
+        devices=devices,
+    )
+    return optimizer, train_step
+
+
 def make_train_step(
     model: BoTNet,
     optimizer: optax.GradientTransformation,
@@ -50,6 +97,7 @@ def make_train_step(
     *,
     seed: int,
     label_smoothing: float = 0.0,
+    class_weights: Float[np.ndarray, " classes"] | None = None,
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
     augmentation: Augmentation = NO_AUGMENTATION,
@@ -57,13 +105,17 @@ def make_train_step(
 ) -> TrainStep:
     """The jitted train step; it donates the state given to it.
 
-    The loss is the mean cross-entropy over the valid images of the batch. All randomness follows
-    from ``seed`` and ``state.step``, so a step is a pure function of its arguments. For images of
-    another size than the preprocessing's, as in progressive resizing, relative tables are
-    interpolated to their grid, so that the parameters keep their shapes.
+    The loss is the mean over the valid images of the batch of w(y) CE(p, t): t is the target of an
+    image of class y, perhaps smoothed, and w its class weight or 1. Two images mixed have the loss
+    λ w(y) CE(p, t) + (1 − λ) w(y') CE(p, t'). All randomness follows from ``seed`` and
+    ``state.step``, so a step is a pure function of its arguments. For images of another size than
+    the preprocessing's, as in progressive resizing, relative tables are interpolated to their grid,
+    so that the parameters keep their shapes.
     """
     num_classes = model.config.num_classes
-    examples = partial(_examples, preprocessing, num_classes, label_smoothing, augmentation)
+    examples = partial(
+        _examples, preprocessing, num_classes, label_smoothing, class_weights, augmentation
+    )
     gradients = _accumulated(
         jax.value_and_grad(_loss_sum(model, preprocessing), has_aux=True), accumulation_steps
     )
@@ -100,13 +152,18 @@ def _examples(
     preprocessing: Preprocessing,
     num_classes: int,
     label_smoothing: float,
+    class_weights: Float[np.ndarray, " classes"] | None,
     augmentation: Augmentation,
     batch: DeviceBatch,
     key: Array,
 ) -> _Examples:
     """The whole batch as the loss sees it; mixtures are made before it is split."""
     image, label, valid = map(jnp.asarray, batch)
-    targets = optax.smooth_labels(jax.nn.one_hot(label, num_classes), label_smoothing)
+    one_hot = jax.nn.one_hot(label, num_classes)
+    targets = optax.smooth_labels(one_hot, label_smoothing)
+    if class_weights is not None:
+        # Cross-entropy is linear in the targets: what scales them scales the loss, mixed or not.
+        targets *= jnp.sum(one_hot * class_weights[None], axis=1, keepdims=True)
     images, targets = augment_batch(
         preprocessing.normalize(image), targets, valid, key, augmentation
     )

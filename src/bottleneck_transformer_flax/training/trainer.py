@@ -1,37 +1,39 @@
 """The training loop: it orders effects, and computes nothing itself."""
 
-import logging
 import math
-import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.batches import Batch
-from bottleneck_transformer_flax.distributed import STEPS_IN_FLIGHT, StopRequest, is_primary_process
-from bottleneck_transformer_flax.errors import CheckpointError, DataError, TrainingError
+from bottleneck_transformer_flax.distributed import (
+    STEPS_IN_FLIGHT,
+    StopRequest,
+    is_primary_process,
+)
+from bottleneck_transformer_flax.errors import DataError, TrainingError
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.artifacts import save_best, write_artifacts
 from bottleneck_transformer_flax.training.callbacks import Callback
-from bottleneck_transformer_flax.training.metrics import (
+from bottleneck_transformer_flax.training.dispatch import (
     DispatchedStep,
+    finished_steps,
+    take_step,
+)
+from bottleneck_transformer_flax.training.metrics import (
     EpochMetrics,
     Progress,
     final_scores,
-    finished_steps,
     peak_flops_per_second,
     validation_row,
 )
+from bottleneck_transformer_flax.training.resuming import restore_or_initialize
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.run_images import record_images
 from bottleneck_transformer_flax.training.setup import Setup
 from bottleneck_transformer_flax.training.train_state import TrainState, all_finite
-from bottleneck_transformer_flax.training.train_step import DeviceBatch
-
-_log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -71,10 +73,12 @@ def train(
     """Train from a run's newest checkpoint, or from the start, to the end.
 
     A run that is stopped and resumed ends with the same variables, bit for bit on CPU, as an
-    uninterrupted one.
+    uninterrupted one. A run may be resumed with another number of epochs: its steps from there on
+    are those of a run of so many epochs.
 
     Args:
-        setup: what to compute with; the run in ``directory`` must have begun with the same.
+        setup: what to compute with; the run in ``directory`` must have begun with the same, but for
+            the number of epochs and the patience.
         directory: where everything is written.
         callbacks: told what happens, in this order.
         stop: when requested, the run is saved and left after the step under way.
@@ -83,6 +87,7 @@ def train(
         TrainingError: when a loss, a gradient or the model is not finite.
         DataError: when an image cannot be read and is not to be skipped.
         CheckpointError: when the run's checkpoint belongs to another model or other images.
+        ConfigError: when the run cannot go on to the number of epochs asked for.
     """
     stop, bad_images = stop or StopRequest(), BadImages(skip=setup.config.input.skip_bad_images)
     # Among several processes only the primary one has something to tell.
@@ -98,7 +103,7 @@ def train(
                 epoch_is_over = progress.step == progress.epoch_number * setup.steps_per_epoch
                 if epoch_is_over and not _finish_epoch(run, state, progress):
                     return _save_and_leave(run, state, progress)
-                if progress.step == setup.total_steps:
+                if progress.has_ended(setup.config):
                     return _finish(run, state, progress)
                 if stop.agreed_by_all_processes(setup.devices):
                     return _save_and_leave(run, state, progress)
@@ -116,59 +121,16 @@ def _ended(callbacks: Sequence[Callback]) -> Iterator[None]:
             callback.on_end()
 
 
-def take_step(
-    setup: Setup,
-    state: TrainState,
-    step: int,
-    batches: Generator[Batch, None, None],
-    in_flight: deque[DispatchedStep],
-) -> TrainState:
-    """Dispatch the next step to the device, and return the state that it will compute.
-
-    The batch is read and placed while the device still computes the steps before.
-    """
-    started = time.perf_counter()
-    batch = next(batches)
-    input_seconds = time.perf_counter() - started
-    placed = setup.devices.place_batch(DeviceBatch(batch["image"], batch["label"], batch["valid"]))
-    state, metrics = setup.train_step(state, placed)
-    learning_rate = float(setup.learning_rates[step - 1])
-    in_flight.append(DispatchedStep(step, metrics, learning_rate, started, input_seconds))
-    return state
-
-
 def _restore_or_initialize(run: _Run) -> tuple[TrainState, Progress]:
-    """The state and progress of the newest checkpoint, or those before the first step."""
-    setup = run.setup
-
-    def accept(progress: dict[str, Any]) -> None:
-        Progress.from_json(progress)
-        if progress["images"] != setup.hashes["images"]:
-            raise CheckpointError(
-                f"the images of {setup.config.data} are not those that the run began with: there "
-                f"are now {setup.splits.description}; restore the original images, or begin a new "
-                f"run with --like {run.directory.path}"
-            )
-        if progress["model"] != setup.hashes["model"]:
-            raise CheckpointError(
-                f"{setup.config.pretrained or setup.model_name} is not the model that the run "
-                "began with: its network or its preprocessing differs; restore the original model, "
-                f"or begin a new run with --like {run.directory.path}"
-            )
-
-    state, progress = setup.initial_state(), Progress()
-    saved = run.checkpoints.restore(state, accept)
-    if saved is not None:
-        state, progress = saved.state, Progress.from_json(saved.progress)
-        # A run that was killed right after the checkpoint may lack its best model.
-        if progress.rows and progress.rows[-1]["step"] == progress.step:
-            _keep_if_best(run, state, progress.rows[-1])
-    elif run.directory.metrics.exists() and is_primary_process():
-        _log.warning("%s has no checkpoint: training begins anew", run.directory.path)
+    """The state and progress to go on from, with everything before them on disk."""
+    state, progress = restore_or_initialize(run.setup, run.directory, run.checkpoints)
+    # A run that was killed right after the checkpoint may lack its best model.
+    if progress.rows and progress.is_between_epochs:
+        _keep_if_best(run, state, progress.rows[-1])
     # Only now: the checkpoint may have refused options that were changed.
     if is_primary_process():
-        images = record_images(run.directory, setup.config, setup.splits)
-        run.directory.write_config(setup.config, images)
+        images = record_images(run.directory, run.setup.config, run.setup.splits)
+        run.directory.write_config(run.setup.config, images, progress.planned)
     _begin_epoch(run, progress, progress.epoch)
     return state, progress
 
@@ -212,7 +174,6 @@ def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
     setup, config, epoch = run.setup, run.setup.config, progress.epoch_number
     if not progress.epoch.images:
         raise DataError(f"none of the training images of {config.data} can be read")
-    last = epoch == config.epochs
     row = {
         "epoch": epoch,
         "step": progress.step,
@@ -220,7 +181,8 @@ def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
         "learning_rate": float(setup.learning_rates[progress.step - 1]),
         **progress.epoch.to_row(),
     }
-    if setup.splits.validation is not None and (last or epoch % config.evaluate_every_epochs == 0):
+    due = epoch == config.epochs or epoch % config.evaluate_every_epochs == 0
+    if setup.splits.validation is not None and due:
         progress.validation = _evaluate(run, state, "validation")
         if progress.validation is None:
             return False
@@ -228,14 +190,15 @@ def _finish_epoch(run: _Run, state: TrainState, progress: Progress) -> bool:
         if not math.isfinite(loss):
             raise _not_finite(run, "validation loss", progress.step, loss)
         row |= {"validation_origin": setup.splits.validation.origin}
-        row |= validation_row(progress.validation) | {"best": accuracy > progress.best_accuracy}
+        row |= validation_row(progress.validation) | {"best": progress.is_best(accuracy, loss)}
         _keep_if_best(run, state, row)
     progress.rows.append(row)
     _begin_epoch(run, progress, EpochMetrics())
     if is_primary_process():
         run.directory.write_metrics(progress.rows)
-    if last or epoch % config.save_every_epochs == 0:
-        _save(run, state, progress, wait=last)
+    ended = progress.has_ended(config)
+    if ended or epoch % config.save_every_epochs == 0:
+        _save(run, state, progress, wait=ended)
     for callback in run.callbacks:
         callback.on_epoch(row)
     return True

@@ -1,0 +1,120 @@
+"""A run resumed with more epochs, and one that ends before its epochs are over."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from bottleneck_transformer_flax.checkpoints.training import TrainingCheckpoints
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.training import artifacts, trainer
+from bottleneck_transformer_flax.training.metrics import Progress
+from bottleneck_transformer_flax.training.resuming import restore_or_initialize
+from bottleneck_transformer_flax.training.run_directory import RunDirectory
+from training.linear_runs import (
+    CONFIG,
+    after_epoch,
+    go,
+    in_step,
+    predictions_of,
+    rows_of,
+    saved,
+    setup_of,
+)
+from training.tiny import assert_same_bits
+
+SHORT, LONG = CONFIG.replace(epochs=2), CONFIG
+PLANNED = [{"from_step": 0, "epochs": 2}, {"from_step": 6, "epochs": 4}]
+
+
+@pytest.fixture(autouse=True)
+def written(monkeypatch):
+    """What artifacts would be made from; writing them is another file's test."""
+    given = []
+    monkeypatch.setattr(trainer, "write_artifacts", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(artifacts, "save_pretrained", lambda *_, **__: None)
+    return given
+
+
+def test_a_finished_run_goes_on_to_more_epochs_with_the_rates_of_so_many(tmp_path, written):
+    """Stopped on the way, it ends with the same bits; its record keeps both numbers."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    RunDirectory(whole).create(SHORT)
+    assert go(whole, SHORT, test=10)[0].step == 6
+    shutil.copytree(whole, stopped)
+    written.clear()
+    outcome, recorder = go(whole, LONG, test=10)
+    assert (outcome.finished, outcome.step, recorder.of("start")) == (True, 12, [6])
+    # The artifacts of the former end stay until this one, which scores the test images again.
+    assert len(written) == 1
+    assert [split for split, *_ in recorder.of("evaluation")].count("test") == 2
+    rates = setup_of(LONG, test=10).learning_rates
+    assert [step.learning_rate for step in recorder.of("step")] == rates[6:].tolist()
+    assert not go(stopped, LONG, at=in_step(8), test=10)[0].finished
+    assert go(stopped, LONG, test=10)[0].finished
+    assert_same_bits(saved(stopped)[0], saved(whole)[0])
+    assert rows_of(stopped) == rows_of(whole)
+    for path in (whole, stopped):
+        assert saved(path)[1]["planned"] == PLANNED
+        assert json.loads((path / "run.json").read_text())["planned"] == PLANNED
+        assert RunDirectory(path).read_config() == LONG
+
+
+def test_of_an_earlier_commits_checkpoint_the_run_s_record_has_the_former_number(tmp_path):
+    RunDirectory(tmp_path).create(SHORT)
+    progress = Progress(step=6).to_json()
+    del progress["planned"]
+    with TrainingCheckpoints(RunDirectory(tmp_path).checkpoints) as checkpoints:
+        checkpoints.save(6, setup_of().initial_state(), progress | setup_of().hashes)
+        _, progress = restore_or_initialize(setup_of(), RunDirectory(tmp_path), checkpoints)
+    assert (progress.planned, progress.is_extended) == (PLANNED, True)
+
+
+def test_epochs_that_are_over_already_and_growing_images_are_refused(tmp_path):
+    grows = CONFIG.replace(input=dataclasses.replace(CONFIG.input, progressive_phases=2))
+    assert go(tmp_path, grows, at=in_step(4))[0].step == 6
+    with pytest.raises(ConfigError, match=r"epochs is 1, but 6 steps of 3 .* expected at least 2$"):
+        go(tmp_path, CONFIG.replace(epochs=1))
+    told = rf"epochs is 5, .*; finish the run, then begin .* with --pretrained {tmp_path}$"
+    with pytest.raises(ConfigError, match=told):
+        go(tmp_path, grows.replace(epochs=5))
+    # A refusal changes nothing, and an unfinished run may also take fewer.
+    outcome, recorder = go(tmp_path, CONFIG.replace(epochs=3))
+    assert (outcome.finished, outcome.step, recorder.of("start")) == (True, 9, [6])
+
+
+VALIDATIONS = ((0.5, 0.9), (0.75, 0.5), (0.75, 0.6), (0.5, 0.5), (0.75, 0.5), (0.5, 0.1))
+
+
+@pytest.fixture
+def validations(monkeypatch):
+    """The accuracy and loss of each epoch are those of ``VALIDATIONS``."""
+
+    def validate(run, state, split):
+        return predictions_of(*VALIDATIONS[int(state.step) // 3 - 1])
+
+    monkeypatch.setattr(trainer, "_evaluate", validate)
+
+
+@pytest.mark.usefixtures("validations")
+def test_patience_ends_a_run_as_its_last_epoch_would(tmp_path, written):
+    """After two validations without a better model, also over a resumption between them."""
+    config = CONFIG.replace(epochs=6, patience=2)
+    outcome, _ = go(tmp_path, config, at=after_epoch(3))
+    assert (outcome.finished, outcome.step) == (False, 9)
+    outcome, _ = go(tmp_path, config)
+    assert (outcome.finished, outcome.step) == (True, 12)
+    assert len(written) == 1
+    assert saved(tmp_path, config)[2][-1] == 12
+    # It has ended; more epochs alone don't change that, but more patience does.
+    outcome, recorder = go(tmp_path, config)
+    assert (outcome.finished, recorder.of("step")) == (True, [])
+    with pytest.raises(ConfigError, match=r"ended early.*go on to epoch 7, .*--patience"):
+        go(tmp_path, config.replace(epochs=7))
+    assert go(tmp_path, config.replace(patience=3))[0].step == 18
+
+
+def test_patience_without_validation_is_refused():
+    with pytest.raises(ConfigError, match=r"patience is 2, but without .*--validation-fraction"):
+        setup_of(CONFIG.replace(patience=2), validation=None)
