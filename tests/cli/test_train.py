@@ -12,6 +12,7 @@ from jax.errors import JaxRuntimeError
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import train
+from bottleneck_transformer_flax.cli.setup_text import TRAINED_WEIGHTS
 from bottleneck_transformer_flax.cli.train_options import parse
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.data import datasets
@@ -145,7 +146,7 @@ def test_a_recipe_that_was_chosen_is_explained_and_few_photographs_get_a_better_
     recipe, because, note = train._origin(parsed, setup, choice)
     assert (recipe, because) == ("recipe  image-folder", "because 720 images: few")
     assert note.endswith("botnet train --data 'a b' --pretrained timm/botnet26t_256.c1_in1k")
-    assert train.TRAINED_WEIGHTS in [weights.name for weights in PUBLIC_WEIGHTS]
+    assert TRAINED_WEIGHTS in [weights.name for weights in PUBLIC_WEIGHTS]
     assert len(list(train._origin(parsed, setup, choice._replace(needs_pretrained=False)))) == 2
 
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
-from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli import options, setup_text
 from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_text
-from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
 from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
 from bottleneck_transformer_flax.errors import (
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.defaults import Choice
     from bottleneck_transformer_flax.training.setup import Setup
     from bottleneck_transformer_flax.training.trainer import Outcome
-
-TRAINED_WEIGHTS = "timm/botnet26t_256.c1_in1k"
-"""The published weights that few photographs are best trained from."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -84,13 +80,6 @@ def _leave_others(message: str, code: int = 1) -> NoReturn:
     os._exit(code)
 
 
-class _Prepared(NamedTuple):
-    """A run's setup, and the defaults chosen for its images, if any were."""
-
-    setup: "Setup"
-    choice: "Choice | None"
-
-
 def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     from bottleneck_transformer_flax.distributed import StopRequest, build_alike, is_primary_process
     from bottleneck_transformer_flax.training.trainer import train
@@ -99,7 +88,7 @@ def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     console = LastingConsole(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
     callbacks = _callbacks(parsed, console)
     setup, choice = build_alike(
-        lambda: _prepare(arguments, parsed), lambda prepared: prepared.setup.identity()
+        lambda: _prepare(arguments, parsed), lambda prepared: prepared[0].identity()
     )
     if not parsed.resume:
         say(console, *_origin(parsed, setup, choice))
@@ -138,8 +127,8 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
     return callbacks
 
 
-def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> _Prepared:
-    """List the images, choose the defaults that fit them, and build the setup."""
+def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> "tuple[Setup, Choice | None]":
+    """List the images, choose the defaults that fit them if need be, and build the setup."""
     from bottleneck_transformer_flax.distributed import is_primary_process
     from bottleneck_transformer_flax.training.run_images import load_images
     from bottleneck_transformer_flax.training.setup import make_setup
@@ -150,11 +139,11 @@ def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> _Prepared:
         RunDirectory(parsed.run_directory).require_new()
     try:
         if parsed.resume:
-            return _Prepared(_resumed_setup(parsed), None)
+            return _resumed_setup(parsed), None
         splits = load_images(parsed.config)
         choice = choose_for(arguments, splits)
         config = parsed.config if choice is None else parse(arguments, choice).config
-        return _Prepared(make_setup(config, splits), choice)
+        return make_setup(config, splits), choice
     except CheckpointError as error:
         if not parsed.resume:
             raise
@@ -189,25 +178,20 @@ def _origin(parsed: TrainOptions, setup: "Setup", choice: "Choice | None") -> It
     if parsed.like is not None:
         yield f"recipe  that of {parsed.like}"
     elif choice is None:
-        yield from recipe_lines(parsed.recipe or recipe_for(config.data, config.pretrained), config)
+        name = parsed.recipe or recipe_for(config.data, config.pretrained)
+        yield from setup_text.recipe_lines(name, config)
     else:
-        yield from recipe_lines(choice.recipe, config)
-        yield f"because {choice.reason}"
-        if choice.needs_pretrained:
-            pretrained = ("--data", config.data, "--pretrained", TRAINED_WEIGHTS)
-            yield (
-                "note    starting from trained weights is far better with so few photographs: "
-                f"{options.command_line('train', *pretrained)}"
-            )
+        yield from setup_text.recipe_lines(choice.recipe, config)
+        yield from setup_text.choice_lines(choice, config.data)
 
 
 def _estimate(parsed: TrainOptions, console: Console, setup: "Setup") -> int:
     from bottleneck_transformer_flax.training.estimate import estimate
 
-    say(console, *setup_lines(setup))
+    say(console, *setup_text.setup_lines(setup))
     found = estimate(setup)
     if not parsed.json:
-        say(console, *estimate_lines(setup, found))
+        say(console, *setup_text.estimate_lines(setup, found))
     elif not console.quiet:
         print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
     return 0
@@ -257,16 +241,9 @@ def _too_little_memory_explained(parsed: TrainOptions, config: RunConfig) -> Ite
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        helps = ["a smaller --batch-size or --image-size", "more --accumulation-steps"]
-        helps += [] if config.optimization.remat else ["--remat"]
-        helps += [] if config.model.dtype == "bfloat16" else ["--dtype bfloat16"]
-        # None of these can be changed in a run that has begun.
-        new = (
-            f"begin a new run with --like {parsed.run_directory} and " if parsed.resume else "try "
-        )
+        helps = setup_text.less_memory(config, parsed.run_directory if parsed.resume else None)
         raise TrainingError(
-            f"a device has too little memory ({str(error).splitlines()[0]}); {new}"
-            f"{', '.join(helps[:-1])}, or {helps[-1]}"
+            f"a device has too little memory ({str(error).splitlines()[0]}); {helps}"
         ) from error
 
 

@@ -13,7 +13,7 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, ConfigError
 from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
+from bottleneck_transformer_flax.training.recipes import RECIPES_BY_DATA, default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
 
     basis = _parse_basis(arguments)
     decided = basis.like or basis.recipe or basis.resume or basis.pretrained
-    if decided or basis.data in NAMED_DATA:
+    if decided or basis.data in RECIPES_BY_DATA:
         return None
     return choose_defaults(summarize(splits.train), basis.variant)
 
