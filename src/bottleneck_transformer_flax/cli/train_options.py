@@ -123,6 +123,8 @@ class _Basis:
 
     data: str = RunConfig.data
     variant: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
     pretrained: str | None = None
     recipe: Recipe | None = None
     like: Path | None = None
@@ -176,7 +178,12 @@ def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
     decided = basis.like or basis.recipe or basis.resume or basis.pretrained
     if decided or basis.data in RECIPES_BY_DATA:
         return None
-    return choose_defaults(summarize(splits.train), basis.variant)
+    return choose_defaults(
+        summarize(splits.train),
+        basis.variant,
+        epochs=basis.epochs,
+        batch_size=basis.batch_size,
+    )
 
 
 def _parse_basis(arguments: Sequence[str]) -> _Basis:
