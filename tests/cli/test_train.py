@@ -11,7 +11,8 @@ import pytest
 from jax.errors import JaxRuntimeError
 from rich.console import Console
 
-from bottleneck_transformer_flax.cli import train
+from bottleneck_transformer_flax.cli import result_text, train
+from bottleneck_transformer_flax.cli.setup_text import TRAINED_WEIGHTS
 from bottleneck_transformer_flax.cli.train_options import parse
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.data import datasets
@@ -36,7 +37,9 @@ def tree(folder):
 def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained):
     record = json.loads((trained / run / "run.json").read_text())
     assert (record["data"], record["batch_size"], record["epochs"]) == ("data", 6, 2)
-    assert record["input"]["image_size"] == [16, 16]
+    # Chosen for small images.
+    assert record["optimization"]["optimizer"] == "muon"
+    assert (record["input"]["image_size"], record["input"]["eval_crop"]) == ([16, 16], 1.0)
     # A name that a shell would take apart, and that stands for a time in some file systems.
     (trained / run).rename(trained / "runs/:a b:")
     called = call("train", "--resume")
@@ -60,7 +63,7 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
 )
 def test_a_run_says_how_it_is_calibrated_or_why_not(validation, evaluation, told):
     setup = SimpleNamespace(splits=array_splits(validation=validation))
-    assert told in train._calibration_line(setup, evaluation)
+    assert told in result_text.calibration_line(setup, evaluation)
 
 
 def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(
@@ -154,7 +157,7 @@ def test_a_recipe_that_was_chosen_is_explained_and_few_photographs_get_a_better_
     recipe, because, note = train._origin(parsed, setup, choice)
     assert (recipe, because) == ("recipe  image-folder", "because 720 images: few")
     assert note.endswith("botnet train --data 'a b' --pretrained timm/botnet26t_256.c1_in1k")
-    assert train.TRAINED_WEIGHTS in [weights.name for weights in PUBLIC_WEIGHTS]
+    assert TRAINED_WEIGHTS in [weights.name for weights in PUBLIC_WEIGHTS]
     assert len(list(train._origin(parsed, setup, choice._replace(needs_pretrained=False)))) == 2
 
 
@@ -168,6 +171,7 @@ def test_a_dry_run_names_the_recipe_tells_an_estimate_and_writes_nothing(
     lines = dict(line.split(None, 1) for line in call(*dry).out.splitlines())
     assert listed == ["data"]
     assert lines["recipe"].startswith("small-images, but ")
+    assert lines["update"].startswith("muon ")
     assert lines["because"] == "12 training images in 3 classes, 16 × 16 pixels: small images"
     assert lines["steps"] == "4, 24 images"
     assert lines["data"].startswith("12 training")

@@ -128,6 +128,18 @@ def test_few_images_get_enough_steps_and_very_many_no_more_epochs(size):
     assert RunConfig.from_json(config.to_json()) == config
 
 
+def test_the_average_follows_the_epochs_and_batches_that_are_given():
+    data = summary(720, 5, *PHOTOGRAPHS)
+    for given, decay in (
+        ({"epochs": 20}, 0.977),
+        ({"epochs": 20, "batch_size": 6}, 0.997),
+        ({"epochs": 1, "batch_size": 720}, 0.5),
+    ):
+        config = choose_defaults(data, **given).config
+        assert config.optimization.ema_decay == decay
+        assert given.items() <= config.to_json().items()
+
+
 def test_a_sample_is_read_by_its_headers_and_unreadable_images_are_left_out(tmp_path):
     source = numbered_source(tmp_path, 100, size=(5, 4), bad=range(3, 100))
     # The header is there, the pixels are not.

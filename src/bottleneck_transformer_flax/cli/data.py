@@ -20,7 +20,7 @@ from bottleneck_transformer_flax.cli.commands import choose_command
 from bottleneck_transformer_flax.cli.setup_text import describe_augmentation
 from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 from bottleneck_transformer_flax.preprocessing import Preprocessing
-from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
+from bottleneck_transformer_flax.training.recipes import RECIPES_BY_DATA, default_config
 
 if TYPE_CHECKING:
     from bottleneck_transformer_flax.data.bad_images import BadImages
@@ -175,7 +175,7 @@ def _show(arguments: Sequence[str]) -> int:
     splits = load_splits(parsed.data)
     print_notes(splits.notes)
     source, config = splits.train, default_config(parsed.data)
-    if parsed.data not in NAMED_DATA:
+    if parsed.data not in RECIPES_BY_DATA:
         config = choose_defaults(summarize(source)).config
         parsed = _parse_show(arguments, config.augmentation)
     size = parsed.image_size or config.input.image_size

@@ -1,20 +1,26 @@
 """A run described in words before it starts: its recipe, its setup, and an estimate of its cost."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
+from bottleneck_transformer_flax.cli.options import command_line
 from bottleneck_transformer_flax.training.class_balance import IMBALANCED
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from bottleneck_transformer_flax.training.defaults import Choice
     from bottleneck_transformer_flax.training.estimate import Estimate
     from bottleneck_transformer_flax.training.metrics import Progress
     from bottleneck_transformer_flax.training.setup import Setup
+
+TRAINED_WEIGHTS = "timm/botnet26t_256.c1_in1k"
+"""The published weights that few photographs are best trained from."""
 
 # Lines other than the recipe's show these.
 _ELSEWHERE = ("data", "variant", "pretrained", "input.image_size")
@@ -39,6 +45,14 @@ def recipe_lines(name: str, config: RunConfig) -> Iterator[str]:
                 f"per step; for {config.batch_size}, the linear scaling rule gives "
                 f"--learning-rate {rate:g}"
             )
+
+
+def choice_lines(choice: "Choice", data: str) -> Iterator[str]:
+    """Why a recipe was chosen, and the better start that few photographs have."""
+    yield f"because {choice.reason}"
+    if choice.needs_pretrained:
+        start = command_line("train", "--data", data, "--pretrained", TRAINED_WEIGHTS)
+        yield f"note    trained weights are a far better start for so few photographs: {start}"
 
 
 def setup_lines(setup: "Setup") -> Iterator[str]:
@@ -123,6 +137,15 @@ def estimate_lines(setup: "Setup", found: "Estimate") -> Iterator[str]:
     yield f"time    {_duration(found.seconds)}: {', '.join(parts)}"
     if setup.config.input.progressive_phases > 1:
         yield "        assuming that the images have their final size from the start"
+
+
+def less_memory(config: RunConfig, resumed: Path | None) -> str:
+    """What makes a step need less memory; a run that is resumed cannot change any of it."""
+    helps = ["a smaller --batch-size or --image-size", "more --accumulation-steps"]
+    helps += [] if config.optimization.remat else ["--remat"]
+    helps += [] if config.model.dtype == "bfloat16" else ["--dtype bfloat16"]
+    how = "try" if resumed is None else f"begin a new run with --like {resumed} and"
+    return f"{how} {', '.join(helps[:-1])}, or {helps[-1]}"
 
 
 def describe_augmentation(augmentation: Augmentation) -> str:

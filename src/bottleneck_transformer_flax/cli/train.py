@@ -10,22 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_text
-from bottleneck_transformer_flax.cli.setup_text import (
-    counted,
-    estimate_lines,
-    imbalance_lines,
-    recipe_lines,
-    setup_lines,
-)
+from bottleneck_transformer_flax.cli import options, setup_text
+from bottleneck_transformer_flax.cli.console import LastingConsole, say
+from bottleneck_transformer_flax.cli.result_text import result_lines
 from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
-from bottleneck_transformer_flax.data.datasets import scored_split
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
     CheckpointError,
@@ -43,10 +36,6 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.callbacks import Callback
     from bottleneck_transformer_flax.training.defaults import Choice
     from bottleneck_transformer_flax.training.setup import Setup
-    from bottleneck_transformer_flax.training.trainer import Outcome
-
-TRAINED_WEIGHTS = "timm/botnet26t_256.c1_in1k"
-"""The published weights that few photographs are best trained from."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -91,13 +80,6 @@ def _leave_others(message: str, code: int = 1) -> NoReturn:
     os._exit(code)
 
 
-class _Prepared(NamedTuple):
-    """A run's setup, and the defaults chosen for its images, if any were."""
-
-    setup: "Setup"
-    choice: "Choice | None"
-
-
 def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     from bottleneck_transformer_flax.distributed import StopRequest, build_alike, is_primary_process
     from bottleneck_transformer_flax.training.trainer import train
@@ -106,7 +88,7 @@ def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     console = LastingConsole(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
     callbacks = _callbacks(parsed, console)
     setup, choice = build_alike(
-        lambda: _prepare(arguments, parsed), lambda prepared: prepared.setup.identity()
+        lambda: _prepare(arguments, parsed), lambda prepared: prepared[0].identity()
     )
     if not parsed.resume:
         say(console, *_origin(parsed, setup, choice))
@@ -130,10 +112,8 @@ def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
     if parsed.json and is_primary_process():
         print(json.dumps((outcome.evaluation or {}) | {"run": str(directory.path)}))
     elif is_primary_process():
-        if outcome.step < setup.total_steps:
-            say(console, _early_end(setup, directory, outcome.step))
         seconds = time.perf_counter() - started
-        say(console, *_result_lines(setup, directory, outcome, seconds))
+        say(console, *result_lines(setup, directory, outcome, seconds))
     return 0
 
 
@@ -147,8 +127,8 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
     return callbacks
 
 
-def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> _Prepared:
-    """List the images, choose the defaults that fit them, and build the setup."""
+def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> "tuple[Setup, Choice | None]":
+    """List the images, choose the defaults that fit them if need be, and build the setup."""
     from bottleneck_transformer_flax.distributed import is_primary_process
     from bottleneck_transformer_flax.training.run_images import load_images
     from bottleneck_transformer_flax.training.setup import make_setup
@@ -159,11 +139,11 @@ def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> _Prepared:
         RunDirectory(parsed.run_directory).require_new()
     try:
         if parsed.resume:
-            return _Prepared(_resumed_setup(parsed), None)
+            return _resumed_setup(parsed), None
         splits = load_images(parsed.config)
         choice = choose_for(arguments, splits)
         config = parsed.config if choice is None else parse(arguments, choice).config
-        return _Prepared(make_setup(config, splits), choice)
+        return make_setup(config, splits), choice
     except CheckpointError as error:
         if not parsed.resume:
             raise
@@ -198,25 +178,20 @@ def _origin(parsed: TrainOptions, setup: "Setup", choice: "Choice | None") -> It
     if parsed.like is not None:
         yield f"recipe  that of {parsed.like}"
     elif choice is None:
-        yield from recipe_lines(parsed.recipe or recipe_for(config.data, config.pretrained), config)
+        name = parsed.recipe or recipe_for(config.data, config.pretrained)
+        yield from setup_text.recipe_lines(name, config)
     else:
-        yield from recipe_lines(choice.recipe, config)
-        yield f"because {choice.reason}"
-        if choice.needs_pretrained:
-            pretrained = ("--data", config.data, "--pretrained", TRAINED_WEIGHTS)
-            yield (
-                "note    starting from trained weights is far better with so few photographs: "
-                f"{options.command_line('train', *pretrained)}"
-            )
+        yield from setup_text.recipe_lines(choice.recipe, config)
+        yield from setup_text.choice_lines(choice, config.data)
 
 
 def _estimate(parsed: TrainOptions, console: Console, setup: "Setup") -> int:
     from bottleneck_transformer_flax.training.estimate import estimate
 
-    say(console, *setup_lines(setup), *imbalance_lines(setup))
+    say(console, *setup_text.setup_lines(setup), *setup_text.imbalance_lines(setup))
     found = estimate(setup)
     if not parsed.json:
-        say(console, *estimate_lines(setup, found))
+        say(console, *setup_text.estimate_lines(setup, found))
     elif not console.quiet:
         print(json.dumps(dataclasses.asdict(found) | {"seconds": found.seconds}))
     return 0
@@ -266,16 +241,9 @@ def _too_little_memory_explained(parsed: TrainOptions, config: RunConfig) -> Ite
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        helps = ["a smaller --batch-size or --image-size", "more --accumulation-steps"]
-        helps += [] if config.optimization.remat else ["--remat"]
-        helps += [] if config.model.dtype == "bfloat16" else ["--dtype bfloat16"]
-        # None of these can be changed in a run that has begun.
-        new = (
-            f"begin a new run with --like {parsed.run_directory} and " if parsed.resume else "try "
-        )
+        helps = setup_text.less_memory(config, parsed.run_directory if parsed.resume else None)
         raise TrainingError(
-            f"a device has too little memory ({str(error).splitlines()[0]}); {new}"
-            f"{', '.join(helps[:-1])}, or {helps[-1]}"
+            f"a device has too little memory ({str(error).splitlines()[0]}); {helps}"
         ) from error
 
 
@@ -300,68 +268,3 @@ def _stop_on_signals(stop: "StopRequest", resume: str) -> "Iterator[StopRequest]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _early_end(setup: "Setup", directory: RunDirectory, step: int) -> str:
-    """Why a run took fewer epochs than it was to, and which model is where."""
-    return (
-        f"ended early, after epoch {step // setup.steps_per_epoch} of {setup.config.epochs}: "
-        f"{counted(setup.config.patience or 0, 'validation')} in a row made no better model; "
-        f"{directory.pretrained} is the last model, {directory.best} the best"
-    )
-
-
-def _result_lines(
-    setup: "Setup", directory: RunDirectory, outcome: "Outcome", seconds: float
-) -> Iterator[str]:
-    """The results of a run, and where they are."""
-    evaluation = outcome.evaluation
-    if evaluation is None:
-        yield f"trained on all images, with none left to score the model on, in {seconds:.0f} s"
-    else:
-        loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
-        split = scored_split(evaluation)
-        yield (
-            f"{split} accuracy {100 * evaluation['top1']:.2f} % on "
-            f"{evaluation['count']} images ({top5_text(evaluation, ', ')}loss {loss}), "
-            f"in {seconds:.0f} s"
-        )
-    if setup.config.calibration:
-        yield _calibration_line(setup, evaluation or {})
-    for what, path in (
-        ("model", directory.pretrained),
-        ("checkpoint", directory.checkpoints),
-        ("curves", directory.curves),
-        ("confusion", directory.confusion),
-    ):
-        if path.exists():
-            yield f"  {what:<11}{path}"
-    chosen, _ = options.choose_checkpoint(None)
-    checkpoint = () if chosen == str(directory.path) else ("--checkpoint", directory.path)
-    yield f"next: {options.command_line('predict', *checkpoint, directory.example)}"
-
-
-def _calibration_line(setup: "Setup", evaluation: dict[str, Any]) -> str:
-    """What the temperature does to the probabilities, or why there is none."""
-    from bottleneck_transformer_flax.evaluation.calibration import (
-        FEWEST_IMAGES,
-        LARGEST_TEMPERATURE,
-    )
-
-    if "temperature" in evaluation:
-        before, after = (100 * evaluation[name] for name in ("uncalibrated_ece", "ece"))
-        return (
-            f"calibrated with temperature {evaluation['temperature']:.3f}, fitted on the "
-            f"validation images: calibration error (ECE) {before:.2f} % before, {after:.2f} % after"
-        )
-    if setup.splits.validation is None:
-        return "not calibrated: there are no validation images to fit a temperature on"
-    if (count := len(setup.splits.validation)) < FEWEST_IMAGES:
-        return (
-            f"not calibrated: {count} validation images are too few to fit a temperature on; "
-            f"{FEWEST_IMAGES} are enough"
-        )
-    return (
-        f"not calibrated: no temperature from {1 / LARGEST_TEMPERATURE:g} to "
-        f"{LARGEST_TEMPERATURE:g} fits the validation images"
-    )

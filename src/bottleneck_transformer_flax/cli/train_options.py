@@ -13,7 +13,7 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, ConfigError
 from bottleneck_transformer_flax.own_output import RUN_FILE
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.recipes import NAMED_DATA, default_config
+from bottleneck_transformer_flax.training.recipes import RECIPES_BY_DATA, default_config
 from bottleneck_transformer_flax.training.run_directory import RunDirectory, newest_run
 
 if TYPE_CHECKING:
@@ -127,11 +127,19 @@ class _Basis:
 
     data: str = RunConfig.data
     variant: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
     pretrained: str | None = None
     recipe: Recipe | None = None
     like: Path | None = None
     resume: bool = False
     run_directory: Path | None = None
+
+    @property
+    def is_left_to_the_images(self) -> bool:
+        """Whether no recipe, run, model or name of a data set decides the defaults."""
+        decided = self.like or self.recipe or self.resume or self.pretrained
+        return not decided and self.data not in RECIPES_BY_DATA
 
 
 def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOptions:
@@ -152,7 +160,7 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
         return _parse_resumed(arguments, basis)
     if basis.like is not None and basis.recipe is not None:
         raise ConfigError("--like starts from a run's own options; leave out --recipe")
-    if help_wanted and choice is None and Path(basis.data).is_dir():
+    if help_wanted and basis.is_left_to_the_images:
         from bottleneck_transformer_flax.data.datasets import load_splits
 
         with contextlib.suppress(BoTNetError):
@@ -173,14 +181,18 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
 
 
 def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
-    """The defaults that fit the images; None where a name, a recipe or a model decides them."""
+    """The defaults that fit the images; None where something else decides them."""
     from bottleneck_transformer_flax.training.defaults import choose_defaults, summarize
 
     basis = _parse_basis(arguments)
-    decided = basis.like or basis.recipe or basis.resume or basis.pretrained
-    if decided or basis.data in NAMED_DATA:
+    if not basis.is_left_to_the_images:
         return None
-    return choose_defaults(summarize(splits.train), basis.variant)
+    return choose_defaults(
+        summarize(splits.train),
+        basis.variant,
+        epochs=basis.epochs,
+        batch_size=basis.batch_size,
+    )
 
 
 def _parse_basis(arguments: Sequence[str]) -> _Basis:

@@ -26,6 +26,7 @@ _FEWEST_POSITIONS = 4
 _FEWEST_STEPS, _MOST_EPOCHS = 2000, 300
 _FEWEST_STEPS_PER_EPOCH, _SMALLEST_BATCH = 10, 16
 _MOST_VALIDATIONS = 100
+_LOWEST_DECAY = 0.5
 # The paper's 100 epochs of ImageNet.
 _MOST_IMAGES = 128_000_000
 
@@ -78,12 +79,20 @@ def summarize(source: ImageSource) -> DataSummary:
     )
 
 
-def choose_defaults(data: DataSummary, variant: str | None = None) -> Choice:
+def choose_defaults(
+    data: DataSummary,
+    variant: str | None = None,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Choice:
     """The recipe that fits a data set, with the model, image size and number of steps for it.
 
     Args:
         data: what is known of the images.
-        variant: the model, where it is decided already.
+        variant: the model, where it is decided already, as may be ``epochs`` and ``batch_size``.
+        epochs: passes over the training images.
+        batch_size: images per step.
     """
     # An unreadable sample says nothing; most folders hold photographs.
     height, width = np.median(data.sizes or [(256, 256)], axis=0).astype(int).tolist()
@@ -99,7 +108,7 @@ def choose_defaults(data: DataSummary, variant: str | None = None) -> Choice:
         recipe, model, why = "paper-standard", "botnet_s1_50", "enough for the paper's recipe"
     chosen = get_variant(variant or model)
     image_size = _image_size((height, width), chosen, small=small)
-    config = _with_enough_steps(RECIPES[recipe], data.num_images)
+    config = _with_enough_steps(RECIPES[recipe], data.num_images, epochs, batch_size)
     whole = small or set(data.sizes) == {image_size}
     config = config.replace(
         variant=chosen.name,
@@ -132,21 +141,26 @@ def _image_size(size: tuple[int, int], variant: Variant, *, small: bool) -> tupl
     return height, width
 
 
-def _with_enough_steps(recipe: RunConfig, num_images: int) -> RunConfig:
+def _with_enough_steps(
+    recipe: RunConfig, num_images: int, epochs: int | None, batch_size: int | None
+) -> RunConfig:
     """A recipe with as many epochs, and as small batches, as few images need; fewer for very many.
 
     The moving average follows: it must forget the random start within the run.
     """
-    batch_size = recipe.batch_size
-    while batch_size > _SMALLEST_BATCH and num_images < _FEWEST_STEPS_PER_EPOCH * batch_size:
-        batch_size //= 2
+    if batch_size is None:
+        batch_size = recipe.batch_size
+        while batch_size > _SMALLEST_BATCH and num_images < _FEWEST_STEPS_PER_EPOCH * batch_size:
+            batch_size //= 2
     steps_per_epoch = max(1, num_images // batch_size)
-    epochs = max(recipe.epochs, min(_MOST_EPOCHS, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
-    epochs = min(epochs, max(recipe.epochs // 10, _MOST_IMAGES // num_images, 1))
+    if epochs is None:
+        epochs = max(recipe.epochs, min(_MOST_EPOCHS, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
+        epochs = min(epochs, max(recipe.epochs // 10, _MOST_IMAGES // num_images, 1))
     every = math.ceil(epochs / _MOST_VALIDATIONS)
     decay = recipe.optimization.ema_decay
     if decay is not None:
-        decay = min(decay, math.floor(1000 - 5000 / (epochs * steps_per_epoch)) / 1000)
+        forgotten = math.floor(1000 - 5000 / (epochs * steps_per_epoch)) / 1000
+        decay = min(decay, max(_LOWEST_DECAY, forgotten))
     return recipe.replace(
         epochs=epochs,
         batch_size=batch_size,

@@ -138,13 +138,13 @@ RECIPES = {
     "embedded-quick": EMBEDDED_QUICK,
 }
 
-NAMED_DATA = {"embedded": "embedded-quick", "fashion-mnist": "small-images"}
+RECIPES_BY_DATA = {"embedded": "embedded-quick", "fashion-mnist": "small-images"}
 """The recipes for data sets that have a name; the images of others decide (see ``defaults``)."""
 
 
 def recipe_for(data: str, pretrained: str | None = None) -> str:
     """Name of the recipe for a data set by its name alone, with a folder taken for photographs."""
-    return "fine-tuning" if pretrained is not None else NAMED_DATA.get(data, "image-folder")
+    return "fine-tuning" if pretrained is not None else RECIPES_BY_DATA.get(data, "image-folder")
 
 
 def default_config(
