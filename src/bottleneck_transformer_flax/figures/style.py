@@ -5,7 +5,6 @@ would choose a backend and share its state with the calling program.
 """
 
 import io
-import warnings
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -50,11 +49,8 @@ def style_chart(axes: Axes, title: str) -> None:
 def png_bytes(figure: Figure) -> bytes:
     """Encode the figure as a PNG."""
     png = io.BytesIO()
-    with warnings.catch_warnings():
-        # A character that no font here has is drawn as a box; there is nothing to do.
-        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
-        # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
-        FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
+    FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
     return png.getvalue()
 
 
