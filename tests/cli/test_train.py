@@ -12,6 +12,7 @@ from jax.errors import JaxRuntimeError
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import train
+from bottleneck_transformer_flax.cli.result_text import _calibration_line
 from bottleneck_transformer_flax.cli.train_options import parse
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.data import datasets
@@ -60,7 +61,7 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
 )
 def test_a_run_says_how_it_is_calibrated_or_why_not(validation, evaluation, told):
     setup = SimpleNamespace(splits=array_splits(validation=validation))
-    assert told in train._calibration_line(setup, evaluation)
+    assert told in _calibration_line(setup, evaluation)
 
 
 def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(

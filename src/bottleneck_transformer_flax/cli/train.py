@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_text
+from bottleneck_transformer_flax.cli.console import LastingConsole, say
+from bottleneck_transformer_flax.cli.result_text import result_lines
 from bottleneck_transformer_flax.cli.setup_text import estimate_lines, recipe_lines, setup_lines
 from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
 from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from bottleneck_transformer_flax.training.callbacks import Callback
     from bottleneck_transformer_flax.training.defaults import Choice
     from bottleneck_transformer_flax.training.setup import Setup
-    from bottleneck_transformer_flax.training.trainer import Outcome
 
 TRAINED_WEIGHTS = "timm/botnet26t_256.c1_in1k"
 """The published weights that few photographs are best trained from."""
@@ -124,7 +124,7 @@ def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
         print(json.dumps((outcome.evaluation or {}) | {"run": str(directory.path)}))
     elif is_primary_process():
         seconds = time.perf_counter() - started
-        say(console, *_result_lines(setup, directory, outcome, seconds))
+        say(console, *result_lines(setup, directory, outcome.evaluation, seconds))
     return 0
 
 
@@ -291,58 +291,3 @@ def _stop_on_signals(stop: "StopRequest", resume: str) -> "Iterator[StopRequest]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _result_lines(
-    setup: "Setup", directory: RunDirectory, outcome: "Outcome", seconds: float
-) -> Iterator[str]:
-    """The results of a run, and where they are."""
-    evaluation = outcome.evaluation
-    if evaluation is None:
-        yield f"trained on all images, with none left to score the model on, in {seconds:.0f} s"
-    else:
-        loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
-        yield (
-            f"{evaluation['split']} accuracy {100 * evaluation['top1']:.2f} % on "
-            f"{evaluation['count']} images ({top5_text(evaluation, ', ')}loss {loss}), "
-            f"in {seconds:.0f} s"
-        )
-    if setup.config.calibration:
-        yield _calibration_line(setup, evaluation or {})
-    for what, path in (
-        ("model", directory.pretrained),
-        ("checkpoint", directory.checkpoints),
-        ("curves", directory.curves),
-        ("confusion", directory.confusion),
-    ):
-        if path.exists():
-            yield f"  {what:<11}{path}"
-    chosen, _ = options.choose_checkpoint(None)
-    checkpoint = () if chosen == str(directory.path) else ("--checkpoint", directory.path)
-    yield f"next: {options.command_line('predict', *checkpoint, directory.example)}"
-
-
-def _calibration_line(setup: "Setup", evaluation: dict[str, Any]) -> str:
-    """What the temperature does to the probabilities, or why there is none."""
-    from bottleneck_transformer_flax.evaluation.calibration import (
-        FEWEST_IMAGES,
-        LARGEST_TEMPERATURE,
-    )
-
-    if "temperature" in evaluation:
-        before, after = (100 * evaluation[name] for name in ("uncalibrated_ece", "ece"))
-        return (
-            f"calibrated with temperature {evaluation['temperature']:.3f}, fitted on the "
-            f"validation images: calibration error (ECE) {before:.2f} % before, {after:.2f} % after"
-        )
-    if setup.splits.validation is None:
-        return "not calibrated: there are no validation images to fit a temperature on"
-    if (count := len(setup.splits.validation)) < FEWEST_IMAGES:
-        return (
-            f"not calibrated: {count} validation images are too few to fit a temperature on; "
-            f"{FEWEST_IMAGES} are enough"
-        )
-    return (
-        f"not calibrated: no temperature from {1 / LARGEST_TEMPERATURE:g} to "
-        f"{LARGEST_TEMPERATURE:g} fits the validation images"
-    )

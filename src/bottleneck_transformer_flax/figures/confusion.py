@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -116,7 +117,10 @@ def _name_classes(
     if shown != list(map(one_line, class_names[::step])):
         axes.set_xlabel(f"{axes.get_xlabel()}\n{LEGEND}", color=INK_COLOR)
     names = list(map(_shorten, shown))
-    fonts = {"fontsize": font_size, "fontfamily": find_fonts("".join(names)).families}
+    fonts: dict[str, Any] = {
+        "fontsize": font_size,
+        "fontfamily": find_fonts("".join(names)).families,
+    }
     # A dollar sign in a class name starts no formula.
     axes.set_yticks(named, names, parse_math=False, **fonts)
     axes.set_xticks(named, names, parse_math=False, **fonts)

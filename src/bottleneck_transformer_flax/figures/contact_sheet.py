@@ -128,7 +128,7 @@ def _label(name: str) -> str:
 
 def _extent(text: str, families: list[str]) -> tuple[int, int]:
     """Measure the width and height of a name in pixels."""
-    style = {"fontsize": NAME_FONT_SIZE, "fontfamily": families}
+    style: dict[str, Any] = {"fontsize": NAME_FONT_SIZE, "fontfamily": families}
     drawn = new_figure(1.0, 1.0).text(0, 0, text, parse_math=False, **style)
     box = drawn.get_window_extent()
     return round(box.width), round(box.height)
