@@ -84,6 +84,14 @@ def test_without_any_augmentation_training_sees_what_is_evaluated(call, images):
     assert sheet[:, evaluated].std() > 10
 
 
+def test_names_that_no_font_has_are_numbers_and_told(call, images):
+    (images / "bee").rename(images / "\N{SIGNWRITING HAND-FIST INDEX}\nbee")
+    called = call("data", "show", "images", "--count", "9", "--versions", "1")
+    assert called.code == 0
+    told = "note: no font has the names of #2 \N{SIGNWRITING HAND-FIST INDEX} bee\n"
+    assert called.err == told
+
+
 def test_what_cannot_be_drawn_leaves_nothing_or_is_left_out(call, fails, images):
     for number in range(4):
         truncated_jpeg(images / f"bee/{number}.png")

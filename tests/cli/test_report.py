@@ -87,6 +87,13 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
 
 
 @pytest.mark.usefixtures("no_pass")
+def test_a_class_that_the_picture_gives_as_a_number_is_named_below_it(page_of, run):
+    names = ["ant", "two\nlines", "\N{SIGNWRITING HAND-FIST INDEX}"]
+    (run / "pretrained/classes.json").write_text(json.dumps(names))
+    assert ["#2", "\N{SIGNWRITING HAND-FIST INDEX}"] in page_of()[0].rows
+
+
+@pytest.mark.usefixtures("no_pass")
 @pytest.mark.parametrize(
     ("moved", "said"),
     [("", "--data"), ("val/ant/0.png", "data holds other images")],

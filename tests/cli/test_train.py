@@ -63,7 +63,7 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
 )
 def test_a_run_says_how_it_is_calibrated_or_why_not(validation, evaluation, told):
     setup = SimpleNamespace(splits=array_splits(validation=validation))
-    assert told in result_text.calibration_line(setup, evaluation)
+    assert told in result_text._calibration_line(setup, evaluation)
 
 
 def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(

@@ -41,6 +41,8 @@ FULL = RunPage(
     ),
     pairs=(ConfusedPair(ODD, "ant", 1234, 0.125),),
     confusion=PNG + b" of confusion",
+    legend=(("#1", ODD),),
+    reliability=PNG + b" of reliability",
     options=(("input.image_size", "[28, 28]"), ("data", ODD)),
 )
 
@@ -59,6 +61,7 @@ def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
         address("jpeg", JPEG),
         address("png", PNG),
         address("png", PNG + b" of confusion"),
+        address("png", PNG + b" of reliability"),
     ]
     assert {f"runs/{ODD}", f"a note on {ODD}"} <= set(page.texts_in("p"))
     assert any("the test split" in text for text in page.texts_in("p"))
@@ -72,6 +75,7 @@ def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
         ["epochs", "2 of 2"],
         [ODD, "ant", "1,234", "12.5 %", ""],
         ["input.image_size", "[28, 28]"],
+        ["#1", ODD],
     ):
         assert row in page.rows
     start = page.rows.index(CLASS_HEADS) + 1
@@ -113,6 +117,7 @@ def test_what_is_not_known_has_no_section():
         "Most confused classes",
         "Accuracy by class, worst first",
         "Confusion matrix",
+        "Calibration",
     ]
 
 

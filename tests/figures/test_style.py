@@ -48,7 +48,7 @@ def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("curves confusion contact_sheet", {"jax", "matplotlib.pyplot"}),
+        ("curves confusion contact_sheet reliability", {"jax", "matplotlib.pyplot"}),
         ("report", {"jax", "matplotlib", "numpy"}),
     ],
 )

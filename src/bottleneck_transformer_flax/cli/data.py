@@ -166,6 +166,7 @@ def _show(arguments: Sequence[str]) -> int:
     from bottleneck_transformer_flax.data.datasets import load_splits
     from bottleneck_transformer_flax.decoding import allow_pixels
     from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
+    from bottleneck_transformer_flax.figures.fonts import legible, numbered
     from bottleneck_transformer_flax.figures.style import check_png_path, save_png
     from bottleneck_transformer_flax.training.defaults import choose_defaults, summarize
     from bottleneck_transformer_flax.training.starting_point import starting_point
@@ -190,7 +191,11 @@ def _show(arguments: Sequence[str]) -> int:
     if not chosen:
         raise DataError(f"none of the training images of {parsed.data} can be read")
     evaluated, trained = _images(parsed, preprocessing, source, chosen)
-    names = [source.class_names[source.labels[index]] for index in chosen]
+    labels = legible(source.class_names)
+    names = [labels[source.labels[index]] for index in chosen]
+    unnamed = [" ".join(pair) for pair in numbered(source.class_names) if pair[0] in names]
+    if unnamed:
+        print(f"note: no font has the names of {', '.join(unnamed)}", file=sys.stderr)
     changes = describe_augmentation(parsed.augmentation)
     sheet = draw_contact_sheet(names, evaluated, trained, title=f"{parsed.data}: {changes}")
     save_png(sheet, parsed.out)

@@ -131,6 +131,7 @@ def _finished(
     """The page with the results that only a finished run has."""
     from bottleneck_transformer_flax.checkpoints.pretrained import read_pretrained
     from bottleneck_transformer_flax.evaluation.predictions import Predictions
+    from bottleneck_transformer_flax.figures.fonts import numbered
 
     evaluation = _read_evaluation(run_directory)
     split = evaluation["split"]
@@ -165,6 +166,7 @@ def _finished(
             for row in evaluation["per_class"]
         ),
         confusion=confusion.read_bytes() if confusion.is_file() else None,
+        legend=tuple(numbered(pretrained.classes)),
         reliability=reliability.read_bytes() if reliability.is_file() else None,
     )
 

@@ -1,4 +1,4 @@
-"""A finished run in words: its scores, and where everything is."""
+"""A run described in words after its end: its scores, its calibration, and where everything is."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,15 +31,16 @@ def result_lines(
             f"in {seconds:.0f} s"
         )
     if setup.config.calibration:
-        yield calibration_line(setup, evaluation or {})
+        yield _calibration_line(setup, evaluation or {})
     for what, path in (
         ("model", directory.pretrained),
         ("checkpoint", directory.checkpoints),
         ("curves", directory.curves),
         ("confusion", directory.confusion),
+        ("reliability", directory.reliability),
     ):
         if path.exists():
-            yield f"  {what:<11}{path}"
+            yield f"  {what:<12}{path}"
     chosen, _ = options.choose_checkpoint(None)
     checkpoint = () if chosen == str(directory.path) else ("--checkpoint", directory.path)
     yield f"next: {options.command_line('predict', *checkpoint, directory.example)}"
@@ -54,7 +55,7 @@ def _early_end(setup: "Setup", directory: RunDirectory, step: int) -> str:
     )
 
 
-def calibration_line(setup: "Setup", evaluation: dict[str, Any]) -> str:
+def _calibration_line(setup: "Setup", evaluation: dict[str, Any]) -> str:
     """What the temperature does to the probabilities, or why there is none."""
     from bottleneck_transformer_flax.evaluation.calibration import (
         FEWEST_IMAGES,

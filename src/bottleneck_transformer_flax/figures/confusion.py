@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,6 +12,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from bottleneck_transformer_flax.errors import one_line
+from bottleneck_transformer_flax.figures.fonts import find_fonts, legible
 from bottleneck_transformer_flax.figures.style import (
     DOTS_PER_INCH,
     FRAME_COLOR,
@@ -31,6 +34,7 @@ MARGIN_INCHES = 0.15
 NO_IMAGES_COLOR = "0.88"
 LARGEST_SHARE_IN_BLACK = 50
 """In percent; black up to here and white beyond have a contrast of at least 4.5 to the cell."""
+LEGEND = "#: number of a class in classes.json, from 0; no font has its name"
 COLOR_BAR_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)
 
 
@@ -44,7 +48,8 @@ def draw_confusion_matrix(
 
     With up to 20 classes, each cell that is not zero shows its percentage and number of images;
     with more, there is a colour bar instead. Where not all names fit, every second, fifth, tenth …
-    class is named. Long names are shortened. The row of a class without images is grey.
+    class is named. Long names are shortened; one that no font of the system has is given by the
+    class's number. The row of a class without images is grey.
 
     Args:
         confusion: numbers of images, at least one in all, true classes by predicted classes.
@@ -73,8 +78,8 @@ def draw_confusion_matrix(
     else:
         _add_color_bar(figure, axes, image)
     style_axes(axes)
-    _name_classes(axes, class_names, side_inches / num_classes, 9 if has_numbers else 7)
     _add_titles(axes, confusion, split)
+    _name_classes(axes, class_names, side_inches / num_classes, 9 if has_numbers else 7)
     _fit_around(figure, axes)
     return figure
 
@@ -112,10 +117,17 @@ def _name_classes(
 ) -> None:
     step = _naming_step(NAME_SPACING_INCHES / cell_inches)
     named = range(0, len(class_names), step)
-    names = [_shorten(class_names[index]) for index in named]
+    shown = legible(class_names)[::step]
+    if shown != list(map(one_line, class_names[::step])):
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{LEGEND}", color=INK_COLOR)
+    names = list(map(_shorten, shown))
+    fonts: dict[str, Any] = {
+        "fontsize": font_size,
+        "fontfamily": find_fonts("".join(names)).families,
+    }
     # A dollar sign in a class name starts no formula.
-    axes.set_yticks(named, names, fontsize=font_size, parse_math=False)
-    axes.set_xticks(named, names, fontsize=font_size, parse_math=False)
+    axes.set_yticks(named, names, parse_math=False, **fonts)
+    axes.set_xticks(named, names, parse_math=False, **fonts)
     axes.tick_params(length=3 if step > 1 else 0)
 
     widest_pixels = max(label.get_window_extent().width for label in axes.get_xticklabels())

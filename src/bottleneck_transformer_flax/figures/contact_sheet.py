@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from bottleneck_transformer_flax.figures.fonts import find_fonts
 from bottleneck_transformer_flax.figures.style import (
     DOTS_PER_INCH,
     INK_COLOR,
@@ -47,20 +48,25 @@ def draw_contact_sheet(
     by a whole number, so that their pixels stay exact.
 
     Args:
-        names: name of each row, usually the image's class; long ones are shortened.
+        names: name of each row, usually the image's class; long ones are shortened, and characters
+            that no font of the system has are given as "?", as they are in the title.
         evaluated: each image as evaluation sees it, RGB in [0, 255].
         trained: several versions of each image as training sees it, RGB in [0, 255].
         title: title of the sheet.
     """
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
     pitch = max(width, LEAST_PITCH) + GAP
-    labels = [_label(name) for name in names]
-    label_widths, label_heights = zip(*map(_extent, labels), strict=True)
+    fonts = find_fonts(title + "".join(names))
+    legible = str.maketrans(dict.fromkeys(fonts.missing, "?"))
+    labels = [_label(name.translate(legible)) for name in names]
+    label_widths, label_heights = zip(
+        *(_extent(label, fonts.families) for label in labels), strict=True
+    )
     left = MARGIN + max(label_widths) + 3 * GAP
     first_trained = left + pitch + GAP_AFTER_EVALUATED
     lefts = [left, *(first_trained + pitch * version for version in range(trained.shape[1]))]
     total_width = lefts[-1] + pitch + MARGIN
-    title_lines = _title_lines(title, total_width)
+    title_lines = _title_lines(title.translate(legible), total_width)
     top = MARGIN + LINE_HEIGHT * len(title_lines) + HEADING_SPACE + HEADING_HEIGHT
     row_height = max(height, max(label_heights)) + GAP
     total_height = top + row_height * len(names) + MARGIN
@@ -71,13 +77,15 @@ def draw_contact_sheet(
     axes.set_autoscale_on(False)
     axes.set_axis_off()
     for number, line in enumerate(title_lines):
-        _write(axes, MARGIN, MARGIN + LINE_HEIGHT * number, line, fontsize=TITLE_FONT_SIZE)
+        style = {"fontsize": TITLE_FONT_SIZE, "fontfamily": fonts.families}
+        _write(axes, MARGIN, MARGIN + LINE_HEIGHT * number, line, **style)
     heading_style = {"fontsize": HEADING_FONT_SIZE, "color": HEADING_COLOR}
     for heading, heading_left in zip(HEADINGS, lefts, strict=False):
         _write(axes, heading_left, top - HEADING_HEIGHT, heading, **heading_style)
     for row, label in enumerate(labels):
         middle = top + row_height * row + (row_height - GAP) // 2
-        _write(axes, MARGIN, middle, label, fontsize=NAME_FONT_SIZE, va="center")
+        style = {"fontsize": NAME_FONT_SIZE, "fontfamily": fonts.families}
+        _write(axes, MARGIN, middle, label, va="center", **style)
         for image_left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
             _show(axes, image, image_left, middle - height // 2, width, height)
     return figure
@@ -118,9 +126,10 @@ def _label(name: str) -> str:
     )
 
 
-def _extent(text: str) -> tuple[int, int]:
+def _extent(text: str, families: list[str]) -> tuple[int, int]:
     """Measure the width and height of a name in pixels."""
-    drawn = new_figure(1.0, 1.0).text(0, 0, text, fontsize=NAME_FONT_SIZE, parse_math=False)
+    style: dict[str, Any] = {"fontsize": NAME_FONT_SIZE, "fontfamily": families}
+    drawn = new_figure(1.0, 1.0).text(0, 0, text, parse_math=False, **style)
     box = drawn.get_window_extent()
     return round(box.width), round(box.height)
 

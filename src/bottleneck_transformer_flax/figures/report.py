@@ -77,6 +77,7 @@ class RunPage:
         pairs: confused classes in the order to show them in.
         classes: accuracy of each class, in any order.
         confusion: a PNG of the confusion matrix.
+        legend: number and name of each class that the confusion matrix gives by its number.
         reliability: a PNG of the reliability diagram.
         options: every option of the run.
     """
@@ -92,6 +93,7 @@ class RunPage:
     pairs: tuple[ConfusedPair, ...] = ()
     classes: tuple[ClassAccuracy, ...] = ()
     confusion: bytes | None = None
+    legend: tuple[Fact, ...] = ()
     reliability: bytes | None = None
     options: tuple[Fact, ...] = ()
 
@@ -104,7 +106,12 @@ def report_page(page: RunPage) -> str:
         _mistakes(page),
         _pairs(page.pairs),
         _classes(page.classes),
-        _picture("Confusion matrix", page.confusion, "true classes by predicted classes"),
+        _picture(
+            "Confusion matrix",
+            page.confusion,
+            "true classes by predicted classes",
+            legend=page.legend,
+        ),
         _picture("Calibration", page.reliability, "accuracy by confidence"),
         _fill("options", facts=_facts(page.options)) if page.options else _Html(),
     )
@@ -135,10 +142,16 @@ def thumbnail(image: Image.Image) -> bytes:
     return encoded.getvalue()
 
 
-def _picture(title: str, png: bytes | None, description: str) -> _Html:
+def _picture(title: str, png: bytes | None, description: str, legend: Sequence[Fact] = ()) -> _Html:
     if png is None:
         return _Html()
-    return _fill("picture", title=title, picture=_data_address(png), description=description)
+    return _fill(
+        "picture",
+        title=title,
+        picture=_data_address(png),
+        description=description,
+        legend=_fill("legend", facts=_facts(legend)) if legend else _Html(),
+    )
 
 
 def _mistakes(page: RunPage) -> _Html:

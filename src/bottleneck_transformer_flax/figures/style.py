@@ -5,7 +5,6 @@ would choose a backend and share its state with the calling program.
 """
 
 import io
-import warnings
 from errno import ENOTDIR
 from pathlib import Path
 
@@ -52,11 +51,8 @@ def style_chart(axes: Axes, title: str) -> None:
 def png_bytes(figure: Figure) -> bytes:
     """Encode the figure as a PNG, which names this package as the software that wrote it."""
     png = io.BytesIO()
-    with warnings.catch_warnings():
-        # A character that no font here has is drawn as a box; there is nothing to do.
-        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
-        # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
-        FigureCanvasAgg(figure).print_png(png, metadata={"Software": SOFTWARE})  # type: ignore[no-untyped-call]
+    # The canvas draws the figure as it is; savefig would let a matplotlibrc crop or rescale it.
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": SOFTWARE})  # type: ignore[no-untyped-call]
     return png.getvalue()
 
 

@@ -78,6 +78,9 @@ def replace_head(
 ) -> tuple[BoTNet, Variables]:
     """Give a network a new, randomly initialised classifier for other classes.
 
+    A temperature in the network's ``Preprocessing`` was fitted to the old classifier; go on with
+    ``preprocessing.replace(temperature=1.0)``.
+
     Args:
         model: the network.
         variables: its variables; all arrays except the head's are returned as they are.

@@ -235,8 +235,7 @@ class RunConfig:
                 f"a divisor of batch_size / accumulation_steps = {images}",
             ),
         )
-        phases = self.input.progressive_phases
-        if phases > self.epochs:
+        if (phases := self.input.progressive_phases) > self.epochs:
             raise ConfigError(
                 f"progressive_phases is {phases}; expected at most epochs = {self.epochs}"
             )
