@@ -26,6 +26,13 @@ STEPS = 3
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
 
+@pytest.fixture(autouse=True)
+def promotion_of_steps():
+    """Optax computes with floats and integer steps."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def params():
     """Parameters of every kind: those of four parts of a network."""

@@ -67,7 +67,7 @@ class LinearModel(BoTNet):
         kernel = self.param("kernel", nn.initializers.normal(1.0), (3, classes))
         bias = self.param("bias", nn.initializers.constant(0.1), (classes,))
         dropout = nn.Dropout(self.config.dropout_rate)
-        return dropout(features * scale, deterministic=not train) @ kernel + bias
+        return dropout(features * scale[None], deterministic=not train) @ kernel + bias[None]
 
 
 def colour_images(count, seed=0, size=SIZE):
