@@ -75,7 +75,7 @@ def test_ties_keep_the_order_of_the_classes():
     variables = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_variables(model, SIZE)
     )
-    variables["params"]["bias"] = jnp.arange(100) % 2 * 2.5
+    variables["params"]["bias"] = jnp.arange(100.0) % 2 * 2.5
     ranking = Predictor(Pretrained(model, variables, PREPROCESSING, names), top_k=100)(images_of(1))
     assert [name for name, _ in ranking[0]] == [*names[1::2], *names[0::2]]
     likely, unlikely = np.e / (50 * np.e + 50), 1 / (50 * np.e + 50)
