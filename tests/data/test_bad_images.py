@@ -63,6 +63,10 @@ def test_a_note_is_only_for_one_whose_error_is_late(tmp_path, caplog, monkeypatc
         else:
             with pytest.raises(DataError, match=r"01\.png"):
                 met.raise_met()
+    raised = BadImages(skip=False)
+    with pytest.raises(DataError):
+        raised.add(source, 1)
+    raised.meet(source, [1])
     time.sleep(0.1)
     assert not caplog.messages
 

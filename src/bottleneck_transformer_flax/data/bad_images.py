@@ -66,6 +66,7 @@ class BadImages:
         self.reasons: dict[str, str] = {}
         self._error: DataError | None = None
         self._note: threading.Timer | None = None
+        self._lock = threading.Lock()
 
     def add(self, source: ImageSource, index: int) -> None:
         """Collect an image that could not be read.
@@ -85,14 +86,17 @@ class BadImages:
         Unless such images are skipped, ``raise_met`` raises an error about the first. Where it is
         not called within half a second, as during a compilation, a note names the image.
         """
-        if self.skip or not indices or self._error is not None:
+        if self.skip or not indices:
             return
-        reason = _reason(source, indices[0])
-        self._error = DataError(f"{reason}; {REMEDY}")
-        note = f"{reason}; this stops the run when the step under way is done"
-        self._note = threading.Timer(_SECONDS_UNTIL_NAMED, _log.warning, (note,))
-        self._note.daemon = True
-        self._note.start()
+        with self._lock:
+            if self._error is not None:
+                return
+            reason = _reason(source, indices[0])
+            self._error = DataError(f"{reason}; {REMEDY}")
+            note = f"{reason}; this stops the run when the step under way is done"
+            self._note = threading.Timer(_SECONDS_UNTIL_NAMED, _log.warning, (note,))
+            self._note.daemon = True
+            self._note.start()
 
     def raise_met(self) -> None:
         """Raise the error about the first image met, whether or not its batch has its turn.
@@ -104,8 +108,11 @@ class BadImages:
             self._raise(self._error)
 
     def _raise(self, error: DataError) -> NoReturn:
-        if self._note is not None:
-            self._note.cancel()
+        with self._lock:
+            # What is met from now on needs no note.
+            self._error = error
+            if self._note is not None:
+                self._note.cancel()
         raise error
 
     def report(self) -> str:
