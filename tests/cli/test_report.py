@@ -44,7 +44,7 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
     page, _ = page_of()
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert page.texts_in("h1") == ["botnet_tiny on data"]
-    assert {"validation (val/) accuracy", "best validation (val/) accuracy, epoch 1"} <= set(
+    assert {"validation (val/) accuracy", "best validation (val/) accuracy, epoch 2"} <= set(
         page.texts_in("dt")
     )
     assert f"{100 * evaluation['top1']:.2f} %" in page.texts_in("dd")

@@ -50,7 +50,8 @@ def test_load_splits_reads_the_named_folder(folder, monkeypatch):
     assert default_folder() == folder
     splits = load_splits("fashion-mnist")
     assert splits.description == (
-        "70 training, 10 validation and 40 test images, 10 classes (Fashion-MNIST)"
+        "70 training, 10 validation (held out of the training images) and 40 test images, "
+        "10 classes (Fashion-MNIST)"
     )
     assert splits.test.describe(12) == "fashion-mnist test image 12"
     assert splits.test.labels.tolist() == write_split(folder, "t10k", per_class=4, seed=2).tolist()

@@ -15,7 +15,7 @@ SCRIPT = "\N{MATHEMATICAL SCRIPT CAPITAL A}"
 # Assigned, but in no font that anyone has.
 UNKNOWN = "\N{SIGNWRITING HAND-FIST INDEX}"
 NAMES = ["cat", f"{SCRIPT}nt", f"{UNKNOWN} fist", "кот", "two\nlines \x1b[1m", ""]
-LABELS = ["cat", f"{SCRIPT}nt", "#2", "кот", "two lines  [1m", ""]
+LABELS = ["cat", f"{SCRIPT}nt", "#2", "кот", r"two\nlines \x1b[1m", ""]
 
 
 def test_a_font_is_found_for_what_the_default_font_lacks():

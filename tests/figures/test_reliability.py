@@ -22,9 +22,9 @@ def bars_of(axes):
 def test_texts_are_readable_and_bars_are_accuracies_above_numbers(counts, assert_readable):
     counts = np.array(counts)
     accuracies = np.where(counts > 0, np.linspace(0, 1, 15), np.nan)
-    figure = draw_reliability_diagram(counts, accuracies, ece=0.0123, split="validation (val/)")
+    figure = draw_reliability_diagram(counts, accuracies, ece=0.0123, split="test ($5 or $6/)")
     texts = assert_readable(figure)
-    title = f"Calibration error (ECE) 1.23 % on {counts.sum():,} images\nvalidation (val/)"
+    title = f"Calibration error (ECE) 1.23 % on {counts.sum():,} images\ntest ($5 or $6/)"
     assert title in texts
     upper, lower = figure.axes
     middles = [round((index + 0.5) / 15, 6) for index in range(15)]

@@ -152,11 +152,13 @@ def _add_titles(axes: Axes, confusion: Int[np.ndarray, "classes classes"], split
     count = int(confusion.sum())
     axes.set_title(
         f"Accuracy {100 * confusion.trace() / count:.2f} % on {count:,} images"
-        + (f", {split}" if split else ""),
+        + (split and f"\n{split}"),
         fontsize=TITLE_FONT_SIZE,
         color=INK_COLOR,
         loc="left",
         pad=10,
+        # A dollar sign in a folder's name starts no formula.
+        parse_math=False,
     )
     blank = " (grey row: no images)" if (confusion.sum(axis=1) == 0).any() else ""
     axes.set_xlabel("predicted class", color=INK_COLOR)

@@ -71,7 +71,9 @@ def draw_training_curves(history: History) -> Figure:
             frameon=False,
             labelcolor=INK_COLOR,
         )
-    figure.suptitle(_title(history), fontsize=TITLE_FONT_SIZE, color=INK_COLOR)
+    # A dollar sign in a folder's name starts no formula.
+    style = {"fontsize": TITLE_FONT_SIZE, "color": INK_COLOR, "parse_math": False}
+    figure.suptitle(_title(history), **style)
     return figure
 
 

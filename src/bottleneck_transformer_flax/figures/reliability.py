@@ -55,6 +55,8 @@ def draw_reliability_diagram(
         color=INK_COLOR,
         loc="left",
         pad=10,
+        # A dollar sign in a folder's name starts no formula.
+        parse_math=False,
     )
     lower.bar(middles, counts, width=0.94 * width, color=COUNT_COLOR)
     _write_counts(lower, middles, counts)
