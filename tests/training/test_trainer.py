@@ -275,14 +275,14 @@ def test_a_temperature_is_fitted_on_validation_and_applied_to_what_is_scored(tmp
     expected = test.calibrated(temperature)
     np.testing.assert_array_equal(predictions.top_probabilities, expected.top_probabilities)
     before = {"temperature": temperature, "uncalibrated_ece": round(test.ece, 6)}
-    assert evaluation == {"split": "test"} | before | expected.to_json(CLASSES)
+    assert evaluation == {"split": "test", "origin": ""} | before | expected.to_json(CLASSES)
     unchanged = {name: value for name, value in test.to_json(CLASSES).items() if name != "ece"}
     assert unchanged.items() <= evaluation.items()
     go(tmp_path / "not", config.replace(calibration=False), validation=60, test=70)
     assert "temperature" not in rows_of(tmp_path / "not")[0]
     *_, predictions, evaluation = written.pop()
     np.testing.assert_array_equal(predictions.top_probabilities, test.top_probabilities)
-    assert evaluation == {"split": "test"} | test.to_json(CLASSES)
+    assert evaluation == {"split": "test", "origin": ""} | test.to_json(CLASSES)
 
 
 def test_a_run_does_not_resume_from_what_it_did_not_begin_with(tmp_path):
