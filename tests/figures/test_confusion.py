@@ -50,7 +50,7 @@ def test_names_and_numbers_are_readable(confusion, names, assert_readable):
     if names is FASHION_MNIST:
         assert all(texts.count(name) == 2 for name in names)
     if names is ODD_NAMES:
-        assert shown[:4] == ["", "costs $5 or $6", "two lines", "great white shark, white shar…"]
+        assert shown[:4] == ["", "costs $5 or $6", r"two\nlines", "great white shark, white shar…"]
         assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
 
 
