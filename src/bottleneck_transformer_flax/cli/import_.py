@@ -23,7 +23,7 @@ class ImportOptions:
     """
 
     source: tyro.conf.Positional[str]
-    """A repository on the Hugging Face hub, or a .safetensors, .pth, .pt, .bin or .tar file."""
+    """A repository on the Hugging Face hub, or a .safetensors, .pth, .pt, .ckpt, .bin or .tar."""
     out: Path
     """The pretrained directory to write."""
     variant: str | None = None
