@@ -234,6 +234,6 @@ def test_images_that_are_not_known_or_not_there_are_refused(fails, run, tmp_path
     assert "'all', but data has splits" in fails(2, "evaluate", "--split", "all")
     (tmp_path / "data/val").rename(tmp_path / "data/test")
     record(run, "data", validation_fraction=0.0)
-    assert "no validation split" in fails(1, "evaluate", "--split", "validation")
+    assert "no validation split" in fails(2, "evaluate", "--split", "validation")
     (run / "pretrained").rename("copied")
     assert "name images with --data" in fails(2, "evaluate", "--checkpoint", "copied")

@@ -165,7 +165,7 @@ def test_a_run_without_scores_says_why(page_of, run, epochs, note):
     ("options", "code", "named"),
     [
         (("--count", "-1"), 2, "count"),
-        (("--out", "data"), 2, "data"),
+        (("--out", "data"), 1, "data: is a folder"),
         (("--out", "data/val/ant/0.png/page.html"), 1, "0.png"),
         ((), 1, "evaluation.json cannot be read: expected count, loss"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from bottleneck_transformer_flax import list_variants
 from bottleneck_transformer_flax.cli import COMMANDS, main
+from bottleneck_transformer_flax.cli.commands import as_typed
 from bottleneck_transformer_flax.cli.options import command_line
 
 
@@ -124,6 +125,22 @@ def test_help_is_no_wider_than_the_terminal(call, monkeypatch, columns):
     out = call("train", "--help").out
     assert out.startswith("Train a model on images.\n\nWithout options it trains a small BoTNet")
     assert max(map(len, out.splitlines())) == int(columns)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message", "told"),
+    [
+        ("--batch-size 0", "batch_size is 0; expected 1", "--batch-size is 0; expected 1"),
+        ("--batch_size=0", "choose a smaller batch_size", "choose a smaller --batch_size"),
+        ("--epochs 1", "epochs is 1; warmup_epochs is 2", "--epochs is 1; warmup_epochs is 2"),
+        ("--epochs 1 --warmup-epochs 2", "warmup_epochs is 2", "--warmup-epochs is 2"),
+        ("--seed 1", "cannot change optimization.seed = 1", "cannot change --seed = 1"),
+        ("--data x", "the data is x; --data is, data of", "the data is x; --data is, data of"),
+        ("train photos", "epochs is 0; train is", "epochs is 0; train is"),
+    ],
+)
+def test_an_option_is_named_as_it_was_typed(typed, message, told):
+    assert as_typed(message, typed.split()) == told
 
 
 def test_a_command_to_type_next_runs_the_program_that_prints_it(tmp_path, monkeypatch):

@@ -33,11 +33,11 @@ def test_a_figure_is_never_read_as_an_image(tmp_path):
 
 
 def test_a_path_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path):
-    for name, told in (
-        ("absent/figure.png", "absent is not a folder; create it"),
-        ("figure.pdf", r"ends in \.png"),
+    for name, kind, told in (
+        ("absent/figure.png", NotADirectoryError, "absent does not exist; create it"),
+        ("figure.pdf", ConfigError, r"ends in \.png"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(kind, match=told):
             check_png_path(tmp_path / name)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(IsADirectoryError, match=r"folder\.png"):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import TrainingError
 from bottleneck_transformer_flax.training.metrics import EpochMetrics, Progress, StepInfo
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 from bottleneck_transformer_flax.training.tensorboard import TensorBoard
@@ -104,5 +104,5 @@ def test_without_tensorboardx_the_extra_is_named(monkeypatch):
     # A run that does not start has nothing to close.
     TensorBoard().on_end()
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigError, match=r"bottleneck-transformer-flax\[log\]"):
+    with pytest.raises(TrainingError, match=r"bottleneck-transformer-flax\[log\]"):
         TensorBoard()

@@ -1,6 +1,8 @@
 """The command line: ``botnet COMMAND …``. A command's module is imported when it runs.
 
-Exit codes: 0 done, 1 the work failed or was interrupted, 2 bad usage.
+Exit codes: 0 done; 1 the work failed or was interrupted, or something that the command line names
+is missing or cannot be used; 2 the command line itself is wrong: an option or a value that is
+unknown, out of range, or does not fit the others, the data or the model.
 """
 
 import keyword
@@ -9,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from bottleneck_transformer_flax.cli.commands import COMMANDS, choose_command
+from bottleneck_transformer_flax.cli.commands import COMMANDS, as_typed, choose_command
 from bottleneck_transformer_flax.cli.startup import (
     accept_any_text,
     end_at_once,
@@ -23,18 +25,19 @@ from bottleneck_transformer_flax.errors import BoTNetError, ConfigError, one_lin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script ``botnet``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     before = signal.signal(signal.SIGINT, end_at_once)
     accept_any_text()
     keep_freed_memory()
     keep_compiled_programs()
     show_log()
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
     except ConfigError as error:
-        return _fail(str(error), 2)
+        return _fail(as_typed(str(error), arguments), 2)
     except BoTNetError as error:
         return _fail(str(error), 1)
     except BrokenPipeError:

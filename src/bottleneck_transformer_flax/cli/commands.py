@@ -1,5 +1,6 @@
 """The commands, and choosing one by its name; no parser of options, so that help is quick."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -46,3 +47,20 @@ def choose_command(
     if arguments[0] not in commands:
         raise ConfigError(unknown_name("command", arguments[0], commands))
     return arguments[0], arguments[1:]
+
+
+def as_typed(message: str, arguments: Sequence[str]) -> str:
+    """Name the options that were typed as they were, where a message names their fields.
+
+    Args:
+        message: a message about fields, such as "batch_size is 0".
+        arguments: what a user typed after the program.
+    """
+    typed = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    # The longest first: "epochs" is also the end of "warmup_epochs".
+    for option in sorted(typed, key=len, reverse=True):
+        field = re.escape(option[2:].replace("-", "_"))
+        # A word alone may be no field: "the data is", but "data is".
+        pattern = rf"\b{field}\b" if "_" in field else rf"(?<!the ){field}(?= (?:is|=) )"
+        message = re.sub(rf"(?<![\w-])(?:\w+\.)?{pattern}", option, message)
+    return message

@@ -190,7 +190,7 @@ def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource,
         wanted = "validation"
     source: ImageSource | None = splits._asdict()[wanted]
     if source is None:
-        raise DataError(f"{data} has no {wanted} split; choose another --split, or other --data")
+        raise ConfigError(f"{data} has no {wanted} split; choose another --split, or other --data")
     return source, wanted, data, is_own
 
 

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from errno import EISDIR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     config = run_directory.read_config()
     out = parsed.out or run_directory.path / "report.html"
     if out.is_dir():
-        raise ConfigError(f"out is {out}, which is a folder; expected the name of a file")
+        raise IsADirectoryError(EISDIR, "is a folder; expected the name of a file", str(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     page = _page(run_directory, config, parsed)
     print_notes(page.notes)

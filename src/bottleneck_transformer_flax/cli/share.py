@@ -9,7 +9,7 @@ import tyro
 
 from bottleneck_transformer_flax.checkpoints.hub import upload_pretrained
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = options.parse(ShareOptions, "share", arguments)
     checkpoint, run = options.choose_checkpoint(parsed.checkpoint)
     if parsed.checkpoint is None and run is None:
-        raise ConfigError(
+        raise CheckpointError(
             f"there is no finished run in {options.RUNS}/; name what to share with --checkpoint"
         )
     url = upload_pretrained(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.commands import as_typed
 from bottleneck_transformer_flax.cli.console import LastingConsole, say, top5_text
 from bottleneck_transformer_flax.cli.setup_text import (
     counted,
@@ -68,7 +69,9 @@ def _train_as_one_of_several(arguments: Sequence[str], parsed: TrainOptions) -> 
     try:
         code = _train(arguments, parsed)
     except (BoTNetError, OSError) as error:
-        _leave_others(str(error), 2 if isinstance(error, ConfigError) else 1)
+        if isinstance(error, ConfigError):
+            _leave_others(as_typed(str(error), arguments), 2)
+        _leave_others(str(error))
     except (ValueError, RuntimeError) as error:
         # What JAX raises, in several lines, when another process has gone.
         again = "" if parsed.dry_run else " with --resume"

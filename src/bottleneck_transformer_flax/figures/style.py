@@ -6,6 +6,7 @@ would choose a backend and share its state with the calling program.
 
 import io
 import warnings
+from errno import ENOTDIR
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -63,15 +64,14 @@ def check_png_path(path: Path) -> None:
     """Check that a figure can be written to a path, before any work is done for it.
 
     Raises:
-        ConfigError: when ``path`` does not end in ``.png``, or its folder does not exist.
+        ConfigError: when ``path`` does not end in ``.png``.
+        NotADirectoryError: when it is in no folder.
     """
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"figure path is {path}; expected a name that ends in .png")
+        raise ConfigError(f"{path} is no name of a figure; expected one that ends in .png")
     if not path.parent.is_dir():
-        raise ConfigError(
-            f"figure path is {path}, but {path.parent} is not a folder; "
-            "create it or choose another path"
-        )
+        reason = f"its folder {path.parent} does not exist; create it or choose another path"
+        raise NotADirectoryError(ENOTDIR, reason, str(path))
 
 
 def save_png(figure: Figure, path: Path) -> None:

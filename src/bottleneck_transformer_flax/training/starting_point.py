@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from bottleneck_transformer_flax.axes import Array
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.conversion.loading import load_pretrained
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import CheckpointError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.surgery import replace_head
@@ -29,7 +29,7 @@ def starting_point(
     if config.pretrained is not None:
         pretrained = load_pretrained(config.pretrained, image_size=config.input.image_size)
         if pretrained.model.config.folded_batch_norm:
-            raise ConfigError(
+            raise CheckpointError(
                 f"the batch norms of {config.pretrained} are folded into its weights, so it cannot "
                 "be trained; name the model that it was folded from"
             )

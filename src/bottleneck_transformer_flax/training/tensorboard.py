@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.errors import TrainingError
 from bottleneck_transformer_flax.training.callbacks import Callback
 from bottleneck_transformer_flax.training.metrics import EpochMetrics, Progress, StepInfo
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -31,10 +31,10 @@ class TensorBoard(Callback):
         """Check that the library is there; nothing is written before the run starts.
 
         Raises:
-            ConfigError: when tensorboardX is not installed.
+            TrainingError: when tensorboardX is not installed.
         """
         if find_spec("tensorboardX") is None:
-            raise ConfigError(
+            raise TrainingError(
                 "the log for TensorBoard needs tensorboardX; install it with "
                 "pip install 'bottleneck-transformer-flax[log]', or leave the option out"
             )
