@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from bottleneck_transformer_flax import save_pretrained
-from bottleneck_transformer_flax.errors import CheckpointError
+from bottleneck_transformer_flax.errors import BoTNetError
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from checkpoints.shared import ANT, CONTENT, NAMES, PREPROCESSING
@@ -47,10 +47,10 @@ def logged_in(hub, monkeypatch):
 
 @pytest.fixture
 def refusal(capfd):
-    """Call, expect a CheckpointError, and give its one line."""
+    """Call, expect one of our errors, and give its one line."""
 
     def call(function, *arguments, **options):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(BoTNetError) as caught:
             function(*arguments, **options)
         message = str(caught.value)
         assert "\n" not in message

@@ -36,6 +36,6 @@ def test_a_mistyped_path_or_name_asks_the_hub_for_nothing(fails, hub, tmp_path, 
     (tmp_path / "runs").mkdir()
     told = fails(1, "predict", "image.png", "--checkpoint", "runs/nothing")
     assert "runs/nothing does not exist" in told
-    told = fails(1, "share", "insects", "--checkpoint", "botnet_tiny")
+    told = fails(2, "share", "insects", "--checkpoint", "botnet_tiny")
     assert "is not the name of a hub repository" in told
     assert (hub.asked, hub.repositories) == ([], {})

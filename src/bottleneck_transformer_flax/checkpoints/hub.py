@@ -19,7 +19,7 @@ from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     REQUIRED,
     find_pretrained,
 )
-from bottleneck_transformer_flax.errors import CheckpointError, reraise
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, reraise
 
 _log = logging.getLogger(__name__)
 _PART = r"\w(?:[\w.-]{0,94}\w)?"
@@ -63,6 +63,7 @@ def download_repository(
         Folder of this version in the cache; it must not be written to.
 
     Raises:
+        ConfigError: when this is no name of a repository.
         CheckpointError: when the download fails, or the repository lacks a required file or has
             none of the files.
     """
@@ -108,12 +109,13 @@ def upload_pretrained(
         Address of the repository's page.
 
     Raises:
+        ConfigError: when this is no name of a repository, or the name of a revision.
         CheckpointError: when the directory lacks a file, nobody is logged in, writing is not
             permitted, or the hub cannot be reached.
     """
     name, revision = _parse(repository)
     if revision is not None:
-        raise CheckpointError(
+        raise ConfigError(
             f"{repository} names a revision, but an upload goes to the main branch; name {name}"
         )
     folder = _complete_directory(directory)
@@ -158,7 +160,7 @@ def _complete_directory(directory: Path) -> Path:
 def _parse(repository: str) -> tuple[str, str | None]:
     """Name and revision of a repository."""
     if not is_repository(repository):
-        raise CheckpointError(
+        raise ConfigError(
             f"{repository!r} is not the name of a hub repository; expected owner/name or "
             "owner/name@revision, of letters, digits, '-', '_' and '.'"
         )
