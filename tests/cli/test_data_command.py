@@ -88,7 +88,7 @@ def test_names_that_no_font_has_are_numbers_and_told(call, images):
     (images / "bee").rename(images / "\N{SIGNWRITING HAND-FIST INDEX}\nbee")
     called = call("data", "show", "images", "--count", "9", "--versions", "1")
     assert called.code == 0
-    told = "note: no font has the names of #2 \N{SIGNWRITING HAND-FIST INDEX} bee\n"
+    told = "note: no font has the names of #2 \N{SIGNWRITING HAND-FIST INDEX}\\nbee\n"
     assert called.err == told
 
 
