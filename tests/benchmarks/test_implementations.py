@@ -25,8 +25,10 @@ SMALL = get_config("botnet_t3", stage_sizes=(1, 1, 1, 1), initial_filters=8, hea
     [
         ("reference", "inference"),
         ("reference", "attention-training"),
-        *(("timm", workload) for workload in ("inference", "attention", "attention-training")),
-        pytest.param("timm", "training", marks=pytest.mark.slow),
+        *(
+            pytest.param("timm", workload, marks=pytest.mark.slow)
+            for workload in ("inference", "training", "attention", "attention-training")
+        ),
     ],
 )
 def test_implementations_give_the_same(tmp_path, peer, workload):

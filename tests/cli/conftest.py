@@ -47,7 +47,7 @@ class Called(NamedTuple):
 
 
 @pytest.fixture
-def call(capfd, monkeypatch):
+def call(capfd, monkeypatch, as_users_have_it):
     """Call the command line in this process, as from a terminal of a fixed width."""
     monkeypatch.setenv("COLUMNS", "100")
 

@@ -76,6 +76,7 @@ def test_a_folder_that_holds_something_else_is_refused_before_anything_is_read(f
     assert entries(Path("taken")) == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_the_printed_line_loads_an_export_into_timm(call):
     """timm rounds the grids of 90 × 86 pixels down where it builds them, up where it computes."""
     network = timm.create_model(NAME, img_size=(96, 96))

@@ -111,7 +111,7 @@ def test_train_stop_resume_evaluate_predict_and_report(call, tmp_path, monkeypat
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    fails, tmp_path, monkeypatch, as_users_have_it, code, arguments, expected
+    fails, tmp_path, monkeypatch, code, arguments, expected
 ):
     monkeypatch.chdir(tmp_path)
     assert expected in fails(code, *arguments.split())

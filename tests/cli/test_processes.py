@@ -162,7 +162,12 @@ def test_ctrl_c_on_a_terminal_shows_the_cursor_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "encoding"), [((), "utf-8:strict"), (("--json",), "utf-8:strict"), ((), "ascii")]
+    ("options", "encoding"),
+    [
+        ((), "utf-8:strict"),
+        pytest.param(("--json",), "utf-8:strict", marks=pytest.mark.slow),
+        pytest.param((), "ascii", marks=pytest.mark.slow),
+    ],
 )
 def test_any_file_name_is_printed_in_any_encoding(tmp_path, options, encoding):
     names = ["plain.png", os.fsdecode(b"od\xff\xfed.png")]

@@ -35,6 +35,7 @@ def imported(file):
     return import_checkpoint(file, variant="botnet_s1_50", image_size=recorded.SIZE).pretrained
 
 
+@pytest.mark.slow
 def test_logits_and_features_are_distribuuuus(imported, golden):
     expected = golden["logits"]
     logits, features = logits_and_features(imported.model, imported.variables, recorded.images())

@@ -66,7 +66,7 @@ def test_blockwise_attention_computes_its_logits_twice_and_remat_all_but_the_hea
     assert with_remat == 3 * forward - 1 + forward - head
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_are_those_of_saving_everything(monkeypatch, remat):
     model = SMALL_MODELS["botnet_t3"].clone(execution=Execution(remat=remat))
     arguments = small_variables("botnet_t3"), small_images("botnet_t3")

@@ -36,6 +36,7 @@ def theirs():
     return network, images, logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_t3_gives_the_logits_of_timm(form):
     network, images, expected = theirs()

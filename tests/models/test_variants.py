@@ -88,7 +88,14 @@ def test_rows_are_as_published(name):
 
 
 # timm's heads share out the inner channels of their block, so botnet_small's cannot be timm's.
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "botnet_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if sum(variant.config.stage_sizes) > 30 else ())
+        for name, variant in VARIANTS.items()
+        if name != "botnet_small"
+    ],
+)
 def test_the_rows_figures_are_those_of_timms_network_and_of_publications(name):
     variant = VARIANTS[name]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

@@ -66,7 +66,8 @@ def test_of_an_earlier_commits_checkpoint_the_run_s_record_has_the_former_number
     progress = Progress(step=6).to_json()
     del progress["planned"]
     with TrainingCheckpoints(RunDirectory(tmp_path).checkpoints) as checkpoints:
-        checkpoints.save(6, setup_of().initial_state(), progress | setup_of().hashes)
+        hashes = setup_of().hashes
+        checkpoints.save(6, setup_of().initial_state(), progress | hashes, wait=True)
         _, progress = restore_or_initialize(setup_of(), RunDirectory(tmp_path), checkpoints)
     assert (progress.planned, progress.is_extended) == (PLANNED, True)
 

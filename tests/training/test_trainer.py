@@ -157,11 +157,14 @@ def test_another_seed_gives_other_bits(whole, tmp_path):
     assert tree_differs(saved(tmp_path)[0].variables, saved(whole[0])[0].variables)
 
 
+MUON = dataclasses.replace(CONFIG.optimization, optimizer="muon", momentum=0.95)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimization": dataclasses.replace(CONFIG.optimization, optimizer="muon", momentum=0.95)},
-        {"class_balance": "weights"},
+        pytest.param({"optimization": MUON}, marks=pytest.mark.slow),
+        pytest.param({"class_balance": "weights"}, marks=pytest.mark.slow),
         {"class_balance": "sampling"},
     ],
     ids=["muon", "weights", "sampling"],

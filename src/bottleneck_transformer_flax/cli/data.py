@@ -86,6 +86,17 @@ class ShowOptions:
     json: bool = False
     """Print a summary as one line of JSON."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, value, most in (
+            ("count", self.count, MOST_ROWS),
+            ("versions", self.versions, MOST_VERSIONS),
+        ):
+            if not 1 <= value <= most:
+                raise ConfigError(f"{name} is {value}; expected 1 to {most}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; expected an integer in [0, 2**32)")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
@@ -151,15 +162,6 @@ def _print_packed(parsed: PackOptions, packed: "Packed") -> None:
 
 def _show(arguments: Sequence[str]) -> int:
     parsed = _parse_show(arguments)
-    for name, value, most in (
-        ("count", parsed.count, MOST_ROWS),
-        ("versions", parsed.versions, MOST_VERSIONS),
-    ):
-        if not 1 <= value <= most:
-            raise ConfigError(f"{name} is {value}; expected 1 to {most}")
-    if not 0 <= parsed.seed < 2**32:
-        raise ConfigError(f"seed is {parsed.seed}; expected an integer in [0, 2**32)")
-
     # These import jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.cli.console import print_notes
     from bottleneck_transformer_flax.data.bad_images import BadImages

@@ -153,6 +153,18 @@ def load_parts(
         }
     if array_record.is_packed(path):
         return choose_parts(path, array_record.open_packed(path))
+    _check_not_half_packed(path)
+    if parquet_folder := parquet_layout.find_data_set(path):
+        if not in_order:
+            raise DataError(
+                f"{data}: holds Parquet files, which are too slow to read in random order; run "
+                f"botnet data pack {data} PACKED, and name the folder PACKED instead"
+            )
+        return choose_parts(path, parquet.open_parquet(parquet_folder, columns))
+    return dict(folder.open_folder(path))
+
+
+def _check_not_half_packed(path: Path) -> None:
     if (path / PROGRESS_FILE).is_file():
         raise DataError(f"{path}: is not packed to its end; repeat the same botnet data pack")
     # By name: listing every folder would take long where they hold a million images.
@@ -164,14 +176,6 @@ def load_parts(
             f"{path}: has ArrayRecord files but no {DESCRIPTION_FILE} of botnet data "
             "pack; copy the whole data set again, or pack the images into a new folder"
         )
-    if parquet_folder := parquet_layout.find_data_set(path):
-        if not in_order:
-            raise DataError(
-                f"{data}: holds Parquet files, which are too slow to read in random order; run "
-                f"botnet data pack {data} PACKED, and name the folder PACKED instead"
-            )
-        return choose_parts(path, parquet.open_parquet(parquet_folder, columns))
-    return dict(folder.open_folder(path))
 
 
 def comes_in_parts(data: str) -> bool:

@@ -54,10 +54,9 @@ def training_batches(
         balanced: whether an epoch has equally many images of every class: those of small classes
             come several times, and large classes need several epochs.
         start_step: number of the first batch, counted from 0 over all epochs.
-        num_workers: worker processes, of which at most one for each core and each batch of an
-            epoch is started; with 0, threads of this process read ahead. By default
-            ``choose_num_workers`` decides. A program that starts workers must guard its
-            ``__main__``.
+        num_workers: worker processes, at most one for each core and each batch of an epoch; with 0,
+            threads of this process read ahead. By default ``choose_num_workers`` decides. A program
+            that starts workers must guard its ``__main__``.
         process_shard: (process index, number of processes): the part of every batch to read.
         bad_images: collects unreadable images; by default the first one is an error.
 
@@ -70,9 +69,19 @@ def training_batches(
         ConfigError: when an argument is out of range, ``batch_size`` exceeds the source, or the
             processes cannot share it equally.
     """
+    _check_training(source, batch_size, seed, start_step)
+    rows = _rows(process_shard, batch_size)
+    plain = partial(_plain_order, len(source))
+    order = partial(_balanced_order, source.labels) if balanced else plain
+    steps_per_epoch = len(source) // batch_size
+    read = ReadBatch(source, transform, rows)
+    draws = _shuffled(order, steps_per_epoch, batch_size, seed, start_step)
+    return _read(draws, read, steps_per_epoch, num_workers, bad_images)
+
+
+def _check_training(source: ImageSource, batch_size: int, seed: int, start_step: int) -> None:
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, start_step=start_step, seed=seed)
-    rows = _rows(process_shard, batch_size)
     if seed >= 2**32:
         raise ConfigError(f"seed is {seed}; expected less than 2**32")
     if batch_size > len(source):
@@ -80,13 +89,6 @@ def training_batches(
             f"batch_size is {batch_size} but there are only {len(source)} training images; "
             f"choose a batch_size of at most {len(source)}"
         )
-    order = (
-        partial(_balanced_order, source.labels) if balanced else partial(_plain_order, len(source))
-    )
-    steps_per_epoch = len(source) // batch_size
-    draws = _shuffled(order, steps_per_epoch, batch_size, seed, start_step)
-    read = ReadBatch(source, transform, rows)
-    return _read(draws, read, steps_per_epoch, num_workers, bad_images)
 
 
 def evaluation_batches(

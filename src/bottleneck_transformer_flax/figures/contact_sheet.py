@@ -48,10 +48,10 @@ def draw_contact_sheet(
     by a whole number, so that their pixels stay exact.
 
     Args:
-        names: name of each row, usually the image's class; long ones are shortened, and characters
-            that no font of the system has are given as "?", as they are in the title.
+        names: name of each row, usually the class; long ones are shortened, and characters that no
+            font of the system has are given as "?", as they are in the title.
         evaluated: each image as evaluation sees it, RGB in [0, 255].
-        trained: several versions of each image as training sees it, RGB in [0, 255].
+        trained: versions of each image as training sees it, RGB in [0, 255].
         title: title of the sheet.
     """
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
@@ -59,12 +59,9 @@ def draw_contact_sheet(
     fonts = find_fonts(title + "".join(names))
     legible = str.maketrans(dict.fromkeys(fonts.missing, "?"))
     labels = [_label(name.translate(legible)) for name in names]
-    label_widths, label_heights = zip(
-        *(_extent(label, fonts.families) for label in labels), strict=True
-    )
-    left = MARGIN + max(label_widths) + 3 * GAP
-    first_trained = left + pitch + GAP_AFTER_EVALUATED
-    lefts = [left, *(first_trained + pitch * version for version in range(trained.shape[1]))]
+    extents = [_extent(label, fonts.families) for label in labels]
+    label_widths, label_heights = zip(*extents, strict=True)
+    lefts = _lefts(MARGIN + max(label_widths) + 3 * GAP, pitch, trained.shape[1])
     total_width = lefts[-1] + pitch + MARGIN
     title_lines = _title_lines(title.translate(legible), total_width)
     top = MARGIN + LINE_HEIGHT * len(title_lines) + HEADING_SPACE + HEADING_HEIGHT
@@ -79,16 +76,22 @@ def draw_contact_sheet(
     for number, line in enumerate(title_lines):
         style = {"fontsize": TITLE_FONT_SIZE, "fontfamily": fonts.families}
         _write(axes, MARGIN, MARGIN + LINE_HEIGHT * number, line, **style)
-    heading_style = {"fontsize": HEADING_FONT_SIZE, "color": HEADING_COLOR}
-    for heading, heading_left in zip(HEADINGS, lefts, strict=False):
-        _write(axes, heading_left, top - HEADING_HEIGHT, heading, **heading_style)
+    for heading, left in zip(HEADINGS, lefts, strict=False):
+        style = {"fontsize": HEADING_FONT_SIZE, "color": HEADING_COLOR}
+        _write(axes, left, top - HEADING_HEIGHT, heading, **style)
     for row, label in enumerate(labels):
         middle = top + row_height * row + (row_height - GAP) // 2
         style = {"fontsize": NAME_FONT_SIZE, "fontfamily": fonts.families}
         _write(axes, MARGIN, middle, label, va="center", **style)
-        for image_left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
-            _show(axes, image, image_left, middle - height // 2, width, height)
+        for left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
+            _show(axes, image, left, middle - height // 2, width, height)
     return figure
+
+
+def _lefts(left: int, pitch: int, versions: int) -> list[int]:
+    """Left edge of each column: the evaluated image, then the versions after a wider gap."""
+    first = left + pitch + GAP_AFTER_EVALUATED
+    return [left, *(first + pitch * version for version in range(versions))]
 
 
 def _write(axes: Axes, left: int, top: int, text: str, **style: Any) -> None:

@@ -58,23 +58,27 @@ def draw_training_curves(history: History) -> Figure:
     _finish_panel(accuracy, history, "Accuracy (%)")
     _finish_panel(learning_rate, history, "Learning rate")
     for axes in (loss, accuracy):
-        # Above the panel, beside its title, where no curve can pass.
-        axes.legend(
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
-            ncols=len(axes.get_lines()),
-            fontsize=9,
-            handlelength=1.4,
-            handletextpad=0.5,
-            columnspacing=1.0,
-            borderaxespad=0,
-            frameon=False,
-            labelcolor=INK_COLOR,
-        )
+        _add_legend(axes)
     # A dollar sign in a folder's name starts no formula.
     style = {"fontsize": TITLE_FONT_SIZE, "color": INK_COLOR, "parse_math": False}
     figure.suptitle(_title(history), **style)
     return figure
+
+
+def _add_legend(axes: Axes) -> None:
+    """Above the panel, beside its title, where no curve can pass."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(axes.get_lines()),
+        fontsize=9,
+        handlelength=1.4,
+        handletextpad=0.5,
+        columnspacing=1.0,
+        borderaxespad=0,
+        frameon=False,
+        labelcolor=INK_COLOR,
+    )
 
 
 def _check(history: History) -> None:

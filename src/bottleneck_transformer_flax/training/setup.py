@@ -216,11 +216,7 @@ def assemble(
         ConfigError: for options that don't fit each other, the data or the devices.
     """
     optimization = config.optimization
-    if config.patience is not None and splits.validation is None:
-        raise ConfigError(
-            f"patience is {config.patience}, but without validation images no model is better than "
-            "another; hold some out with --validation-fraction 0.1, or leave --patience out"
-        )
+    _check_patience(config, splits)
     batch_size = _batch_size(config, len(splits.train))
     steps_per_epoch = len(splits.train) // batch_size
     if (steps := steps_per_epoch * config.epochs) > _MOST_STEPS:
@@ -249,18 +245,36 @@ def assemble(
         learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps, dtype=jnp.float32))),
         optimizer=optimizer,
         train_step=train_step,
-        evaluator=Evaluator(
-            model,
-            preprocessing,
-            batch_size=min(batch_size * 4, _LARGEST_EVALUATION_BATCH),
-            num_workers=config.input.num_workers,
-            keep_logits=config.calibration,
-            devices=devices,
-        ),
+        evaluator=_make_evaluator(config, model, preprocessing, batch_size, devices),
     )
     # The smallest images come first; a shift that is too long for them is refused here.
     setup.transform(epoch=1)
     return setup
+
+
+def _make_evaluator(
+    config: RunConfig,
+    model: BoTNet,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    devices: DataParallel,
+) -> Evaluator:
+    return Evaluator(
+        model,
+        preprocessing,
+        batch_size=min(batch_size * 4, _LARGEST_EVALUATION_BATCH),
+        num_workers=config.input.num_workers,
+        keep_logits=config.calibration,
+        devices=devices,
+    )
+
+
+def _check_patience(config: RunConfig, splits: Splits) -> None:
+    if config.patience is not None and splits.validation is None:
+        raise ConfigError(
+            f"patience is {config.patience}, but without validation images no model is better than "
+            "another; hold some out with --validation-fraction 0.1, or leave --patience out"
+        )
 
 
 def _batch_size(config: RunConfig, num_images: int) -> int:

@@ -112,27 +112,21 @@ def make_train_step(
     the preprocessing's, as in progressive resizing, relative tables are interpolated to their grid,
     so that the parameters keep their shapes.
     """
-    num_classes = model.config.num_classes
-    examples = partial(
-        _examples, preprocessing, num_classes, label_smoothing, class_weights, augmentation
-    )
-    gradients = _accumulated(
-        jax.value_and_grad(_loss_sum(model, preprocessing), has_aux=True), accumulation_steps
-    )
+    targets = model.config.num_classes, label_smoothing, class_weights
+    examples = partial(_examples, preprocessing, *targets, augmentation)
+    loss_gradients = jax.value_and_grad(_loss_sum(model, preprocessing), has_aux=True)
+    gradients = _accumulated(loss_gradients, accumulation_steps)
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         augmentation_key, model_key = jax.random.split(key)
-        gradient, batch_stats, loss, correct = gradients(
-            state.variables, examples(batch, augmentation_key), model_key
-        )
+        batch_examples = examples(batch, augmentation_key)
+        gradient, batch_stats, loss, correct = gradients(state.variables, batch_examples, model_key)
         count = jnp.sum(batch.valid)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradient)
-        params = state.variables["params"]
-        # Optax raises floats to the power of integers, which strict promotion refuses.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
-        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+        updates, optimizer_state = _updates(optimizer, gradient, state)
+        params = optax.apply_updates(state.variables["params"], updates)
+        variables = {"params": params, "batch_stats": batch_stats}
         norms = optax.tree.norm(gradient), optax.tree.norm(updates)
         metrics = StepMetrics(loss, correct, count, *norms)
         new_state = TrainState(
@@ -141,11 +135,20 @@ def make_train_step(
             average=updated_average(state, variables, ema_decay),
             optimizer_state=optimizer_state,
         )
-        if devices is None:
-            return new_state, metrics
-        return devices.constrain_state(new_state), devices.constrain_replicated(metrics)
+        if devices is not None:
+            return devices.constrain_state(new_state), devices.constrain_replicated(metrics)
+        return new_state, metrics
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=step_compiler_options())
+
+
+def _updates(
+    optimizer: optax.GradientTransformation, gradient: Variables, state: TrainState
+) -> tuple[Variables, Any]:
+    """What the optimizer adds to the parameters, and its next state."""
+    # Optax raises floats to the power of integers, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(gradient, state.optimizer_state, state.variables["params"])
 
 
 def _examples(
