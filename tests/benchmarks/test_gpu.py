@@ -40,7 +40,9 @@ def test_it_needs_no_other_package(tmp_path):
 
 
 @pytest.mark.slow
-def test_small_sizes(tmp_path, read_csv):
+def test_small_sizes(tmp_path, read_csv, monkeypatch):
+    # JAX itself promotes dtypes where it lowers the gradient of fused attention in bfloat16.
+    monkeypatch.setenv("JAX_NUMPY_DTYPE_PROMOTION", "standard")
     done = run_small(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_csv(tmp_path / "gpu.csv")

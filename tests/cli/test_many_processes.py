@@ -21,7 +21,17 @@ pytestmark = pytest.mark.slow
 STEPS = 20
 TOLERANCE = 1e-5
 # At 16 × 16 the last stages have one position, and a ReLU that is zero but for rounding shows.
-OPTIONS = ("--variant", "botnet_tiny", "--image-size", "32", "32", "--num-workers", "0")
+OPTIONS = (
+    "--recipe",
+    "image-folder",
+    "--variant",
+    "botnet_tiny",
+    "--image-size",
+    "32",
+    "32",
+    "--num-workers",
+    "0",
+)
 OPTIONS += ("--batch-size", "12", "--epochs", STEPS, "--warmup-epochs", "2")
 OPTIONS += ("--optimizer", "sgd", "--learning-rate", "0.02", "--evaluate-every-epochs", "10")
 
@@ -162,7 +172,7 @@ def test_processes_that_are_not_one_run_end_in_one_line(data, tmp_path):
     for number in (0, 1):
         (error,) = [text for text in said(run, number).splitlines() if "error" in text]
         assert error.startswith("botnet: error: process 1 of the run differs from process 0: ")
-        assert "images " in error and "optimization.learning_rate 0.03" in error
+        assert "images " in error and "--learning-rate 0.03" in error
 
 
 def test_a_process_that_takes_its_time_is_waited_for(data, tmp_path):
