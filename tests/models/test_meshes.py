@@ -1,10 +1,10 @@
 """On JAX's meshes and under its transformations a network computes what it does on one device."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ def meshes():
         yield two_axes, (DATA, MODEL)
 
 
+# The same function for the same network, so that one device's is compiled once.
+@functools.cache
 def network(name=NAME, dtype="float32", dropping=True, **execution):
     """(variables, images, key) → the logits; the gradients of a loss; the new statistics."""
     # With a ReLU, rounding makes gradients jump where its input is nearly zero.
@@ -90,12 +92,13 @@ def difference(found, expected):
     return np.array(largest)
 
 
-def on_mesh(mesh, batch, name=NAME, **options):
-    """What one device computes, then what the mesh does: alone, and as the mesh in context."""
+def on_mesh(mesh, batch, name=NAME, in_context=False, **options):
+    """What one device computes, then what the mesh does, perhaps also as the mesh in context."""
     compute, arrays = network(name, **options), arguments(name)
     results = [jax.jit(compute)(*arrays), jax.jit(compute)(*placed(arrays, mesh, batch))]
-    with jax.set_mesh(mesh):
-        results.append(jax.jit(compute)(*placed(arrays, mesh, batch)))
+    if in_context:
+        with jax.set_mesh(mesh):
+            results.append(jax.jit(compute)(*placed(arrays, mesh, batch)))
     by_batch = NamedSharding(mesh, PartitionSpec(batch))
     assert all(logits.sharding.is_equivalent_to(by_batch, 2) for logits, *_ in results[1:])
     return jax.device_get(results)
@@ -139,8 +142,8 @@ def test_bfloat16_is_as_near_to_float32_as_on_one_device():
 FOUR = """
 import json
 from models.test_meshes import differences, meshes
-found = [[*differences(mesh, axes, batch_norm_groups=2)] for mesh, axes in meshes()]
-print(json.dumps(found))
+options = {"in_context": True, "batch_norm_groups": 2}
+print(json.dumps([[*differences(mesh, axes, **options)] for mesh, axes in meshes()]))
 """
 
 
@@ -197,6 +200,6 @@ def test_parts_of_a_batch_are_as_many_norm_groups(transform, kind, backend):
     if transform is not by_pmap:
         arrays = placed(arrays, mesh, DATA)
     logits, *others = transform(network(**settings), mesh)(*arrays)
-    averaged = jax.tree.map(partial(np.mean, axis=0), jax.device_get(others))
+    averaged = jax.tree.map(functools.partial(np.mean, axis=0), jax.device_get(others))
     found = logits.reshape(4, -1), *averaged
     assert (difference(jax.device_get(found), jax.device_get(grouped)) < TOLERANCES).all()
