@@ -36,7 +36,7 @@ def page_of(call, run):
 
 
 def path_of(position):
-    return f"data/val/{CLASSES[position // 3]}/{position % 3}.png"
+    return f"{CLASSES[position // 3]}/{position % 3}.png"
 
 
 @pytest.mark.usefixtures("no_pass")

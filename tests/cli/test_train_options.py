@@ -46,8 +46,12 @@ def test_the_images_of_a_folder_decide_the_defaults_and_given_options_override_t
     config = parse(arguments, choice).config
     assert config == choice.config.replace(data=data, epochs=7)
     assert choose_for([*arguments, "--variant", "botnet50"], splits).config.variant == "botnet50"
-    decided = (["--recipe", "paper-longer"], ["--pretrained", "botnet_tiny"], ["--like", "runs/1"])
-    for other in (*decided, ["--resume"], ["--data", "fashion-mnist"], ["--data", "embedded"]):
+    tuning = [*arguments, "--pretrained", "botnet_tiny"]
+    tuned = parse(tuning, choose_for(tuning, splits)).config
+    assert (tuned.epochs, tuned.pretrained, tuned.variant) == (7, "botnet_tiny", None)
+    assert tuned.fine_tuning == RECIPES["fine-tuning"].fine_tuning
+    decided = (["--recipe", "paper-longer"], ["--like", "runs/1"], ["--resume"])
+    for other in (*decided, ["--data", "fashion-mnist"], ["--data", "embedded"]):
         assert choose_for([*arguments, *other], splits) is None
     described = " ".join(call("train", "--data", data, "--help").out.split())
     assert f"(default: {config.batch_size})" in described

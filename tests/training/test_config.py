@@ -216,7 +216,7 @@ def test_metrics_are_json_lines_under_todays_keys(tmp_path):
     assert run.read_metrics() == [{"epoch": 1, "step": 2, "mfu": 0.25} | today, rows[1]]
 
 
-def test_the_newest_run_is_chosen_by_what_it_has_and_lacks(tmp_path):
+def test_the_newest_run_is_chosen_by_what_it_has_and_whether_it_is_finished(tmp_path):
     assert newest_run(tmp_path / "nowhere", having="checkpoints") is None
     for age, name in enumerate(("c", "a", "b")):
         RunDirectory(tmp_path / name).create(RunConfig())
@@ -226,6 +226,9 @@ def test_the_newest_run_is_chosen_by_what_it_has_and_lacks(tmp_path):
     (tmp_path / "no run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "b" / "pretrained").mkdir()
     newest = newest_run(tmp_path, having="checkpoints")
-    unfinished = newest_run(tmp_path, having="checkpoints", lacking="pretrained")
+    unfinished = newest_run(tmp_path, having="checkpoints", unfinished=True)
     assert (newest.path.name, unfinished.path.name) == ("b", "a")
+    # One that goes on to more epochs has a newer record than model.
+    os.utime(tmp_path / "b" / "pretrained", (1, 1))
+    assert newest_run(tmp_path, having="checkpoints", unfinished=True).path.name == "b"
     assert newest_run(tmp_path, having="curves.png") is None

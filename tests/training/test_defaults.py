@@ -4,7 +4,12 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax.training.config import RunConfig
-from bottleneck_transformer_flax.training.defaults import DataSummary, choose_defaults, summarize
+from bottleneck_transformer_flax.training.defaults import (
+    DataSummary,
+    choose_defaults,
+    choose_fine_tuning,
+    summarize,
+)
 from bottleneck_transformer_flax.training.recipes import RECIPES
 from data.image_files import numbered_source
 from training.tiny import array_source
@@ -126,6 +131,27 @@ def test_few_images_get_enough_steps_and_very_many_no_more_epochs(size):
     assert (config.epochs, config.batch_size) == (recipe.epochs, recipe.batch_size)
     assert config.optimization == recipe.optimization
     assert RunConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("num_images", "grey", "expected"), [(36, True, (250, 16)), (720, False, (20, 16))]
+)
+def test_fine_tuning_takes_enough_steps_for_its_average_too(num_images, grey, expected):
+    choice = choose_fine_tuning(summary(num_images, 5, *PHOTOGRAPHS, grey=grey), "botnet_tiny")
+    config = choice.config
+    assert (choice.recipe, config.pretrained, config.variant) == (
+        "fine-tuning",
+        "botnet_tiny",
+        None,
+    )
+    assert (config.epochs, config.batch_size) == expected
+    assert config.optimization.ema_decay ** (config.epochs * (num_images // 16)) < 0.01
+    assert (config.augmentation.flip, config.input.image_size) == (not grey, None)
+    assert choice.reason.endswith(
+        "fine-tuning; grey, so none are mirrored: they may show characters"
+        if grey
+        else "fine-tuning"
+    )
 
 
 def test_the_average_follows_the_epochs_and_batches_that_are_given():

@@ -65,7 +65,7 @@ class PackOptions:
 class ShowOptions:
     """Draw some training images, as evaluation sees them and augmented as training might.
 
-    The default augmentation is that of `botnet train --data DATA`.
+    The default augmentation is that of `botnet train --data DATA`, which its --help shows.
     """
 
     data: tyro.conf.Positional[str] = "embedded"

@@ -228,7 +228,7 @@ def _shown_mistakes(
     for mistake in predictions.mistakes(count):
         yield ShownMistake(
             picture=thumbnail(source.read(mistake.position)),
-            name=source.describe(mistake.position),
+            name=source.names[mistake.position],
             true_class=source.class_names[mistake.true_class],
             predicted_class=source.class_names[mistake.predicted_class],
             probability=mistake.probability,

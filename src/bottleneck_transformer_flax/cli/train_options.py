@@ -108,8 +108,7 @@ class TrainOptions:
     dry_run: bool = False
     """Estimate the run's time and memory from a few of its steps, and write nothing."""
     resume: bool = False
-    """Resume the newest unfinished run, or the one in --run-directory; with --epochs, a finished
-    one goes on too."""
+    """Resume the newest unfinished run, or the one in --run-directory; --epochs extends it."""
     like: Path | None = None
     """Take the defaults from the options of this run."""
     run_directory: Path | None = None
@@ -137,8 +136,8 @@ class _Basis:
 
     @property
     def is_left_to_the_images(self) -> bool:
-        """Whether no recipe, run, model or name of a data set decides the defaults."""
-        decided = self.like or self.recipe or self.resume or self.pretrained
+        """Whether no recipe, run or name of a data set decides the defaults."""
+        decided = self.like or self.recipe or self.resume
         return not decided and self.data not in RECIPES_BY_DATA
 
 
@@ -182,17 +181,20 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
 
 def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
     """The defaults that fit the images; None where something else decides them."""
-    from bottleneck_transformer_flax.training.defaults import choose_defaults, summarize
+    from bottleneck_transformer_flax.training.defaults import (
+        choose_defaults,
+        choose_fine_tuning,
+        summarize,
+    )
 
     basis = _parse_basis(arguments)
     if not basis.is_left_to_the_images:
         return None
-    return choose_defaults(
-        summarize(splits.train),
-        basis.variant,
-        epochs=basis.epochs,
-        batch_size=basis.batch_size,
-    )
+    given = {"epochs": basis.epochs, "batch_size": basis.batch_size}
+    summary = summarize(splits.train)
+    if basis.pretrained is not None:
+        return choose_fine_tuning(summary, basis.pretrained, **given)
+    return choose_defaults(summary, basis.variant, **given)
 
 
 def _parse_basis(arguments: Sequence[str]) -> _Basis:
@@ -217,7 +219,7 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
     if basis.run_directory is not None:
         run: RunDirectory | None = RunDirectory(basis.run_directory)
     else:
-        unfinished = newest_run(options.RUNS, having=RUN_FILE, lacking="pretrained")
+        unfinished = newest_run(options.RUNS, having=RUN_FILE, unfinished=True)
         run = unfinished or newest_run(options.RUNS, having=RUN_FILE)
     if run is None:
         raise CheckpointError(
@@ -228,7 +230,13 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
     parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
     if refused := sorted(saved.differences(parsed.config).keys() - set(_CHANGEABLE)):
         raise ConfigError(
-            f"a resumed run cannot change {', '.join(refused)}; only {', '.join(_CHANGEABLE)} may "
-            "differ: leave the option out, or start a new run"
+            f"a resumed run cannot change {', '.join(map(_option, refused))}; only "
+            f"{', '.join(map(_option, _CHANGEABLE))} may differ: leave the option out, or start a "
+            "new run"
         )
     return dataclasses.replace(parsed, run_directory=run.path)
+
+
+def _option(path: str) -> str:
+    """How the option of a field is typed: "--num-workers" for "input.num_workers"."""
+    return "--" + path.rpartition(".")[2].replace("_", "-")

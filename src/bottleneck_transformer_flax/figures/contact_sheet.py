@@ -69,10 +69,7 @@ def draw_contact_sheet(
     total_height = top + row_height * len(names) + MARGIN
 
     figure = new_figure(total_width / DOTS_PER_INCH, total_height / DOTS_PER_INCH)
-    # Axes that count the figure's pixels from the top left corner.
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, total_width), ylim=(total_height, 0))
-    axes.set_autoscale_on(False)
-    axes.set_axis_off()
+    axes = _pixel_axes(figure, total_width, total_height)
     for number, line in enumerate(title_lines):
         style = {"fontsize": TITLE_FONT_SIZE, "fontfamily": fonts.families}
         _write(axes, MARGIN, MARGIN + LINE_HEIGHT * number, line, **style)
@@ -86,6 +83,14 @@ def draw_contact_sheet(
         for left, image in zip(lefts, [evaluated[row], *trained[row]], strict=True):
             _show(axes, image, left, middle - height // 2, width, height)
     return figure
+
+
+def _pixel_axes(figure: Figure, width: int, height: int) -> Axes:
+    """Axes over the whole figure that count its pixels from the top left corner."""
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_autoscale_on(False)
+    axes.set_axis_off()
+    return axes
 
 
 def _lefts(left: int, pitch: int, versions: int) -> list[int]:

@@ -23,7 +23,7 @@ FEW_PHOTOGRAPHS, MANY_PHOTOGRAPHS = 10_000, 200_000
 
 _PHOTOGRAPH_SIDE = 128
 _FEWEST_POSITIONS = 4
-_FEWEST_STEPS, _MOST_EPOCHS = 2000, 300
+_FEWEST_STEPS, _FEWEST_TUNING_STEPS, _MOST_EPOCHS = 2000, 500, 300
 _FEWEST_STEPS_PER_EPOCH, _SMALLEST_BATCH = 10, 16
 _MOST_VALIDATIONS = 100
 _LOWEST_DECAY = 0.5
@@ -46,6 +46,13 @@ class DataSummary:
     num_classes: int
     sizes: tuple[tuple[int, int], ...]
     grey: bool = False
+
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """(height, width) of the median image."""
+        # An unreadable sample says nothing; most folders hold photographs.
+        height, width = np.median(self.sizes or [(256, 256)], axis=0).astype(int).tolist()
+        return height, width
 
 
 class Choice(NamedTuple):
@@ -94,9 +101,7 @@ def choose_defaults(
         epochs: passes over the training images.
         batch_size: images per step.
     """
-    # An unreadable sample says nothing; most folders hold photographs.
-    height, width = np.median(data.sizes or [(256, 256)], axis=0).astype(int).tolist()
-    small = max(height, width) <= SMALL_SIDE
+    small = max(data.usual_size) <= SMALL_SIDE
     few = not small and data.num_images < FEW_PHOTOGRAPHS
     if small:
         recipe, model, why = "small-images", "botnet_small", "small images"
@@ -107,19 +112,36 @@ def choose_defaults(
     else:
         recipe, model, why = "paper-standard", "botnet_s1_50", "enough for the paper's recipe"
     chosen = get_variant(variant or model)
-    image_size = _image_size((height, width), chosen, small=small)
-    config = _with_enough_steps(RECIPES[recipe], data.num_images, epochs, batch_size)
+    image_size = _image_size(data.usual_size, chosen, small=small)
+    config = _fitted(RECIPES[recipe], data, _FEWEST_STEPS, epochs, batch_size)
     whole = small or set(data.sizes) == {image_size}
     config = config.replace(
         variant=chosen.name,
         input=dataclasses.replace(
             config.input, image_size=image_size, eval_crop=1.0 if whole else None
         ),
-        augmentation=dataclasses.replace(
-            config.augmentation, flip=config.augmentation.flip and not data.grey
-        ),
     )
-    return Choice(recipe, config, _reason(data, (height, width), why), few)
+    return Choice(recipe, config, _reason(data, why), few)
+
+
+def choose_fine_tuning(
+    data: DataSummary,
+    pretrained: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Choice:
+    """The recipe that starts from trained weights, with the number of steps that fits a data set.
+
+    Args:
+        data: what is known of the images.
+        pretrained: the trained model, which decides the image size.
+        epochs: passes over the training images, where they are decided already.
+        batch_size: images per step; likewise.
+    """
+    config = _fitted(RECIPES["fine-tuning"], data, _FEWEST_TUNING_STEPS, epochs, batch_size)
+    config = config.replace(variant=None, pretrained=pretrained)
+    return Choice("fine-tuning", config, _reason(data, "fine-tuning"))
 
 
 def _image_size(size: tuple[int, int], variant: Variant, *, small: bool) -> tuple[int, int]:
@@ -141,20 +163,26 @@ def _image_size(size: tuple[int, int], variant: Variant, *, small: bool) -> tupl
     return height, width
 
 
-def _with_enough_steps(
-    recipe: RunConfig, num_images: int, epochs: int | None, batch_size: int | None
+def _fitted(
+    recipe: RunConfig,
+    data: DataSummary,
+    fewest_steps: int,
+    epochs: int | None,
+    batch_size: int | None,
 ) -> RunConfig:
     """A recipe with as many epochs, and as small batches, as few images need; fewer for very many.
 
-    The moving average follows: it must forget the random start within the run.
+    The moving average follows: it must forget the random start within the run. Grey images are not
+    mirrored: they may show characters.
     """
+    num_images = data.num_images
     if batch_size is None:
         batch_size = recipe.batch_size
         while batch_size > _SMALLEST_BATCH and num_images < _FEWEST_STEPS_PER_EPOCH * batch_size:
             batch_size //= 2
     steps_per_epoch = max(1, num_images // batch_size)
     if epochs is None:
-        epochs = max(recipe.epochs, min(_MOST_EPOCHS, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
+        epochs = max(recipe.epochs, min(_MOST_EPOCHS, math.ceil(fewest_steps / steps_per_epoch)))
         epochs = min(epochs, max(recipe.epochs // 10, _MOST_IMAGES // num_images, 1))
     every = math.ceil(epochs / _MOST_VALIDATIONS)
     decay = recipe.optimization.ema_decay
@@ -167,14 +195,18 @@ def _with_enough_steps(
         evaluate_every_epochs=every,
         save_every_epochs=every,
         optimization=dataclasses.replace(recipe.optimization, ema_decay=decay),
+        augmentation=dataclasses.replace(
+            recipe.augmentation, flip=recipe.augmentation.flip and not data.grey
+        ),
     )
 
 
-def _reason(data: DataSummary, size: tuple[int, int], why: str) -> str:
+def _reason(data: DataSummary, why: str) -> str:
     """The data in numbers, and what follows from them."""
     images = f"{data.num_images:,} training images in {data.num_classes:,} classes"
     if not data.sizes:
         return f"{images}, none of those looked at readable: taken for {why}"
     about = "" if len(set(data.sizes)) == 1 else "about "
+    height, width = data.usual_size
     flip = "; grey, so none are mirrored: they may show characters" if data.grey else ""
-    return f"{images}, {about}{size[0]} × {size[1]} pixels: {why}{flip}"
+    return f"{images}, {about}{height} × {width} pixels: {why}{flip}"

@@ -164,12 +164,21 @@ class RunDirectory:
         return [{_FORMER_KEYS.get(key, key): row[key] for key in row} for row in rows]
 
 
-def newest_run(runs: Path, *, having: str, lacking: str | None = None) -> RunDirectory | None:
-    """The run whose entry named ``having`` is newest, among those without ``lacking``."""
+def newest_run(runs: Path, *, having: str, unfinished: bool = False) -> RunDirectory | None:
+    """The run whose entry named ``having`` is newest, among all or among the unfinished ones.
+
+    A finished run's final model is written after everything else. One that goes on to more epochs
+    keeps that model until its new end, but has a newer record.
+    """
     found = [
         (path.stat().st_mtime, path.parent)
         for path in runs.glob(f"*/{having}")
         if (path.parent / RUN_FILE).is_file()
-        and not (lacking is not None and (path.parent / lacking).exists())
+        and not (unfinished and _is_finished(RunDirectory(path.parent)))
     ]
     return RunDirectory(max(found)[1]) if found else None
+
+
+def _is_finished(run: RunDirectory) -> bool:
+    model, record = run.pretrained, run.path / RUN_FILE
+    return model.exists() and model.stat().st_mtime >= record.stat().st_mtime
