@@ -63,13 +63,14 @@ def wait_for_the_end(group):
 
 
 @pytest.mark.slow
-def test_training_without_arguments_reaches_88_percent(tmp_path):
-    """What `make train` does, without the tests' flags, which compile to slower programs."""
-    code, out, err = finish(start(tmp_path, "train", "--json", XLA_FLAGS=""), seconds=1800)
+def test_a_quarter_of_make_train_reaches_80_percent(tmp_path):
+    """Without the tests' flags, which compile to slower programs; 32 epochs reach 88 %."""
+    train = start(tmp_path, "train", "--epochs", "8", "--json", XLA_FLAGS="")
+    code, out, err = finish(train, seconds=600)
     assert code == 0, err
     result = json.loads(out)
     assert result["count"] == 1000
-    assert result["top1"] >= 0.88
+    assert result["top1"] >= 0.8
 
 
 @pytest.mark.slow
