@@ -7,7 +7,9 @@ from matplotlib import font_manager
 from bottleneck_transformer_flax.figures import fonts
 from bottleneck_transformer_flax.figures.confusion import LEGEND, draw_confusion_matrix
 from bottleneck_transformer_flax.figures.contact_sheet import draw_contact_sheet
+from bottleneck_transformer_flax.figures.curves import draw_training_curves
 from bottleneck_transformer_flax.figures.fonts import find_fonts, legible, numbered
+from bottleneck_transformer_flax.figures.reliability import draw_reliability_diagram
 from bottleneck_transformer_flax.figures.style import png_bytes
 
 # In STIX, which comes with matplotlib, and not in DejaVu Sans.
@@ -58,3 +60,16 @@ def test_pictures_have_letters_or_numbers_and_a_legend_and_no_warning(unknown, a
     assert f"?{SCRIPT}" in assert_readable(sheet)
     assert ("? fist" in [text.get_text() for text in sheet.axes[0].texts]) == unknown
     png_bytes(sheet)
+
+
+def test_titles_name_folders_in_any_script(assert_readable):
+    split, titled = f"test ({UNKNOWN}{SCRIPT}\n/)", rf"test (?{SCRIPT}\n/)"
+    row = {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
+    scores = {"validation_loss": 1.0, "validation_accuracy": 0.5, "validation_origin": split}
+    for figure in (
+        draw_confusion_matrix(np.eye(2, dtype=int), ["a", "b"], split=split),
+        draw_reliability_diagram(np.ones(15, int), np.ones(15), ece=0.0, split=split),
+        draw_training_curves([row | scores]),
+    ):
+        assert any(titled in text for text in assert_readable(figure))
+        png_bytes(figure)

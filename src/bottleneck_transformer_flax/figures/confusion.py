@@ -18,8 +18,8 @@ from bottleneck_transformer_flax.figures.style import (
     DOTS_PER_INCH,
     FRAME_COLOR,
     INK_COLOR,
-    TITLE_FONT_SIZE,
     new_figure,
+    set_title,
     style_axes,
 )
 
@@ -150,16 +150,8 @@ def _shorten(name: str) -> str:
 
 def _add_titles(axes: Axes, confusion: Int[np.ndarray, "classes classes"], split: str) -> None:
     count = int(confusion.sum())
-    axes.set_title(
-        f"Accuracy {100 * confusion.trace() / count:.2f} % on {count:,} images"
-        + (split and f"\n{split}"),
-        fontsize=TITLE_FONT_SIZE,
-        color=INK_COLOR,
-        loc="left",
-        pad=10,
-        # A dollar sign in a folder's name starts no formula.
-        parse_math=False,
-    )
+    accuracy = f"{100 * confusion.trace() / count:.2f} %"
+    set_title(axes, f"Accuracy {accuracy} on {count:,} images", split)
     blank = " (grey row: no images)" if (confusion.sum(axis=1) == 0).any() else ""
     axes.set_xlabel("predicted class", color=INK_COLOR)
     axes.set_ylabel("true class" + blank, color=INK_COLOR)

@@ -57,13 +57,12 @@ def draw_contact_sheet(
     height, width = _shown_size(evaluated.shape[1], evaluated.shape[2])
     pitch = max(width, LEAST_PITCH) + GAP
     fonts = find_fonts(title + "".join(names))
-    legible = str.maketrans(dict.fromkeys(fonts.missing, "?"))
-    labels = [_label(name.translate(legible)) for name in names]
+    labels = [_label(fonts.legible(name)) for name in names]
     extents = [_extent(label, fonts.families) for label in labels]
     label_widths, label_heights = zip(*extents, strict=True)
     lefts = _lefts(MARGIN + max(label_widths) + 3 * GAP, pitch, trained.shape[1])
     total_width = lefts[-1] + pitch + MARGIN
-    title_lines = _title_lines(title.translate(legible), total_width)
+    title_lines = _title_lines(fonts.legible(title), total_width)
     top = MARGIN + LINE_HEIGHT * len(title_lines) + HEADING_SPACE + HEADING_HEIGHT
     row_height = max(height, max(label_heights)) + GAP
     total_height = top + row_height * len(names) + MARGIN

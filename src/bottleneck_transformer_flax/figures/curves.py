@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.figures.fonts import find_fonts
 from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
     TITLE_FONT_SIZE,
@@ -59,9 +60,11 @@ def draw_training_curves(history: History) -> Figure:
     _finish_panel(learning_rate, history, "Learning rate")
     for axes in (loss, accuracy):
         _add_legend(axes)
+    title = _title(history)
+    fonts = find_fonts(title)
+    style = {"fontsize": TITLE_FONT_SIZE, "fontfamily": fonts.families, "color": INK_COLOR}
     # A dollar sign in a folder's name starts no formula.
-    style = {"fontsize": TITLE_FONT_SIZE, "color": INK_COLOR, "parse_math": False}
-    figure.suptitle(_title(history), **style)
+    figure.suptitle(fonts.legible(title), parse_math=False, **style)
     return figure
 
 

@@ -32,6 +32,10 @@ class Fonts(NamedTuple):
     families: list[str]
     missing: set[str]
 
+    def legible(self, text: str) -> str:
+        """The text in one line, with "?" for each character that no font has."""
+        return one_line(text).translate(dict.fromkeys(map(ord, self.missing), "?"))
+
 
 def find_fonts(text: str) -> Fonts:
     """The default font, and others for the characters that it lacks."""
@@ -48,7 +52,7 @@ def find_fonts(text: str) -> Fonts:
 
 
 def legible(names: Sequence[str]) -> list[str]:
-    """Names as a picture can show them: in one line, or as "#3" where no font has the letters."""
+    """Class names as a picture can show them: in one line, or as "#3" where no font has one."""
     lines = list(map(one_line, names))
     missing = find_fonts("".join(lines)).missing
     return [
@@ -57,7 +61,7 @@ def legible(names: Sequence[str]) -> list[str]:
 
 
 def numbered(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The number and name of each name that ``legible`` gives as a number."""
+    """Number and name of each class that ``legible`` gives by its number."""
     shown = zip(legible(names), map(one_line, names), strict=True)
     return [(number, name) for number, name in shown if number != name]
 

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from bottleneck_transformer_flax.figures.style import (
     INK_COLOR,
-    TITLE_FONT_SIZE,
     TRAIN_COLOR,
     VALIDATION_COLOR,
     new_figure,
+    set_title,
     style_axes,
 )
 
@@ -26,8 +26,8 @@ def draw_reliability_diagram(
 ) -> Figure:
     """Draw the accuracy of images by their confidence, above the number of images.
 
-    Bars below the diagonal mean that the model is too sure of itself, bars above that it is not
-    sure enough.
+    Bars below the diagonal mean that the model is overconfident, bars above that it is
+    underconfident.
 
     Args:
         counts: number of images in each bin of confidence, at least one in all; the bins have
@@ -49,15 +49,7 @@ def draw_reliability_diagram(
     upper.set_ylabel("accuracy", color=INK_COLOR)
     upper.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK_COLOR)
     error = "not finite" if np.isnan(ece) else f"{100 * ece:.2f} %"
-    upper.set_title(
-        f"Calibration error (ECE) {error} on {counts.sum():,} images" + (split and f"\n{split}"),
-        fontsize=TITLE_FONT_SIZE,
-        color=INK_COLOR,
-        loc="left",
-        pad=10,
-        # A dollar sign in a folder's name starts no formula.
-        parse_math=False,
-    )
+    set_title(upper, f"Calibration error (ECE) {error} on {counts.sum():,} images", split)
     lower.bar(middles, counts, width=0.94 * width, color=COUNT_COLOR)
     _write_counts(lower, middles, counts)
     lower.set_yticks([])

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.figures.fonts import find_fonts
 from bottleneck_transformer_flax.files import write_bytes
 from bottleneck_transformer_flax.own_output import SOFTWARE
 
@@ -38,6 +39,21 @@ def style_axes(axes: Axes) -> None:
     for spine in axes.spines.values():
         spine.set_color(FRAME_COLOR)
     axes.tick_params(colors=INK_COLOR, color=FRAME_COLOR, labelcolor=INK_COLOR)
+
+
+def set_title(axes: Axes, title: str, split: str) -> None:
+    """Write a title, and below it what the figure is about, whose folder may have any name."""
+    fonts = find_fonts(split)
+    axes.set_title(
+        title + (split and f"\n{fonts.legible(split)}"),
+        fontsize=TITLE_FONT_SIZE,
+        fontfamily=fonts.families,
+        color=INK_COLOR,
+        loc="left",
+        pad=10,
+        # A dollar sign in a folder's name starts no formula.
+        parse_math=False,
+    )
 
 
 def style_chart(axes: Axes, title: str) -> None:
