@@ -29,13 +29,10 @@ from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, fir
 from bottleneck_transformer_flax.files import atomic_directory, is_utf8
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.config import BoTNetConfig
-from bottleneck_transformer_flax.models.execution import Execution
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.surgery import Variables, resize_relative_positions
 from bottleneck_transformer_flax.own_output import has_our_format
 from bottleneck_transformer_flax.preprocessing import Preprocessing, checked_image_size
-
-_MOST_LISTED = 8
 
 
 class Pretrained(NamedTuple):
@@ -103,32 +100,20 @@ def save_pretrained(
     return directory
 
 
-def read_pretrained(
-    directory: Path,
-    *,
-    image_size: tuple[int, int] | None = None,
-    execution: Execution = Execution(),
-) -> Pretrained:
-    """Read a pretrained directory.
-
-    Args:
-        directory: the folder that ``save_pretrained`` wrote.
-        image_size: (height, width) to run the model at; by default the size it was saved at.
-        execution: how the model is computed.
+def read_pretrained(directory: Path) -> Pretrained:
+    """Read the pretrained directory that ``save_pretrained`` wrote.
 
     Raises:
         CheckpointError: when the directory is damaged or inconsistent.
-        ConfigError: as ``at_size`` does.
     """
     try:
-        pretrained = _read(directory, execution)
+        return _read(directory)
     except BoTNetError as error:
         raise CheckpointError(f"{directory}: {error}") from error
-    return at_size(pretrained, image_size)
 
 
 def at_size(pretrained: Pretrained, image_size: tuple[int, int] | None) -> Pretrained:
-    """Move a model to another (height, width), and log what becomes of it; None keeps its own.
+    """Resize a model to another (height, width), and log the change; with None, it keeps its own.
 
     Raises:
         ConfigError: when ``image_size`` is not (height, width), or too small for the model.
@@ -155,18 +140,17 @@ def check_replaceable(directory: Path) -> None:
             others = names
         if others:
             raise CheckpointError(
-                f"{directory} holds other files ({', '.join(others[:_MOST_LISTED])}); name a new "
-                "or empty folder"
+                f"{directory} holds other files ({first_of(others)}); name a new or empty folder"
             )
     elif directory.exists():
         raise CheckpointError(f"{directory} is a file; name a new or empty folder")
 
 
-def _read(directory: Path, execution: Execution) -> Pretrained:
+def _read(directory: Path) -> Pretrained:
     values = _read_json(directory / CONFIG, dict)
     if (found := values.pop("format", None)) != FORMAT:
         raise CheckpointError(f"{CONFIG} has format {found!r}; this version reads {FORMAT!r}")
-    model = BoTNet(config=BoTNetConfig.from_json(values), execution=execution)
+    model = BoTNet(config=BoTNetConfig.from_json(values))
     preprocessing = Preprocessing.from_json(_read_json(directory / PREPROCESSING, dict))
     classes = tuple(map(str, _read_json(directory / CLASSES, list)))
     if len(classes) != model.config.num_classes:

@@ -10,7 +10,11 @@ from bottleneck_transformer_flax.checkpoints.hub import (
     means_repository,
 )
 from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata, licence_of_card
-from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained, read_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained import (
+    Pretrained,
+    at_size,
+    read_pretrained,
+)
 from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     CARD,
     CONFIG,
@@ -190,7 +194,7 @@ def _import_own(
 ) -> Imported:
     """Load a repository in this package's own format, with its card."""
     folder = download_repository(repository, FILES, required=REQUIRED)
-    pretrained = read_pretrained(folder, image_size=image_size)
+    pretrained = at_size(read_pretrained(folder), image_size)
     if classes is not None:
         check_classes(classes, len(pretrained.classes), repository)
         pretrained = pretrained._replace(classes=classes)

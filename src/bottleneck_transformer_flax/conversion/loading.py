@@ -2,25 +2,15 @@
 
 from pathlib import Path
 
-from bottleneck_transformer_flax.checkpoints.hub import (
-    at_commit,
-    download_repository,
-    means_repository,
-)
+from bottleneck_transformer_flax.checkpoints.hub import means_repository
 from bottleneck_transformer_flax.checkpoints.pretrained import (
     Pretrained,
     at_size,
     read_pretrained,
 )
-from bottleneck_transformer_flax.checkpoints.pretrained_files import (
-    CONFIG,
-    FILES,
-    REQUIRED,
-    find_pretrained,
-)
+from bottleneck_transformer_flax.checkpoints.pretrained_files import find_pretrained
 from bottleneck_transformer_flax.conversion.importing import import_checkpoint
 from bottleneck_transformer_flax.models.execution import Execution
-from bottleneck_transformer_flax.own_output import has_our_format
 
 
 def load_pretrained(
@@ -45,20 +35,9 @@ def load_pretrained(
             model; the message counts the names and shapes that do not fit, and gives the first.
         ConfigError: when ``image_size`` is not (height, width), or too small for the model.
     """
-    directory = _find(source)
-    if directory is not None:
-        return read_pretrained(directory, image_size=image_size, execution=execution)
-    converted = import_checkpoint(source).pretrained
-    model = converted.model.clone(execution=execution)
-    return at_size(converted._replace(model=model), image_size)
-
-
-def _find(source: str | Path) -> Path | None:
-    """The directory of a source, downloaded from the hub; None for another project's repository."""
-    name = str(source)
-    if isinstance(source, Path) or not means_repository(name):
-        return find_pretrained(source)
-    folder = download_repository(name, [CONFIG], required=[CONFIG])
-    if not has_our_format(folder / CONFIG):
-        return None
-    return download_repository(at_commit(name, folder), FILES, required=REQUIRED)
+    if isinstance(source, Path) or not means_repository(source):
+        pretrained = read_pretrained(find_pretrained(source))
+    else:
+        pretrained = import_checkpoint(source).pretrained
+    model = pretrained.model.clone(execution=execution)
+    return at_size(pretrained._replace(model=model), image_size)
