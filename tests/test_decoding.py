@@ -180,6 +180,7 @@ def jpeg_bytes() -> bytes:
         (jpeg_bytes()[:30], "cannot be read"),
         (b"these are only words", "no image format"),
         (b"", "empty"),
+        (HEIC.read_bytes()[:400], "damaged"),
     ],
 )
 def test_damaged_files(tmp_path, content, reason):

@@ -194,9 +194,11 @@ def _open(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        if is_heif(content):
+        if "HEIF" not in FORMATS and is_heif(content):
             raise ValueError(f"it is HEIC, which Pillow does not decode; {HEIF_REMEDY}") from None
-        raise ValueError("it is empty or of no image format that Pillow decodes") from None
+        raise ValueError(
+            "it is empty, damaged, or of no image format that Pillow decodes"
+        ) from None
     except Image.DecompressionBombError as error:
         pixels, limit = re.findall(r"\d+", str(error))[:2]
         raise ValueError(
