@@ -89,20 +89,25 @@ def test_columns_by_their_usual_names(tmp_path, image, label):
 
 def test_bytes_alone_as_a_column_and_small_labels(tmp_path):
     images = pyarrow.array(list(map(image_bytes, range(6))), pyarrow.large_binary())
-    table = pyarrow.table({"image": images, "labels": pyarrow.array([0, 1] * 3, pyarrow.uint8())})
+    table = pyarrow.table(
+        {"the.image": images, "labels": pyarrow.array([0, 1] * 3, pyarrow.uint8())}
+    )
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
-    source = parts_of(tmp_path)["all"]
+    source = parts_of(tmp_path, image="the.image")["all"]
     assert (source.content(3), source.labels.tolist()) == (image_bytes(3), [0, 1] * 3)
 
 
 def test_classes_without_names_are_numbers_and_repeated_names_get_theirs(tmp_path):
     write(tmp_path / "train.parquet", range(6), names=None)
-    # A part without labels is left out.
+    # A part without labels is left out, and so is one that is for nothing known.
     write(tmp_path / "validation.parquet", range(6), names=None, labels=[-1] * 6)
+    write(tmp_path / "extra.parquet", range(3), names=None, labels=[9, 9, 9])
     write(tmp_path / "test.parquet", range(3), names=None, labels=[4, 0, 0])
     parts = parts_of(tmp_path)
     assert list(parts) == ["train", "test"]
     assert parts["train"].class_names == ("0", "1", "2", "3", "4")
+    told = "parts without labels or of another name are not used: 'extra', 'validation'"
+    assert [source.notes for source in parts.values()] == [(f"{tmp_path}: {told}",), ()]
     names = parquet.distinct(["crane", "crane 2", "crane", "crane"])
     assert names == ("crane", "crane 2", "crane 2 2", "crane 3")
 
@@ -137,7 +142,7 @@ def test_names_as_labels(tmp_path, kind):
     write_labels("test", ["dog", "eel"])
     assert "test has the classes eel, which train lacks" in error_of(tmp_path)
     write_labels("test", ["dog", None])
-    assert "test has labels from -1 to 2; expected 0 to 2" in error_of(tmp_path)
+    assert "test.parquet: has labels from -1 to 2; expected 0 to 2" in error_of(tmp_path)
 
 
 def test_columns_that_are_named(tmp_path):
@@ -203,7 +208,10 @@ def test_damage_is_named(hub):
         ({"image": [{"path": "a"}], "label": [0]}, "image.bytes is None; expected bytes"),
         ({"image": [b""], "label": [0.5]}, "column label is double; expected whole numbers, or na"),
         ({"image": [b""], "label": [-1]}, "no image has a label"),
-        ({"image": [b"", b""], "label": [1, None]}, "train has labels from -1 to 1; expected 0 to"),
+        (
+            {"image": [b"", b""], "label": [1, None]},
+            "train.parquet: has labels from -1 to 1; expected 0",
+        ),
     ],
 )
 def test_columns_that_cannot_be_used(tmp_path, columns, message):

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from bottleneck_transformer_flax.data.sources.base import TRAIN, ImageSource, require
+from bottleneck_transformer_flax.data.sources.base import (
+    TRAIN,
+    ImageSource,
+    choose_parts,
+    quoted,
+    require,
+)
 from bottleneck_transformer_flax.data.sources.parquet_layout import files_by_part
 from bottleneck_transformer_flax.errors import DataError, first_of, reraise
 
@@ -48,6 +54,7 @@ class ParquetSource(ImageSource):
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
         folder: the folder of the files.
+        notes: a sentence about the parts that are not used.
     """
 
     groups: tuple[RowGroup, ...]
@@ -57,6 +64,7 @@ class ParquetSource(ImageSource):
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
     folder: Path
+    notes: tuple[str, ...] = ()
 
     def describe(self, index: int) -> str:
         """The image's file and row."""
@@ -70,9 +78,8 @@ class ParquetSource(ImageSource):
         """
         position = bisect.bisect_right(self.starts, index) - 1
         group = self.groups[position]
-        content: bytes | None = _read_images(group, self.image_column)[
-            index - self.starts[position]
-        ].as_py()
+        images = _read_images(group, self.image_column)
+        content: bytes | None = images[index - self.starts[position]].as_py()
         if content is None:
             raise DataError(f"{self.describe(index)}: this row has no image")
         return content
@@ -115,9 +122,9 @@ class _Table(NamedTuple):
 
 
 def open_parquet(folder: Path, columns: Columns = USUAL_COLUMNS) -> dict[str, ParquetSource]:
-    """The parts of a data set, "train", "validation" and so on, from the folder of its files.
+    """The parts of a data set, as ``choose_parts`` names them, from the folder of its files.
 
-    A part without labels (all are -1 or null, as in many test parts) is left out.
+    A part without labels (all are -1 or null, as in many test parts) is left out, with a note.
 
     Args:
         folder: the folder of the files.
@@ -131,17 +138,24 @@ def open_parquet(folder: Path, columns: Columns = USUAL_COLUMNS) -> dict[str, Pa
         part: [_read_table(file, columns) for file in files]
         for part, files in files_by_part(folder).items()
     }
-    if all(table.by_name for tables in parts.values() for table in tables):
-        parts = _with_common_names(folder, parts)
     labelled = {part: tables for part, tables in parts.items() if _num_labels(tables)}
     if not labelled:
         raise DataError(f"{folder}: no image has a label; expected numbers from 0 on, or names")
-    tables = list(chain.from_iterable(labelled.values()))
+    chosen = choose_parts(folder, labelled)
+    unused = [part for part, tables in parts.items() if tables not in chosen.values()]
+    if all(table.by_name for tables in chosen.values() for table in tables):
+        chosen = _with_common_names(folder, chosen)
+    tables = list(chain.from_iterable(chosen.values()))
     class_names = {table.class_names for table in tables}
     if len(class_names) > 1:
         raise DataError(f"{folder}: the files have different class names; expected the same in all")
     names = class_names.pop() or tuple(map(str, range(_num_labels(tables))))
-    return {part: _join(folder, part, tables, names) for part, tables in labelled.items()}
+    sources = {part: _join(folder, tables, names) for part, tables in chosen.items()}
+    if unused:
+        note = f"{folder}: parts without labels or of another name are not used: {quoted(unused)}"
+        first = next(iter(sources))
+        sources[first] = replace(sources[first], notes=(note,))
+    return sources
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
@@ -183,16 +197,14 @@ def _num_labels(tables: list[_Table]) -> int:
     return 1 + max(int(table.labels.max(initial=-1)) for table in tables)
 
 
-def _join(
-    folder: Path, part: str, tables: list[_Table], class_names: tuple[str, ...]
-) -> ParquetSource:
+def _join(folder: Path, tables: list[_Table], class_names: tuple[str, ...]) -> ParquetSource:
     """The images of a part's files, one file after the other."""
-    labels = np.concatenate([table.labels for table in tables])
-    if labels.min() < 0 or labels.max() >= len(class_names):
-        raise DataError(
-            f"{folder}: {part} has labels from {labels.min()} to {labels.max()}; expected 0 to "
-            f"{len(class_names) - 1}, one for each class"
-        )
+    for file, labels in ((table.file, table.labels) for table in tables if len(table.labels)):
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(
+                f"{file}: has labels from {labels.min()} to {labels.max()}; expected 0 to "
+                f"{len(class_names) - 1}, one for each class"
+            )
     return ParquetSource(
         groups=tuple(
             RowGroup(str(table.file), number)
@@ -204,7 +216,7 @@ def _join(
         names=tuple(
             f"{table.file.name}/{row}" for table in tables for row in range(len(table.labels))
         ),
-        labels=labels,
+        labels=np.concatenate([table.labels for table in tables]),
         class_names=class_names,
         folder=folder,
     )
@@ -270,19 +282,17 @@ def _names_in(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...
 
 
 @functools.lru_cache(maxsize=1)
-def _read_images(group: RowGroup, image_column: str) -> "pyarrow.Array":
+def _read_images(group: RowGroup, image_column: str) -> "pyarrow.ChunkedArray":
     """The images of one row group."""
     from pyarrow.parquet import ParquetFile
 
     with _damage_named(Path(group.file)), ParquetFile(group.file, memory_map=True) as table:
         rows = table.read_row_group(group.number, [image_column])
-    column = rows.column(0).combine_chunks()
-    return column.field(0) if "." in image_column else column
+    return rows.flatten().column(0)
 
 
 def _damage_named(file: Path) -> AbstractContextManager[None]:
     """Turn pyarrow's exceptions into one error that names the file."""
     from pyarrow import ArrowException
 
-    caught = (ArrowException, OSError)
-    return reraise(caught, DataError, f"{file}: cannot be read as Parquet")
+    return reraise((ArrowException, OSError), DataError, f"{file}: cannot be read as Parquet")
