@@ -48,6 +48,13 @@ def test_it_is_no_image_wherever_it_lies(tmp_path, kind, place):
     if kind in ("run", "pretrained"):
         with pytest.raises(DataError, match="was written by botnet; expected a folder of images"):
             load_splits(str(images / place))
+    if shown == place.split("/")[0]:
+        (images / "all").mkdir()
+        for name in ("ant", "bee"):
+            (images / name).rename(images / "all" / name)
+        splits = load_splits(str(images))
+        assert fingerprint(splits) == before
+        assert splits.notes == (f"{images}: folders beside the parts are not used: '{shown}'",)
 
 
 def test_a_folder_of_runs_without_any_is_no_class(tmp_path):
@@ -65,5 +72,7 @@ def test_a_folder_of_runs_without_any_is_no_class(tmp_path):
 def test_files_of_others_with_the_same_names_change_nothing(tmp_path, name, values):
     write_images(tmp_path, {"ant": 1, "bee": 1})
     (tmp_path / "ant" / name).write_text("" if values is None else json.dumps(values))
-    source = list_classes(tmp_path)
+    if name != DESCRIPTION_FILE:
+        shutil.copy(tmp_path / "ant" / name, tmp_path)
+    source = load_parts(str(tmp_path))["all"]
     assert (len(source), source.passed_over, source.notes) == (2, 1, ())

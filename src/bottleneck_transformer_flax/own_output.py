@@ -1,4 +1,4 @@
-"""What this package writes into folders, and the marker files by which it knows it again.
+"""What this package writes into folders, and the marker files by which it recognises them.
 
 Whatever reads a folder of images leaves these folders out, whichever command wrote them there, so
 the marker is among the first files that a command writes. Imports no jax.
@@ -16,7 +16,7 @@ RUNS = "runs"
 """Folder of runs, in the working directory."""
 RUN_FILE = "run.json"
 DESCRIPTION_FILE, PROGRESS_FILE = "dataset.json", "packing.json"
-"""Descriptions of a packed data set, and of one that is not packed to its end."""
+"""Descriptions of a packed data set, and of one whose packing is unfinished."""
 CONFIG = "config.json"
 """The architecture, in a pretrained directory."""
 

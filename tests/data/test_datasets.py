@@ -85,7 +85,7 @@ def test_a_data_set_in_parts_is_not_taken_for_a_folder_of_classes(tmp_path):
     data = make(tmp_path / "two", "train", "val")
     for name in ("train/x/notes.txt", "val/y/a.heic7"):
         (tmp_path / "two" / name).touch()
-    assert load_splits(data).description.endswith("; 2 files that are no images passed over)")
+    assert load_splits(data).description.endswith("; ignored files that are not images: 2)")
     assert comes_in_parts(data)
     assert comes_in_parts("embedded")
     assert not comes_in_parts(str(tmp_path / "one"))

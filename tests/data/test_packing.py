@@ -141,7 +141,7 @@ def test_it_goes_on_where_it_was_interrupted(folder, tmp_path):
         pack_folder(root, out, shards=4, on_image=interrupt_after(11))
     names = [f"all/part-{number:05}-of-00004.arrayrecord" for number in range(2)]
     assert [*contents_below(out)] == [*names, "packing.json"]
-    with pytest.raises(DataError, match="is not packed to its end; repeat the same botnet data"):
+    with pytest.raises(DataError, match="its packing is unfinished; repeat the same botnet data"):
         load_splits(str(out))
     finished = inodes(out)
     pack_folder(root, out, shards=4, on_image=lambda: done.append(None))

@@ -6,6 +6,7 @@ Importing this needs no jax, so that worker processes and tools stay light.
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -29,7 +30,7 @@ from bottleneck_transformer_flax.data.sources.base import (
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.data.sources.parquet import USUAL_COLUMNS, Columns
 from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
-from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
+from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE, has_our_format
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"
 NAMED_DATA_SETS = {"embedded": "embedded Fashion-MNIST subset", "fashion-mnist": "Fashion-MNIST"}
@@ -158,15 +159,15 @@ def load_parts(
         if not in_order:
             raise DataError(
                 f"{data}: holds Parquet files, which are too slow to read in random order; run "
-                f"botnet data pack {data} PACKED, and name the folder PACKED instead"
+                f"botnet data pack {shlex.quote(data)} PACKED, and name the folder PACKED instead"
             )
-        return choose_parts(path, parquet.open_parquet(parquet_folder, columns))
+        return dict(parquet.open_parquet(parquet_folder, columns))
     return dict(folder.open_folder(path))
 
 
 def _check_not_half_packed(path: Path) -> None:
-    if (path / PROGRESS_FILE).is_file():
-        raise DataError(f"{path}: is not packed to its end; repeat the same botnet data pack")
+    if has_our_format(path / PROGRESS_FILE):
+        raise DataError(f"{path}: its packing is unfinished; repeat the same botnet data pack")
     # By name: listing every folder would take long where they hold a million images.
     if any(
         (path / part / array_record.LABELS_FILE).is_file()
@@ -198,13 +199,13 @@ def fingerprint(splits: Splits) -> str:
 
 
 def image_keys(source: ImageSource) -> list[tuple[str, str]]:
-    """What an image is known by, for every image: the name of its class, and its own."""
+    """What identifies each image: the name of its class, and its own."""
     pairs = zip(source.labels.tolist(), source.names, strict=True)
     return [(source.class_names[label], name) for label, name in pairs]
 
 
 def digest_images(source: ImageSource) -> str:
-    """A digest of which images a source has, whatever their order, their place or their format."""
+    """A digest of the classes and names of a source's images, in any order, place and format."""
     return hashlib.sha256(json.dumps(sorted(image_keys(source))).encode()).hexdigest()
 
 
@@ -229,7 +230,7 @@ def split_by_name(
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     if single := [source.class_names[label] for label in np.flatnonzero(counts == 1)]:
         raise DataError(
-            f"{origin}: only one image for {', '.join(map(repr, single))}; a split needs at least "
+            f"{origin}: only one image for {quoted(single)}; a split needs at least "
             "two in every class: add images, make train/ and val/ yourself, or hold none out with "
             "--validation-fraction 0"
         )
@@ -286,7 +287,7 @@ def _describe(data: str, parts: Mapping[str, ImageSource], splits: Splits) -> st
     """The data set in one line."""
     origin = NAMED_DATA_SETS.get(data, data)
     if passed_over := sum(part.passed_over for part in parts.values()):
-        origin += f"; {passed_over} files that are no images passed over"
+        origin += f"; ignored files that are not images: {passed_over:,}"
     counts = splits.counts(origins=ALL not in parts)
     images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
     num_classes = len(next(iter(parts.values())).class_names)

@@ -6,7 +6,7 @@ Opening a folder looks at names only; no image is read before it is asked for.
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from bottleneck_transformer_flax.data.sources.base import (
     quoted,
 )
 from bottleneck_transformer_flax.decoding import read_file
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, reraise
 from bottleneck_transformer_flax.files import is_utf8
 from bottleneck_transformer_flax.image_formats import (
     IMAGE_SUFFIXES,
@@ -50,7 +50,7 @@ class FolderSource(ImageSource):
         names: POSIX path of each image; strings, which pickle far smaller than paths.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
-        passed_over: number of visible files in the class folders that are no images.
+        passed_over: number of visible files in the class folders that are not images.
         notes: a sentence about each kind of thing in ``root`` that is not used.
         origin: name of ``root``, as in "val/".
     """
@@ -79,7 +79,7 @@ class FolderSource(ImageSource):
 def open_folder(folder: Path) -> dict[str, FolderSource]:
     """The parts of an image folder: "train" with "val", "test" or both, or "all".
 
-    All parts have the classes of train/, and the others may lack images of some.
+    All parts have the classes of train/; the others may lack images of some.
 
     Raises:
         DataError: as ``list_classes`` does, and when the folder is missing or a file, a part has a
@@ -89,26 +89,26 @@ def open_folder(folder: Path) -> dict[str, FolderSource]:
     if not (found := find_parts(folder)):
         return {ALL: list_classes(folder)}
     others = [name for name in _folders_in(folder) if name not in found]
-    if [*found] == [ALL] and not others:
-        return {ALL: list_classes(found[ALL])}
-    chosen = {name: found[name] for name in (TRAIN, *VALIDATION_NAMES, TEST) if name in found}
-    if TRAIN not in chosen:
+    only_all = [*found] == [ALL] and all(_holds_only_own_output(folder / name) for name in others)
+    names = (ALL,) if only_all else (TRAIN, *VALIDATION_NAMES, TEST)
+    chosen = {name: found[name] for name in names if name in found}
+    if not chosen.keys() & {TRAIN, ALL}:
         raise DataError(
             f"{folder}: has no train/, but {quoted(found)}, which hold folders and have names of "
             f"parts of a data set; {_LAYOUT}"
         )
-    if len(chosen) == 1:
+    if [*chosen] == [TRAIN]:
         raise DataError(f"{folder}: has train/ but no val/ or test/ beside it; {_LAYOUT}")
     listings = {name: _list(path) for name, path in choose_parts(folder, chosen).items()}
-    train = listings[TRAIN]
-    classes = [name for name, images in train.images.items() if images]
+    first = next(iter(listings))
+    train = listings[first]
     for listing in listings.values():
-        _check_known(listing, classes)
+        _check_known(listing, train.images)
     _check_not_empty(train)
     if unused := [*others, *(name for name in found if name not in chosen)]:
         note = f"{folder}: folders beside the parts are not used: {quoted(unused)}"
-        train = dataclasses.replace(train, notes=(note, *train.notes))
-    return {name: listing.source(classes) for name, listing in (listings | {TRAIN: train}).items()}
+        listings[first] = dataclasses.replace(train, notes=(note, *train.notes))
+    return {name: listing.source([*train.images]) for name, listing in listings.items()}
 
 
 def find_parts(folder: Path) -> dict[str, Path]:
@@ -133,8 +133,8 @@ def list_classes(folder: Path) -> FolderSource:
     """The images of a folder that holds one folder per class, each searched to any depth.
 
     Classes, and the images of each, are sorted. Left out are hidden files and folders, whatever
-    this package itself has written, files beside the class folders, and files that are no images or
-    cannot be decoded, by their suffixes; symbolic links are followed.
+    this package itself has written, files beside the class folders, and files whose suffix is not
+    that of an image format decoded here; symbolic links are followed.
 
     Raises:
         DataError: when the folder holds no images, was written by this package, or has subfolders
@@ -218,9 +218,9 @@ def _list(folder: Path) -> _Listing:
     passed_over, own_output = 0, []
     for name in names:
         below: list[str] = []
-        files = [f"{name}/{file}" for file in files_below(folder / name, below)]
+        files = {f"{name}/{file}" for file in files_below(folder / name, below)}
         found = sorted(filter(has_image_suffix, files))
-        undecoded += (others := count_undecoded(files))
+        undecoded += (others := count_undecoded(files.difference(found)))
         passed_over += len(files) - len(found) - others.total()
         # A folder of nothing but runs is no class, nor is one where no run is left.
         if found or not (below or (name == RUNS and not files)):
@@ -265,8 +265,8 @@ def _check_not_empty(listing: _Listing) -> None:
         raise DataError(f"{listing.root}: no images for {quoted(empty)}; {remedy}")
 
 
-def _check_known(listing: _Listing, classes: list[str]) -> None:
-    names = [name for name, images in listing.images.items() if images and name not in classes]
+def _check_known(listing: _Listing, known: Mapping[str, list[str]]) -> None:
+    names = [name for name, images in listing.images.items() if images and not known.get(name)]
     if names:
         raise DataError(
             f"{listing.root}: has images of {quoted(names)}, but train/ has none; add images of "
@@ -283,6 +283,11 @@ def _is_own_output(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> bool:
     return is_own_output(folder, (entry.name for entry in entries))
 
 
+def _holds_only_own_output(folder: Path) -> bool:
+    own_output: list[str] = []
+    return not any(files_below(folder, own_output)) and (folder.name == RUNS or bool(own_output))
+
+
 def _images_in(entries: Iterable["os.DirEntry[str]"]) -> Iterator[str]:
     """The names of the images among entries."""
     return (entry.name for entry in entries if has_image_suffix(entry.name) and entry.is_file())
@@ -290,9 +295,5 @@ def _images_in(entries: Iterable["os.DirEntry[str]"]) -> Iterator[str]:
 
 def _visible(folder: Path) -> list["os.DirEntry[str]"]:
     """The entries of a folder that are not hidden."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{folder}: cannot be listed: {reason}") from error
+    with reraise(OSError, DataError, f"{folder}: cannot be listed"), os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
