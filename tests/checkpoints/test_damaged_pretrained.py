@@ -34,11 +34,13 @@ def test_a_missing_directory_or_a_file(saved, refusal):
 
 
 def test_a_run_that_is_not_finished_names_the_command_and_its_best_model(saved, refusal, tmp_path):
-    (tmp_path / "run.json").touch()
-    resume = f"finish it with `botnet train --resume --run-directory {tmp_path}`"
-    assert refusal(load_pretrained, tmp_path).endswith(resume)
-    saved.rename(tmp_path / "best")
-    assert refusal(load_pretrained, tmp_path).endswith(f"{resume}, or name {tmp_path / 'best'}")
+    run = tmp_path / "a run"
+    run.mkdir()
+    (run / "run.json").touch()
+    resume = f"finish it with `botnet train --resume --run-directory '{run}'`"
+    assert refusal(load_pretrained, run).endswith(resume)
+    saved.rename(run / "best")
+    assert refusal(load_pretrained, run).endswith(f"{resume}, or name {run / 'best'}")
 
 
 @pytest.mark.parametrize("name", REQUIRED)

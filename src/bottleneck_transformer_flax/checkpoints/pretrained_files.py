@@ -1,5 +1,6 @@
 """File names of pretrained directories, and where such a directory is. Imports no jax."""
 
+import shlex
 from importlib import resources
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def find_pretrained(source: str | Path) -> Path:
         for candidate in (path, path / "pretrained"):
             if (candidate / CONFIG).is_file():
                 return candidate
-        if (path / "run.json").is_file():
+        if (path / own_output.RUN_FILE).is_file():
             best = f", or name {path / 'best'}" if (path / "best" / CONFIG).is_file() else ""
             raise CheckpointError(
                 f"the run in {source} is not finished; finish it with `botnet train --resume "
-                f"--run-directory {source}`{best}"
+                f"--run-directory {shlex.quote(str(source))}`{best}"
             )
         raise CheckpointError(
             f"{source} is not a pretrained directory: it has no {CONFIG}; expected the folder "
