@@ -147,7 +147,7 @@ def upload_pretrained(
 
 
 def _complete_directory(directory: Path) -> Path:
-    """Find the pretrained directory that is to be shared, and check that no file is missing."""
+    """Find the pretrained directory to share, and check that no file is missing."""
     folder = find_pretrained(directory)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
         raise CheckpointError(

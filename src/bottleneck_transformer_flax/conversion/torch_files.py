@@ -41,13 +41,13 @@ _ASK = f"Ask for a file of the weights alone, best as {SAFETENSORS}"
 
 
 class _Ignored:
-    """Stands for an object beside the weights: it is made of anything, and does nothing."""
+    """Stands for an object beside the weights; takes any arguments, and does nothing."""
 
     def __init__(self, *_: Any) -> None:
-        """Ignore what the object would be made of."""
+        """Ignore the arguments of the object."""
 
     def __setstate__(self, _: Any) -> None:
-        """Ignore what the object would hold."""
+        """Ignore the state of the object."""
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -142,7 +142,7 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
 
 
 def _without_shared_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Take off what all names begin with, up to a dot."""
+    """Remove the dotted prefix that all names share."""
     while arrays and all("." in name for name in arrays):
         first, *others = {name.partition(".")[0] for name in arrays}
         # This package's own names stay, so that they are recognised.

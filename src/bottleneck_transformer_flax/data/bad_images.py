@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_images(sources: Sequence[ImageSource], process_shard: tuple[int, int] = (0, 1)) -> None:
-    """Read this process's shard of a small data set's images, as far as five seconds go.
+    """Read this process's shard of a small data set's images, for up to five seconds.
 
     A bad image is then found before a program is compiled for the good ones. Of more than ten
     thousand images, and of images in memory, none is read.
@@ -27,14 +27,10 @@ def check_images(sources: Sequence[ImageSource], process_shard: tuple[int, int] 
     Raises:
         DataError: for the first image that cannot be read, with what to do about it.
     """
-    images = [
-        (source, index)
-        for source in sources
-        if source.native_size is None
-        for index in range(len(source))
-    ]
-    if len(images) > _MOST_CHECKED:
+    files = [source for source in sources if source.native_size is None]
+    if sum(map(len, files)) > _MOST_CHECKED:
         return
+    images = [(source, index) for source in files for index in range(len(source))]
     deadline = time.monotonic() + _CHECK_SECONDS
 
     def check(image: tuple[ImageSource, int]) -> None:
@@ -81,7 +77,7 @@ class BadImages:
             self._raise(DataError(f"{self.reasons[name]}; {REMEDY}"))
 
     def meet(self, source: ImageSource, indices: Sequence[int]) -> None:
-        """Hear from a thread that reads ahead which images of a batch could not be read.
+        """Note which images of a batch a thread that reads ahead could not read.
 
         Unless such images are skipped, ``raise_met`` raises an error about the first. Where it is
         not called within half a second, as during a compilation, a note names the image.
@@ -99,7 +95,7 @@ class BadImages:
             self._note.start()
 
     def raise_met(self) -> None:
-        """Raise the error about the first image met, whether or not its batch has its turn.
+        """Raise the error about the first image met, even before its batch is due.
 
         Raises:
             DataError: naming the image.

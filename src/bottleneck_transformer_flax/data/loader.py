@@ -135,8 +135,8 @@ def _balanced_order(
 ) -> Int64[np.ndarray, " n"]:
     """The order of n images, of k classes n / k each, rounded up or down.
 
-    The images of a class are gone through again and again over the epochs, each time in a new order
-    and to the last before any comes once more.
+    Over the epochs, a class is gone through again and again, each time in a new order: none of its
+    images is repeated before all have been drawn.
     """
     drawn = []
     counts = np.unique_counts(labels).counts

@@ -116,7 +116,7 @@ class _Reader:
         self._images = np.ctypeslib.as_array(shared).reshape(shape)
         self._slots = itertools.cycle(range(_BATCHES_A_WORKER))
         self._on_batch = on_batch
-        # Answers are heard while the program waits for something else, such as a compilation.
+        # Receives answers while the program waits for something else, such as a compilation.
         self._listener = ThreadPoolExecutor(1, thread_name_prefix=_THREADS)
         self._worker = Worker(_serve, read, shared)
 

@@ -39,14 +39,14 @@ def check_num_workers(num_workers: int | None) -> None:
 
 
 def limited_num_workers(num_workers: int, num_jobs: int, job: str) -> int:
-    """As many workers as are asked for, but at most one for each core and each job.
+    """The number of workers asked for, but at most one for each core and each job.
 
     More would take memory, and only wait for each other.
 
     Args:
-        num_workers: how many are asked for.
-        num_jobs: number of pieces of work that are not shared.
-        job: what a piece is called in the note about fewer workers, which is logged once.
+        num_workers: number asked for.
+        num_jobs: number of jobs, each of which one worker does alone.
+        job: what the note about fewer workers, which is logged once, calls a job.
     """
     most, what = min((usable_cores(), "core"), (num_jobs, job))
     if num_workers > most and num_workers not in _reduced:
