@@ -285,10 +285,7 @@ def _unscored_classes(splits: Splits) -> Iterator[str]:
 
 def _describe(data: str, parts: Mapping[str, ImageSource], splits: Splits) -> str:
     """The data set in one line."""
-    origin = NAMED_DATA_SETS.get(data, data)
-    if passed_over := sum(part.passed_over for part in parts.values()):
-        origin += f"; ignored files that are not images: {passed_over:,}"
     counts = splits.counts(origins=ALL not in parts)
     images = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
     num_classes = len(next(iter(parts.values())).class_names)
-    return one_line(f"{images} images, {num_classes} classes ({origin})")
+    return one_line(f"{images} images, {num_classes} classes ({NAMED_DATA_SETS.get(data, data)})")

@@ -34,7 +34,6 @@ class ImageSource(ABC):
         class_names: names of the classes.
         labels: class of each image, an index into ``class_names``.
         names: unique name of each image within the source, such as "cat/12.jpg".
-        passed_over: number of files among the images that are not images.
         notes: a sentence about each kind of thing beside the images that is not used.
         origin: where the images are from, as in "val/" or "held out of train/"; may be empty.
     """
@@ -42,7 +41,6 @@ class ImageSource(ABC):
     class_names: tuple[str, ...]
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
-    passed_over: int = 0
     notes: tuple[str, ...] = ()
     origin: str = ""
 

@@ -50,7 +50,6 @@ class FolderSource(ImageSource):
         names: POSIX path of each image; strings, which pickle far smaller than paths.
         labels: class of each image, an index into ``class_names``.
         class_names: names of the classes.
-        passed_over: number of visible files in the class folders that are not images.
         notes: a sentence about each kind of thing in ``root`` that is not used.
         origin: name of ``root``, as in "val/".
     """
@@ -59,7 +58,6 @@ class FolderSource(ImageSource):
     names: tuple[str, ...]
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
-    passed_over: int = 0
     notes: tuple[str, ...] = ()
     origin: str = ""
 
@@ -188,7 +186,6 @@ class _Listing:
     root: Path
     images: dict[str, list[str]]
     undecoded: Counter[str]
-    passed_over: int
     notes: tuple[str, ...]
 
     def source(self, class_names: Sequence[str]) -> FolderSource:
@@ -199,7 +196,6 @@ class _Listing:
             names=tuple(chain.from_iterable(images)),
             labels=np.repeat(np.arange(len(images), dtype=np.int32), [*map(len, images)]),
             class_names=tuple(class_names),
-            passed_over=self.passed_over,
             notes=self.notes,
             # Unlike the path's own name, this is not empty for the current folder.
             origin=f"{Path(os.path.abspath(self.root)).name}/",  # noqa: PTH100
@@ -215,13 +211,13 @@ def _list(folder: Path) -> _Listing:
     _check_class_names(folder, names)
     images: dict[str, list[str]] = {}
     undecoded: Counter[str] = Counter()
-    passed_over, own_output = 0, []
+    ignored, own_output = 0, []
     for name in names:
         below: list[str] = []
         files = {f"{name}/{file}" for file in files_below(folder / name, below)}
         found = sorted(filter(has_image_suffix, files))
         undecoded += (others := count_undecoded(files.difference(found)))
-        passed_over += len(files) - len(found) - others.total()
+        ignored += len(files) - len(found) - others.total()
         # A folder of nothing but runs is no class, nor is one where no run is left.
         if found or not (below or (name == RUNS and not files)):
             images[name] = found
@@ -231,6 +227,8 @@ def _list(folder: Path) -> _Listing:
     unused = [left_out(own_output)] if own_output else []
     if undecoded:
         unused.append(f"left out {describe_undecoded(undecoded)}")
+    if ignored:
+        unused.append(f"ignored files that are not images: {ignored:,}")
     if beside := [*_images_in(entries)]:
         unused.append(f"images beside the class folders are not used: {quoted(beside)}")
     if not any(images.values()):
@@ -238,9 +236,7 @@ def _list(folder: Path) -> _Listing:
         found = [f"{folder}: no images found in class folders", *unused, looked_for]
         raise DataError(f"{'; '.join(found)}; {_LAYOUT}, or what botnet data pack wrote")
     notes = tuple(f"{folder}: {what}" for what in unused)
-    return _Listing(
-        root=folder, images=images, undecoded=undecoded, passed_over=passed_over, notes=notes
-    )
+    return _Listing(root=folder, images=images, undecoded=undecoded, notes=notes)
 
 
 def _check_folder(folder: Path) -> None:
