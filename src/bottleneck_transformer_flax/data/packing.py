@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bottleneck_transformer_flax.data.shards import ShardJob, ShardPacker, make_jobs, most_shards
+from bottleneck_transformer_flax.data.shards import ShardJob, ShardPacker, make_jobs
 from bottleneck_transformer_flax.data.sources.array_record import (
     LABELS_FILE,
     NAMES_FILE,
@@ -81,7 +81,7 @@ def pack(
     require("array_record", "packing")
     check_num_workers(num_workers)
     jobs = make_jobs(parts, shards)
-    digest = _digest(_digest_of_images(parts), jobs)
+    digest = _digest(parts, jobs)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a new folder to write to")
     out.mkdir(parents=True, exist_ok=True)
@@ -168,18 +168,12 @@ class _Packing:
         return len(packed)
 
 
-def _digest_of_images(parts: Mapping[str, ImageSource]) -> "hashlib._Hash":
-    """A digest of the images, to which that of their files can be added."""
+def _digest(parts: Mapping[str, ImageSource], jobs: Sequence[ShardJob]) -> str:
+    """A digest of the images, and of the files they go to."""
     digest = hashlib.sha256()
     for part, source in parts.items():
         record = (part, source.class_names, source.names, source.labels.tolist())
         digest.update(json.dumps(record).encode())
-    return digest
-
-
-def _digest(images: "hashlib._Hash", jobs: Sequence[ShardJob]) -> str:
-    """A digest of images, and of the files they go to."""
-    digest = images.copy()
     digest.update(json.dumps([job.file for job in jobs]).encode())
     return digest.hexdigest()
 
@@ -213,10 +207,7 @@ def _difference(
     class_names = next(iter(parts.values())).class_names
     if earlier.class_names != class_names:
         return f"with other classes: {first_of(earlier.class_names)}; not {first_of(class_names)}"
-    images = _digest_of_images(parts)
-    for shards in range(1, most_shards(parts) + 1):
-        if _digest(images, make_jobs(parts, shards)) == earlier.source:
-            part = max(parts, key=lambda part: len(parts[part]))
-            now = sum(job.part == part for job in jobs)
-            return f"into {shards} files, not {now}: see --shards"
-    return "from other images: their names or labels differ"
+    files = {shard.file for shards in earlier.parts.values() for shard in shards}
+    if others := sorted(files - {job.file for job in jobs}):
+        return f"into other files, such as {others[0]}: see --shards"
+    return "from images of other names or labels, or into other files: see --shards"

@@ -42,18 +42,14 @@ class ShardJob:
     known: Shard | None = None
 
 
-def most_shards(parts: Mapping[str, ImageSource]) -> int:
-    """Largest number of files for the largest part."""
-    return min(max(map(len, parts.values())), MOST_SHARDS)
-
-
 def make_jobs(parts: Mapping[str, ImageSource], shards: int | None) -> list[ShardJob]:
     """Plan the files to write, with the images of a part spread evenly over them.
 
     Raises:
         ConfigError: when ``shards`` is out of range.
     """
-    largest, most = max(map(len, parts.values())), most_shards(parts)
+    largest = max(map(len, parts.values()))
+    most = min(largest, MOST_SHARDS)
     if shards is None:
         shards = min(math.ceil(largest / USUAL_IMAGES), most)
     if not 1 <= shards <= most:
