@@ -90,13 +90,14 @@ def test_few_points_have_markers_and_many_have_none():
 
 def test_the_best_epoch_has_a_ring_where_a_worse_one_came_after_it(assert_readable):
     history = make_history(4, best=(1, 3))
-    history[3] |= {"validation_accuracy": 0.2, "validation_origin": "$5 or $6/"}
+    history[3] |= {"validation_accuracy": 0.2, "validation_origin": f"$5 or $6 {'photo-' * 20}/"}
     figure = draw_training_curves(history)
     loss, accuracy, _ = lines_of(figure)
     np.testing.assert_allclose(accuracy["best"], [(3, 37.5)])
     assert set(loss) == {"train", "validation"}
     assert figure.get_suptitle() == (
-        "Validation ($5 or $6/) accuracy 20.00 % after epoch 4, best 37.50 % after epoch 3"
+        f"Validation ($5 or $6 {'photo-' * 20}/) accuracy 20.00 % after epoch 4, "
+        "best 37.50 % after epoch 3"
     )
     assert assert_readable(figure).count("best") == 1
     panel = figure.axes[1]

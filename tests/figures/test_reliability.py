@@ -36,6 +36,7 @@ def test_texts_are_readable_and_bars_are_accuracies_above_numbers(counts, assert
     )
 
 
-def test_an_error_that_is_not_finite_is_told():
-    figure = draw_reliability_diagram(np.ones(15, int), np.ones(15), ece=float("nan"))
-    assert "(ECE) not finite" in figure.axes[0].get_title(loc="left")
+def test_an_error_that_is_not_finite_is_told_and_a_long_title_wrapped(assert_readable):
+    split = f"validation (held out of {'photos-' * 6}folder/)"
+    figure = draw_reliability_diagram(np.ones(15, int), np.ones(15), ece=float("nan"), split=split)
+    assert any("(ECE) not finite" in text for text in assert_readable(figure))

@@ -64,7 +64,7 @@ def draw_training_curves(history: History) -> Figure:
     fonts = find_fonts(title)
     style = {"fontsize": TITLE_FONT_SIZE, "fontfamily": fonts.families, "color": INK_COLOR}
     # A dollar sign in a folder's name starts no formula.
-    figure.suptitle(fonts.legible(title), parse_math=False, **style)
+    figure.suptitle(fonts.legible(title), parse_math=False, wrap=True, **style)
     return figure
 
 

@@ -49,7 +49,8 @@ def draw_reliability_diagram(
     upper.set_ylabel("accuracy", color=INK_COLOR)
     upper.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK_COLOR)
     error = "not finite" if np.isnan(ece) else f"{100 * ece:.2f} %"
-    set_title(upper, f"Calibration error (ECE) {error} on {counts.sum():,} images", split)
+    title = f"Calibration error (ECE) {error} on {counts.sum():,} images"
+    set_title(upper, title, split).set_wrap(True)
     lower.bar(middles, counts, width=0.94 * width, color=COUNT_COLOR)
     _write_counts(lower, middles, counts)
     lower.set_yticks([])

@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.figures.fonts import find_fonts
@@ -41,10 +42,10 @@ def style_axes(axes: Axes) -> None:
     axes.tick_params(colors=INK_COLOR, color=FRAME_COLOR, labelcolor=INK_COLOR)
 
 
-def set_title(axes: Axes, title: str, split: str) -> None:
+def set_title(axes: Axes, title: str, split: str) -> Text:
     """Write a title, and below it what the figure is about, whose folder may have any name."""
     fonts = find_fonts(split)
-    axes.set_title(
+    return axes.set_title(
         title + (split and f"\n{fonts.legible(split)}"),
         fontsize=TITLE_FONT_SIZE,
         fontfamily=fonts.families,
