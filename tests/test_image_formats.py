@@ -20,9 +20,7 @@ def test_what_cannot_be_decoded_is_counted_by_suffix_with_the_remedy(monkeypatch
     counts = count_undecoded(["a.heic", "b/c.HEIC", "d.Nef", "e.txt", "f", "g.jpg"])
     install = "install pi-heif: pip install 'bottleneck-transformer-flax[heif]'"
     assert describe_undecoded(counts) == (
-        f"2 .heic, 1 .nef files, which cannot be decoded here; {install}; "
-        "convert .nef to JPEG or PNG"
+        f"files that cannot be decoded here (2 .heic, 1 .nef); {install}; "
+        "convert the others to JPEG or PNG"
     )
-    assert describe_undecoded({".hif": 1}).endswith(
-        f" .hif file, which cannot be decoded here; {install}"
-    )
+    assert describe_undecoded({".hif": 1}).endswith(f" here (1 .hif); {install}")

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from bottleneck_transformer_flax.errors import ConfigError, DataError, reraise
+from bottleneck_transformer_flax.errors import ConfigError, DataError, OwnFigureError, reraise
 from bottleneck_transformer_flax.image_formats import FORMATS, HEIF_REMEDY, is_heif
 from bottleneck_transformer_flax.own_output import SOFTWARE
 
@@ -81,7 +81,7 @@ class EncodedImage:
         self._header: Image.Image | None = None
         self._pixels: Image.Image | None = None
         with _damage_named(name):
-            image = _open(content)
+            image = _open(content, name)
             if image.format in _REDUCIBLE:
                 self._header = image
                 on_the_side = _orientation(image) in _ON_THE_SIDE
@@ -109,7 +109,7 @@ class EncodedImage:
             return self._pixels
         with _damage_named(self._name):
             # Pillow decodes a file once; the one whose header was read serves the first call.
-            image, self._header = self._header or _open(self._content), None
+            image, self._header = self._header or _open(self._content, self._name), None
             image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             return _upright_rgb(image)
 
@@ -180,15 +180,15 @@ def read_header(content: bytes, name: str) -> ImageHeader:
         DataError: when it is not an image; the one-line message names it.
     """
     with _damage_named(name):
-        image = _open(content)
+        image = _open(content, name)
         # Asking another format for its orientation may decode the file.
         upright = image.format not in _REDUCIBLE or _orientation(image) not in _ON_THE_SIDE
         size = image.size[::-1] if upright else image.size
         return ImageHeader(size, Image.getmodebase(image.mode) == "L")
 
 
-def _open(content: bytes) -> Image.Image:
-    """Read an image's header."""
+def _open(content: bytes, name: str) -> Image.Image:
+    """Read the header of an image with a name."""
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
@@ -206,7 +206,7 @@ def _open(content: bytes) -> Image.Image:
             f"memory; if you trust it, allow as many with --max-pixels {pixels}"
         ) from None
     if image.info.get("Software") == SOFTWARE:
-        raise ValueError("botnet drew it, as a figure; move it out of the images")
+        raise OwnFigureError(f"{name}: is a figure that botnet drew, and not an image to classify")
     return image
 
 

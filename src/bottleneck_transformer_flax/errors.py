@@ -30,6 +30,10 @@ class DataError(BoTNetError):
     """A data set or an image that cannot be used."""
 
 
+class OwnFigureError(DataError):
+    """A figure that this package drew, where an image is expected; it is left out of a folder."""
+
+
 class CheckpointError(BoTNetError):
     """A checkpoint or pretrained directory that is missing, damaged or for another model."""
 

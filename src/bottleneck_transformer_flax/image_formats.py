@@ -67,8 +67,8 @@ def describe_undecoded(counts: Mapping[str, int]) -> str:
     if not counts:
         return ""
     found = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
-    files = "file" if sum(counts.values()) == 1 else "files"
-    others = sorted(set(counts) - set(_HEIF_SUFFIXES))
-    remedies = [HEIF_REMEDY] * (len(others) < len(counts))
-    remedies += [f"convert {' and '.join(others)} to JPEG or PNG"] * bool(others)
-    return f"{found} {files}, which cannot be decoded here; {'; '.join(remedies)}"
+    heif = counts.keys() & set(_HEIF_SUFFIXES)
+    remedies = [HEIF_REMEDY] if heif else []
+    if counts.keys() - heif:
+        remedies.append(f"convert {'the others' if heif else 'them'} to JPEG or PNG")
+    return f"files that cannot be decoded here ({found}); {'; '.join(remedies)}"

@@ -13,6 +13,7 @@ from PIL import Image
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import predict
 from bottleneck_transformer_flax.decoding import decode_image
+from bottleneck_transformer_flax.figures.style import new_figure, save_png
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from cli.conftest import QUICK
 from training.tiny import CLASSES, truncated_jpeg
@@ -63,8 +64,8 @@ def test_images_in_a_folder_that_cannot_be_decoded_are_counted_and_the_others_pr
     for name in ("a.cr2", "b.CR2", "c.jxl", "notes.txt"):
         (Path("photos") / name).parent.mkdir(exist_ok=True)
         (Path("photos") / name).touch()
-    told = "photos: has 2 .cr2, 1 .jxl files, which cannot be decoded here; "
-    told += "convert .cr2 and .jxl to JPEG or PNG"
+    told = "photos: has files that cannot be decoded here (2 .cr2, 1 .jxl); "
+    told += "convert them to JPEG or PNG"
     called = call("predict", "photos")
     assert (called.code, called.err) == (1, f"botnet: error: {told}\n")
     shutil.copy(GOOD[0], "photos")
@@ -73,6 +74,18 @@ def test_images_in_a_folder_that_cannot_be_decoded_are_counted_and_the_others_pr
     error, predicted = lines_of(called)
     assert error == {"image": "photos", "error": told}
     assert predicted["image"] == "photos/0.png"
+
+
+def test_figures_in_a_folder_are_left_out_and_refused_where_named(call):
+    Path("photos").mkdir()
+    shutil.copy(GOOD[0], "photos")
+    save_png(new_figure(1.0, 1.0), Path("photos/sheet.png"))
+    told = "photos/sheet.png: is a figure that botnet drew, and not an image to classify"
+    called = call("predict", "photos", "--json")
+    assert (called.code, called.err) == (0, f"note: left out {told}\n")
+    assert [line["image"] for line in lines_of(called)] == ["photos/0.png"]
+    called = call("predict", "photos/sheet.png")
+    assert (called.code, called.err) == (1, f"botnet: error: {told}\n")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from bottleneck_transformer_flax.data.bad_images import REMEDY, BadImages, check
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import select
 from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.figures.style import new_figure, save_png
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 from data.image_files import numbered_source
 
@@ -85,6 +86,20 @@ def test_a_small_data_set_is_read_before_anything_else(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(bad_images, name, 0)
             check_images([source])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_figures_that_this_package_drew_are_left_out_and_listed(tmp_path, num_workers):
+    source = numbered_source(tmp_path, 3)
+    save_png(new_figure(1.0, 1.0), tmp_path / "01.png")
+    check_images([source])
+    bad = BadImages(skip=False)
+    transform = EvaluationTransform(Preprocessing(size=(4, 4), crop=1.0))
+    (batch,) = evaluation_batches(
+        source, transform, batch_size=3, num_workers=num_workers, bad_images=bad
+    )
+    assert batch["valid"].tolist() == [True, False, True]
+    assert "01.png: is a figure that botnet drew" in bad.report()
 
 
 def test_skipped_ones_are_counted_once_and_listed(tmp_path):

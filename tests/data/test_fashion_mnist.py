@@ -87,7 +87,7 @@ def test_damaged_files(folder, file, content, message):
 def test_embedded_data_is_stratified_with_its_licence_beside_it():
     splits = load_splits("embedded")
     assert splits.description == (
-        "6000 training and 1000 validation images, 10 classes (embedded Fashion-MNIST subset)"
+        "6,000 training and 1,000 validation images, 10 classes (embedded Fashion-MNIST subset)"
     )
     assert splits.train.class_names == splits.validation.class_names == CLASS_NAMES
     assert (CLASS_NAMES[0], CLASS_NAMES[9]) == ("T-shirt/top", "Ankle boot")

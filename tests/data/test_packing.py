@@ -20,6 +20,7 @@ from bottleneck_transformer_flax.data.packing import pack
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.figures.style import new_figure, save_png
 from data.image_files import image_bytes, write_images, write_parquet
 from reference.damage import cut_short, flip_a_bit
 
@@ -216,6 +217,13 @@ def test_a_bad_image_stops_or_is_left_out(folder, tmp_path):
     bad.write_bytes(contents["bee/01.jpeg"])
     packed = pack_folder(root, out, shards=4, skip_bad_images=True)
     assert (packed.images, len(packed.left_out)) == ({"all": 16}, 1)
+
+
+def test_a_figure_that_this_package_drew_is_left_out(folder, tmp_path):
+    root, _ = folder
+    save_png(new_figure(1.0, 1.0), root / "bee/sheet.png")
+    (reason,) = pack_folder(root, tmp_path / "out").left_out
+    assert reason.startswith(f"{root}/bee/sheet.png: is a figure that botnet drew")
 
 
 def test_a_part_of_bad_images_alone(tmp_path):

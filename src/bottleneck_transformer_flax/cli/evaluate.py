@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
     # That of an unsplit folder would only repeat its name.
     of = f" ({source.origin})" if source.origin and comes_in_parts(data) else ""
     part = f"all of {data}" if split == "all" else f"the {split} split of {data}{of}"
-    description = f"{len(source)} images: {part}{remark}"
+    description = f"{len(source):,} images: {part}{remark}"
     if parsed.json:
         described = {"checkpoint": checkpoint, "data": description, "split": split}
         print(json.dumps(described | {"origin": source.origin} | result))

@@ -19,7 +19,7 @@ from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import print_notes
 from bottleneck_transformer_flax.data.sources.folder import files_below, left_out
 from bottleneck_transformer_flax.decoding import allow_pixels, decode_image
-from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
+from bottleneck_transformer_flax.errors import ConfigError, DataError, OwnFigureError, one_line
 from bottleneck_transformer_flax.image_formats import (
     count_undecoded,
     describe_undecoded,
@@ -55,7 +55,7 @@ class Item(NamedTuple):
 
     name: str
     image: Image.Image | None
-    error: str | None
+    error: DataError | None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,24 +92,29 @@ def run(arguments: Sequence[str]) -> int:
 def _items(names: Iterable[str]) -> Iterator[Item]:
     for name in names:
         if name == "-":
-            given = b"" if sys.stdin is None else sys.stdin.buffer.read()
-            yield _decode("standard input", io.BytesIO(given))
+            given = io.BytesIO(b"" if sys.stdin is None else sys.stdin.buffer.read())
+            given.name = "standard input"
+            yield _decode(given.name, given)
         elif Path(name).is_dir():
             own_output: list[str] = []
             try:
                 files = list(files_below(Path(name), own_output))
             except DataError as error:
-                yield Item(name, None, str(error))
+                yield Item(name, None, error)
                 continue
             if own_output:
                 print_notes([f"{name}: {left_out(own_output)}"])
             found = sorted(filter(has_image_suffix, files))
             if undecoded := count_undecoded(files):
-                yield Item(name, None, f"{name}: has {describe_undecoded(undecoded)}")
+                yield Item(name, None, DataError(f"{name}: has {describe_undecoded(undecoded)}"))
             elif not found:
-                yield Item(name, None, f"{name}: the folder holds no images")
+                yield Item(name, None, DataError(f"{name}: the folder holds no images"))
             for path in (str(Path(name) / file) for file in found):
-                yield _decode(path, path)
+                item = _decode(path, path)
+                if isinstance(item.error, OwnFigureError):
+                    print_notes([f"left out {item.error}"])
+                else:
+                    yield item
         else:
             yield _decode(name, name)
 
@@ -118,8 +123,7 @@ def _decode(name: str, file: str | io.BytesIO) -> Item:
     try:
         return Item(name, decode_image(file), None)
     except DataError as error:
-        reason = str(error)
-        return Item(name, None, reason if name in reason else f"{name}: {reason}")
+        return Item(name, None, error)
 
 
 def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> None:
@@ -139,5 +143,5 @@ def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> No
 
 def _report_error(item: Item, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"image": item.name, "error": item.error}))
-    print(f"botnet: error: {one_line(item.error or '')}", file=sys.stderr)
+        print(json.dumps({"image": item.name, "error": str(item.error)}))
+    print(f"botnet: error: {item.error}", file=sys.stderr)

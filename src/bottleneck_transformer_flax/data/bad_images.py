@@ -1,5 +1,6 @@
 """Images that cannot be read: the first one stops the run, or all are collected and skipped."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -9,7 +10,7 @@ from typing import NoReturn
 
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.workers import usable_cores
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, OwnFigureError
 
 REMEDY = "repair or remove it, or leave such images out with --skip-bad-images"
 # Some thousands of small images, or some hundreds of photographs, are read in this time.
@@ -37,7 +38,8 @@ def check_images(sources: Sequence[ImageSource], process_shard: tuple[int, int] 
         source, index = image
         if time.monotonic() < deadline:
             # An eighth of a JPEG's size takes a third of the time, and all of the file.
-            source.open(index).decode(8)
+            with contextlib.suppress(OwnFigureError):
+                source.open(index).decode(8)
 
     process, processes = process_shard
     with ThreadPoolExecutor(usable_cores()) as executor:
@@ -52,7 +54,8 @@ class BadImages:
     """Unreadable images met so far.
 
     Attributes:
-        skip: whether to continue without them; otherwise the first one is an error.
+        skip: whether to continue without them; otherwise the first one is an error, unless it is
+            a figure that this package drew.
         reasons: for each image, its description → why it cannot be read.
     """
 
@@ -71,10 +74,12 @@ class BadImages:
             DataError: naming the image, unless such images are skipped.
         """
         name = source.describe(index)
-        if name not in self.reasons:
-            self.reasons[name] = _reason(source, index)
-        if not self.skip:
-            self._raise(DataError(f"{self.reasons[name]}; {REMEDY}"))
+        if name in self.reasons:
+            return
+        error = _error(source, index)
+        self.reasons[name] = str(error)
+        if not may_be_left_out(error, skip=self.skip):
+            self._raise(DataError(f"{error}; {REMEDY}"))
 
     def meet(self, source: ImageSource, indices: Sequence[int]) -> None:
         """Note which images of a batch a thread that reads ahead could not read.
@@ -87,9 +92,12 @@ class BadImages:
         with self._lock:
             if self._error is not None:
                 return
-            reason = _reason(source, indices[0])
-            self._error = DataError(f"{reason}; {REMEDY}")
-            note = f"{reason}; this stops the run when the step under way is done"
+            errors = (_error(source, index) for index in indices)
+            error = next((each for each in errors if not may_be_left_out(each, skip=False)), None)
+            if error is None:
+                return
+            self._error = DataError(f"{error}; {REMEDY}")
+            note = f"{error}; this stops the run when the step under way is done"
             self._note = threading.Timer(_SECONDS_UNTIL_NAMED, _log.warning, (note,))
             self._note.daemon = True
             self._note.start()
@@ -124,9 +132,15 @@ class BadImages:
         return "\n".join([f"{what} left out:", *(f"  {why}" for why in self.reasons.values())])
 
 
-def _reason(source: ImageSource, index: int) -> str:
+def may_be_left_out(error: DataError, *, skip: bool) -> bool:
+    """Whether an unreadable image is left out, which this package's own figures always are."""
+    return skip or isinstance(error, OwnFigureError)
+
+
+def _error(source: ImageSource, index: int) -> DataError:
     try:
         source.read(index)
     except DataError as error:
-        return str(error)
-    return f"{source.describe(index)}: could not be read when its turn came, but can be now"
+        return error
+    name = source.describe(index)
+    return DataError(f"{name}: could not be read when its turn came, but can be now")

@@ -58,7 +58,7 @@ class Splits(NamedTuple):
         """The number of images in each split, as in "90 validation (val/)"."""
         words = ("training", "validation", "test")
         return [
-            f"{len(source)} {named_split(word, source.origin if origins else '')}"
+            f"{len(source):,} {named_split(word, source.origin if origins else '')}"
             for word, source in zip(words, self[:3], strict=True)
             if source is not None
         ]
@@ -278,8 +278,8 @@ def _unscored_classes(splits: Splits) -> Iterator[str]:
         counts = np.bincount(source.labels, minlength=len(source.class_names))
         if missing := [source.class_names[label] for label in np.flatnonzero(counts == 0)]:
             yield (
-                f"{named_split(split, source.origin)} has no images of {quoted(missing)}, "
-                "and cannot score these classes"
+                f"{named_split(split, source.origin)} has no images of {quoted(missing)}, and "
+                f"cannot score {'this class' if len(missing) == 1 else 'these classes'}"
             )
 
 

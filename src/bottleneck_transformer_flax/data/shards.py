@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottleneck_transformer_flax.data.bad_images import REMEDY
+from bottleneck_transformer_flax.data.bad_images import REMEDY, may_be_left_out
 from bottleneck_transformer_flax.data.sources.array_record import (
     Record,
     Shard,
@@ -121,7 +121,7 @@ class ShardPacker:
                 content = source.content(index)
                 EncodedImage(content, source.describe(index)).decode()
             except DataError as error:
-                if not self.skip_bad_images:
+                if not may_be_left_out(error, skip=self.skip_bad_images):
                     raise DataError(f"{error}; {REMEDY}") from error
                 left_out[name] = str(error)
             else:

@@ -41,12 +41,17 @@ def test_images_that_cannot_be_decoded_are_counted_and_left_out(tmp_path):
     make(tmp_path, *images("cat", "dog"), "cat/a.CR2", "dog/b.cr2", "dog/c.jxl")
     source = list_classes(tmp_path)
     assert len(source) == 8
-    told = "which cannot be decoded here; convert .cr2 and .jxl to JPEG or PNG"
-    assert source.notes == (f"{tmp_path}: left out 2 .cr2, 1 .jxl files, {told}",)
+    told = "files that cannot be decoded here (2 .cr2, 1 .jxl); convert them to JPEG or PNG"
+    assert source.notes == (f"{tmp_path}: left out {told}",)
     make(tmp_path, "eel/a.cr2")
-    assert "no images for 'eel'; 3 .cr2, 1 .jxl files, which cannot be" in error_of(tmp_path)
+    assert "no images for 'eel'; files that cannot be decoded here (3 .cr2, 1 .jxl)" in error_of(
+        tmp_path
+    )
     told = error_of(make(tmp_path / "raw", "a/a.nef", "b/b.txt"))
-    assert "no images found in class folders; left out 1 .nef file, which cannot be" in told
+    assert (
+        "no images found in class folders; left out files that cannot be decoded here (1 .nef)"
+        in told
+    )
 
 
 def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
