@@ -168,6 +168,18 @@ def test_a_run_without_scores_says_why(page_of, run, epochs, note):
     assert ["epochs", f"{2 if epochs is None else epochs} of 2"] in page.rows
 
 
+@pytest.mark.usefixtures("no_pass")
+def test_a_run_that_goes_on_shows_the_scores_of_its_former_end_and_says_so(page_of, run):
+    record = (run / "run.json").read_text()
+    (run / "run.json").write_text(record.replace('"epochs": 2', '"epochs": 4'))
+    page, told = page_of()
+    assert told == (
+        "note: The run is not finished: 2 of 4 epochs are over. The scores are those of the model "
+        "with which it ended before.\n"
+    )
+    assert "validation (val/) accuracy" in page.texts_in("dt")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "named"),
     [

@@ -38,7 +38,7 @@ def test_a_run_says_where_everything_is_and_what_to_type_next(call, run, trained
     record = json.loads((trained / run / "run.json").read_text())
     assert (record["data"], record["batch_size"], record["epochs"]) == ("data", 6, 2)
     # Chosen for small images.
-    assert record["optimization"]["optimizer"] == "muon"
+    assert record["augmentation"]["crop"] == "shift"
     assert (record["input"]["image_size"], record["input"]["eval_crop"]) == ([16, 16], 1.0)
     # A name that a shell would take apart, and that stands for a time in some file systems.
     (trained / run).rename(trained / "runs/:a b:")
@@ -171,7 +171,7 @@ def test_a_dry_run_names_the_recipe_tells_an_estimate_and_writes_nothing(
     lines = dict(line.split(None, 1) for line in call(*dry).out.splitlines())
     assert listed == ["data"]
     assert lines["recipe"].startswith("small-images, but ")
-    assert lines["update"].startswith("muon ")
+    assert lines["update"].startswith("sgd ")
     assert lines["because"] == "12 training images in 3 classes, 16 × 16 pixels: small images"
     assert lines["steps"] == "4, 24 images"
     assert lines["data"].startswith("12 training")

@@ -61,13 +61,14 @@ def test_a_finished_run_goes_on_to_more_epochs_with_the_rates_of_so_many(tmp_pat
         assert RunDirectory(path).read_config() == LONG
 
 
-def test_of_an_earlier_commits_checkpoint_the_run_s_record_has_the_former_number(tmp_path):
+def test_with_a_checkpoint_of_an_earlier_commit_run_json_has_the_former_number(tmp_path):
     RunDirectory(tmp_path).create(SHORT)
     progress = Progress(step=6).to_json()
     del progress["planned"]
-    with TrainingCheckpoints(RunDirectory(tmp_path).checkpoints) as checkpoints:
-        hashes = setup_of().hashes
-        checkpoints.save(6, setup_of().initial_state(), progress | hashes, wait=True)
+    folder = RunDirectory(tmp_path).checkpoints
+    with TrainingCheckpoints(folder) as checkpoints:
+        checkpoints.save(6, setup_of().initial_state(), progress | setup_of().hashes)
+    with TrainingCheckpoints(folder) as checkpoints:
         _, progress = restore_or_initialize(setup_of(), RunDirectory(tmp_path), checkpoints)
     assert (progress.planned, progress.is_extended) == (PLANNED, True)
 
@@ -83,6 +84,17 @@ def test_epochs_that_are_over_already_and_growing_images_are_refused(tmp_path):
     # A refusal changes nothing, and an unfinished run may also take fewer.
     outcome, recorder = go(tmp_path, CONFIG.replace(epochs=3))
     assert (outcome.finished, outcome.step, recorder.of("start")) == (True, 9, [6])
+
+
+def test_a_run_ends_where_it_was_validated(tmp_path):
+    rarely = CONFIG.replace(evaluate_every_epochs=3)
+    assert go(tmp_path, rarely, at=after_epoch(2))[0].step == 6
+    with pytest.raises(ConfigError, match=r"epoch 2 is over and was not .* expected at least 3$"):
+        go(tmp_path, rarely.replace(epochs=2))
+    rows = [{"step": 3, "best": True}, {"step": 6, "best": False}, {"step": 9}]
+    impatient = rarely.replace(patience=1)
+    assert Progress(6, rows[:2]).has_ended(impatient)
+    assert not Progress(9, rows).has_ended(impatient)
 
 
 VALIDATIONS = ((0.5, 0.9), (0.75, 0.5), (0.75, 0.6), (0.5, 0.5), (0.75, 0.5), (0.5, 0.1))

@@ -42,7 +42,7 @@ NumWorkers = Annotated[
 ]
 MaxPixels = Annotated[
     int | None,
-    arg(help="Refuse images of more pixels than this; by default 178,956,970."),
+    arg(help="Refuse images with more pixels than this; by default 178,956,970."),
 ]
 SkipBadImages = Annotated[bool, arg(help="Leave out unreadable images, and list them at the end.")]
 

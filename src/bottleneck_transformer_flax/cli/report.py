@@ -100,6 +100,7 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     from bottleneck_transformer_flax.figures.curves import draw_training_curves
     from bottleneck_transformer_flax.figures.style import png_bytes
     from bottleneck_transformer_flax.training.artifacts import DATA_SETS
+    from bottleneck_transformer_flax.training.metrics import Progress
     from bottleneck_transformer_flax.training.run_images import RunImages
 
     rows = run_directory.read_metrics()
@@ -113,9 +114,13 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
         curves=png_bytes(draw_training_curves(rows)) if rows else None,
         options=tuple(options_in_words(config)),
     )
-    if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
-        return _finished(page, run_directory, images, parsed)
     note = f"The run is not finished: {len(rows)} of {config.epochs} epochs are over."
+    if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
+        page = _finished(page, run_directory, images, parsed)
+        if rows and not Progress(rows[-1]["step"], rows).has_ended(config):
+            before = f"{note} The scores are those of the model with which it ended before."
+            page = dataclasses.replace(page, notes=(before, *page.notes))
+        return page
     validated = any(row.get("validation_accuracy") is not None for row in rows)
     if run_directory.pretrained.is_dir() and not validated:
         note = "The run has no scores, because no images were held out."

@@ -162,7 +162,8 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
     if help_wanted and basis.is_left_to_the_images:
         from bottleneck_transformer_flax.data.datasets import load_splits
 
-        with contextlib.suppress(BoTNetError):
+        # The options are not checked yet: of 0 epochs or images per step, the help still tells all.
+        with contextlib.suppress(BoTNetError, ZeroDivisionError):
             choice = choose_for(arguments, load_splits(basis.data))
     if choice is not None:
         config = choice.config.replace(data=basis.data)

@@ -4,11 +4,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 IMBALANCED = 10
-"""Images of the largest class for each of the smallest from which accuracy misleads."""
+"""Ratio of the largest class to the smallest from which accuracy misleads."""
 
 
 def class_weights(labels: Int[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
-    """Weight of an image's loss by its class, so that all classes together count equally.
+    """Weight of each class in the loss, by which all classes count equally.
 
     w_c = n / (k · n_c) for n images in k classes, n_c of them in class c. The mean weight of the
     images is then 1, and the learning rate keeps its meaning.

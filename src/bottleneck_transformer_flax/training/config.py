@@ -142,7 +142,7 @@ class InputOptions:
         num_workers: Image reading processes, at most one per core; by default one per 1,000 files.
         skip_bad_images: Leave out unreadable images and list them at the end, instead of stopping
             at the first.
-        max_pixels: Refuse images of more pixels than this; by default 178,956,970.
+        max_pixels: Refuse images with more pixels than this; by default 178,956,970.
         progressive_phases: Phases of equally many epochs over which the training images grow in
             equal steps to image_size; 1 for one size throughout.
         progressive_start: Side of the training images in the first of several phases, as a fraction
@@ -186,14 +186,14 @@ class RunConfig:
         pretrained: Model to start from, with a new head for the data's classes: a pretrained
             directory, a run, a repository of the Hugging Face hub, or botnet_tiny.
         epochs: Passes over the training images; with --resume, those of the whole run.
-        patience: End the run after so many validations in a row without a better model than before;
-            by default it takes all its epochs, and its learning rate falls over all of them.
+        patience: End the run after this many validations in a row without a better model; the
+            learning-rate schedule still spans all epochs.
         batch_size: Images per optimizer step, over all devices.
-        class_balance: Make classes with few images count like those with many: "weights" weighs the
-            loss of each image by its class, "sampling" shows equally many images of each class.
+        class_balance: Make rare classes count as much as frequent ones: "weights" weights each
+            image's loss by its class, "sampling" draws equally many images of each class.
         seed: Seed of the initial parameters, the order of images, and all randomness in training.
         evaluate_every_epochs: Epochs between validations; the last epoch is always validated.
-        calibration: Calibrate probabilities by a temperature that fits the validation images.
+        calibration: Calibrate probabilities by a temperature fitted on the validation images.
         save_every_epochs: Epochs between checkpoints. A checkpoint that falls due while the one
             before it is still being written is left out, except after the last epoch.
     """

@@ -97,9 +97,9 @@ def choose_defaults(
 
     Args:
         data: what is known of the images.
-        variant: the model, where it is decided already, as may be ``epochs`` and ``batch_size``.
-        epochs: passes over the training images.
-        batch_size: images per step.
+        variant: name of the model; by default, the data decides.
+        epochs: passes over the training images; by default, as many as the data needs.
+        batch_size: images per step; by default the recipe's, or fewer.
     """
     small = max(data.usual_size) <= SMALL_SIDE
     few = not small and data.num_images < FEW_PHOTOGRAPHS
@@ -136,8 +136,8 @@ def choose_fine_tuning(
     Args:
         data: what is known of the images.
         pretrained: the trained model, which decides the image size.
-        epochs: passes over the training images, where they are decided already.
-        batch_size: images per step; likewise.
+        epochs: as for ``choose_defaults``.
+        batch_size: as for ``choose_defaults``.
     """
     config = _fitted(RECIPES["fine-tuning"], data, _FEWEST_TUNING_STEPS, epochs, batch_size)
     config = config.replace(variant=None, pretrained=pretrained)
@@ -170,7 +170,7 @@ def _fitted(
     epochs: int | None,
     batch_size: int | None,
 ) -> RunConfig:
-    """A recipe with as many epochs, and as small batches, as few images need; fewer for very many.
+    """The recipe with more epochs and smaller batches for few images, and fewer epochs for many.
 
     The moving average follows: it must forget the random start within the run. Grey images are not
     mirrored: they may show characters.
@@ -205,7 +205,7 @@ def _reason(data: DataSummary, why: str) -> str:
     """The data in numbers, and what follows from them."""
     images = f"{data.num_images:,} training images in {data.num_classes:,} classes"
     if not data.sizes:
-        return f"{images}, none of those looked at readable: taken for {why}"
+        return f"{images}, none of the sampled ones readable: treated as {why}"
     about = "" if len(set(data.sizes)) == 1 else "about "
     height, width = data.usual_size
     flip = "; grey, so none are mirrored: they may show characters" if data.grey else ""

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import jax
@@ -163,8 +162,8 @@ class Progress:
         step: steps taken so far.
         rows: rows of ``metrics.jsonl`` of the epochs that are over.
         epoch: metrics of the epoch under way.
-        planned: how many epochs the run was to take, from which step on: one record for its
-            beginning, and one for each time that it was resumed with another number.
+        planned: number of epochs planned, and the step from which it holds: one record for the
+            start, and one for each resumption with another number.
         validation: predictions of the latest validation in this process; not saved.
     """
 
@@ -203,12 +202,15 @@ class Progress:
 
     def has_ended(self, config: RunConfig) -> bool:
         """Whether all epochs are over, or the last ``patience`` validations made no best model."""
-        if not self.is_between_epochs:
+        if not self.rows or not self.is_between_epochs:
             return False
-        validated = (row["best"] for row in reversed(self.rows) if "best" in row)
-        without_best = sum(1 for _ in takewhile(lambda best: not best, validated))
-        exhausted = config.patience is not None and without_best >= config.patience
-        return exhausted or len(self.rows) >= config.epochs
+        if len(self.rows) >= config.epochs:
+            return True
+        # A run ends only where its last model was validated, which also gives its temperature.
+        if config.patience is None or "best" not in self.rows[-1]:
+            return False
+        validated = [row["best"] for row in self.rows if "best" in row]
+        return not any(validated[-config.patience :])
 
     def to_json(self) -> dict[str, Any]:
         """The progress as plain JSON values."""

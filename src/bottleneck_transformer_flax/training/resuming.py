@@ -50,7 +50,7 @@ def restore_or_initialize(
 
 
 def _plan(setup: Setup, directory: RunDirectory, progress: Progress) -> None:
-    """Write into the progress how many epochs the run is to take, where the number is new."""
+    """Record in the progress how many epochs are planned, where the number is new."""
     config, planned = setup.config, progress.planned
     if progress.step and not planned:
         # Checkpoints of earlier commits hold no number; the run's own record does.
@@ -61,6 +61,12 @@ def _plan(setup: Setup, directory: RunDirectory, progress: Progress) -> None:
         raise ConfigError(
             f"epochs is {config.epochs}, but {progress.step} steps of {setup.steps_per_epoch} per "
             f"epoch are taken; expected at least {-(-progress.step // setup.steps_per_epoch)}"
+        )
+    over = progress.is_between_epochs and len(progress.rows) == config.epochs
+    if over and setup.splits.validation is not None and "best" not in progress.rows[-1]:
+        raise ConfigError(
+            f"epochs is {config.epochs}, but epoch {config.epochs} is over and was not validated, "
+            f"as the last one must be; expected at least {config.epochs + 1}"
         )
     if progress.step and config.input.progressive_phases > 1:
         first = "" if directory.pretrained.exists() else "finish the run, then "

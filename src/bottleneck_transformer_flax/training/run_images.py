@@ -80,17 +80,17 @@ class RunImages:
         return next(filter(os.path.exists, self.places), self.config.data)
 
     def are(self, splits: Splits, split: str | None = None) -> bool:
-        """Whether these have the run's images; assumed of a run without a record of them.
+        """Whether a data set holds the run's images; assumed where the run has no record of them.
 
         Args:
-            splits: the images, split by the run's options.
-            split: compare only this split.
+            splits: the data set, split by the run's options.
+            split: the only split to compare; by default all.
         """
         known = {name: value for name, value in self.digests.items() if split in (None, name)}
         return known.items() <= digest_splits(splits).items() if known else bool(self.places)
 
     def find(self, split: str | None = None) -> tuple[str, Splits]:
-        """The first place that holds the run's images, or those of one split, and all its images.
+        """The first place that holds the run's images, or those of one split, and what it holds.
 
         Raises:
             DataError: when no place does; the message says what is there instead.

@@ -73,12 +73,12 @@ def train(
     """Train from a run's newest checkpoint, or from the start, to the end.
 
     A run that is stopped and resumed ends with the same variables, bit for bit on CPU, as an
-    uninterrupted one. A run may be resumed with another number of epochs: its steps from there on
-    are those of a run of so many epochs.
+    uninterrupted one. Resumed with another number of epochs, a run goes on as one planned
+    for that many.
 
     Args:
-        setup: what to compute with; the run in ``directory`` must have begun with the same, but for
-            the number of epochs and the patience.
+        setup: what to compute with; the run in ``directory`` must have begun with the same, except
+            for the number of epochs and the patience.
         directory: where everything is written.
         callbacks: told what happens, in this order.
         stop: when requested, the run is saved and left after the step under way.
