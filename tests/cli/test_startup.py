@@ -66,10 +66,9 @@ def test_a_compiled_program_is_there_for_the_next_process_and_trouble_is_no_mess
     assert (elsewhere / "cache" / COMPILED).stat().st_mode & 0o077 == 0
     assert HIT in compiled(JAX_LOG_COMPILES="1")
     assert entries(elsewhere) == written
-    for damaged in (lambda content: content[: len(content) // 2], lambda _: b"not a program"):
-        for path, content in written.items():
-            path.write_bytes(damaged(content))
-        assert compiled() == ""
+    for path, content in written.items():
+        path.write_bytes(content[: len(content) // 2])
+    assert compiled() == ""
     for path in written:
         path.unlink()
     assert compiled(FULL_DISK + PROGRAM) == ""

@@ -59,8 +59,7 @@ def evaluate(model, variables, source, batch_size, devices=None, keep_logits=Fal
     return evaluator(variables, source, **options)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-@pytest.mark.parametrize("num_devices", [None, 2])
+@pytest.mark.parametrize(("batch_size", "num_devices"), [(1, None), (7, None), (3, 2), (100, 2)])
 def test_predictions_are_numpy_s_whatever_the_batch_size(batch_size, num_devices):
     model, variables = model_of(classes=7)
     # The last class has no images.

@@ -23,17 +23,15 @@ def without_average(**changes):
     return CONFIG.replace(optimization=options)
 
 
-@pytest.mark.parametrize("rate", [1e30, 1e38])
-@pytest.mark.parametrize("evaluate_every", [1, 4])
-def test_the_message_names_the_last_good_checkpoint(tmp_path, rate, evaluate_every):
+def test_the_message_names_the_last_good_checkpoint(tmp_path):
     # A first epoch that is fine, then a rate that no parameter survives.
     good, _ = go(tmp_path, without_average(learning_rate=1e-3), at=after_epoch(1))
     assert good.step == 3
-    config = without_average(learning_rate=rate).replace(evaluate_every_epochs=evaluate_every)
+    config = without_average(learning_rate=1e30)
     with pytest.raises(TrainingError) as caught:
         go(tmp_path, config)
     message = str(caught.value)
-    assert "not finite at step" in message
+    assert message.startswith("the loss is not finite at step 5 (epoch 2, loss nan); ")
     assert message.endswith(f"--like {tmp_path} and a lower --learning-rate, or --clip-norm 1")
     assert "\n" not in message
     state, _, steps = saved(tmp_path, config)

@@ -159,7 +159,7 @@ def nearly_orthogonal(matrix):
     return matrix
 
 
-@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("nesterov", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_muon_makes_the_momentum_of_matrices_orthogonal(params, gradients, nesterov):
     options = OptimizerOptions(optimizer="muon", momentum=0.8, nesterov=nesterov, weight_decay=0.3)
     start, slopes = flat(params), [flat(gradient) for gradient in gradients]
