@@ -79,17 +79,14 @@ def test_a_finished_run_resumed_with_its_images_elsewhere_prints_one_json_line(
     assert result == json.loads((trained / run / "evaluation.json").read_text())
     assert json.loads((trained / run / "run.json").read_text())["data"] == "moved"
 
-    # Run and images together, from another folder; and then the images alone.
+    # Run and images together, from another folder.
     new = trained.rename(tmp_path / "new")
     monkeypatch.chdir(tmp_path)
-    resume = ("train", "--resume", "--run-directory", new / run)
-    called = call(*resume)
-    assert called.code == 0, called
-    assert (
+    setup = train._resumed_setup(parse(["--resume", "--run-directory", str(new / run)]))
+    assert setup.config.data == f"{new}/moved"
+    assert setup.splits.description == (
         f"12 training (train/) and 9 validation (val/) images, 3 classes ({new}/moved)"
-        in called.out
     )
-    assert json.loads((new / run / "run.json").read_text())["data"] == f"{new}/moved"
 
 
 def test_a_resumed_run_whose_images_are_not_found_says_what_to_do(fails, run, trained):
