@@ -29,7 +29,7 @@ from training.tiny import (
 
 ROW = {"epoch": 1, "step": 2, "train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
 ROW |= {"validation_loss": 0.75, "validation_accuracy": 0.625, "validation_top5": 1.0}
-ROW |= {"temperature": 0.75}
+ROW |= {"validation_count": 8, "temperature": 0.75}
 SCORED = ["confusion.png", "evaluation.json", "predictions.npz", "reliability.png"]
 
 
@@ -102,7 +102,7 @@ def test_the_cards_tell_scores_and_options_but_not_where_folders_are(
     save_best(RunDirectory(tmp_path), setup, variables, ROW)
     best = (tmp_path / "best" / "README.md").read_text()
     assert "after epoch 1, the best on the validation images" in best
-    assert "| validation (val/) images | 9 |" in best
+    assert "| validation (val/) images | 8 |" in best
     assert "| top-1 | 0.6250 |" in best
     assert ("| temperature | 1.5000 |" in card, "| temperature | 0.7500 |" in best) == (True, True)
     assert load_pretrained(tmp_path / "best").preprocessing.temperature == 0.75

@@ -47,7 +47,8 @@ def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[s
         "top1": row["validation_accuracy"],
         "top5": row["validation_top5"],
         "loss": row["validation_loss"],
-        "count": len(validation or ()),
+        # Without the unreadable ones; earlier versions recorded no number.
+        "count": row.get("validation_count", len(validation or ())),
         "temperature": row.get("temperature"),
     }
     when = f"after epoch {row['epoch']}, the best on the validation images"

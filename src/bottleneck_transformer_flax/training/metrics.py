@@ -133,6 +133,7 @@ def validation_row(validation: Predictions) -> dict[str, Any]:
         "validation_top5": validation.top5,
         "validation_balanced_accuracy": validation.balanced_accuracy,
         "validation_macro_f1": validation.macro_f1,
+        "validation_count": validation.count,
     }
     if validation.logits is not None:
         row["temperature"] = fit_temperature(validation.logits, validation.labels)
