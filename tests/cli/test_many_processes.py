@@ -21,17 +21,8 @@ pytestmark = pytest.mark.slow
 STEPS = 20
 TOLERANCE = 1e-5
 # At 16 × 16 the last stages have one position, and a ReLU that is zero but for rounding shows.
-OPTIONS = (
-    "--recipe",
-    "image-folder",
-    "--variant",
-    "botnet_tiny",
-    "--image-size",
-    "32",
-    "32",
-    "--num-workers",
-    "0",
-)
+OPTIONS = ("--recipe", "image-folder", "--variant", "botnet_tiny", "--num-workers", "0")
+OPTIONS += ("--image-size", "32", "32")
 OPTIONS += ("--batch-size", "12", "--epochs", STEPS, "--warmup-epochs", "2")
 OPTIONS += ("--optimizer", "sgd", "--learning-rate", "0.02", "--evaluate-every-epochs", "10")
 

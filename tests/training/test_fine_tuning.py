@@ -134,12 +134,9 @@ def test_the_same_classes_in_the_same_order_keep_their_head(data, tmp_path, kept
     # ImageNet's folders are called by synsets.
     write_classes(tmp_path / "imagenet", {"n01440764": 3, "n01443537": 3})
     names = ("tench", "goldfish") if kept else ("goldfish", "tench")
-    imagenet = dataclasses.replace(
-        setup,
-        splits=load_splits(str(tmp_path / "imagenet")),
-        pretrained=setup.pretrained._replace(classes=names),
-    )
-    assert imagenet.keeps_head == kept
+    images = load_splits(str(tmp_path / "imagenet"))
+    named = setup.pretrained._replace(classes=names)
+    assert dataclasses.replace(setup, splits=images, pretrained=named).keeps_head == kept
 
 
 @pytest.mark.slow

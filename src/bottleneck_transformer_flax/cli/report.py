@@ -118,8 +118,8 @@ def _page(run_directory: RunDirectory, config: RunConfig, parsed: ReportOptions)
     if run_directory.pretrained.is_dir() and run_directory.evaluation.is_file():
         page = _finished(page, run_directory, images, parsed)
         if rows and not Progress(rows[-1]["step"], rows).has_ended(config):
-            before = f"{note} The scores are those of the model with which it ended before."
-            page = dataclasses.replace(page, notes=(before, *page.notes))
+            note += " The scores are those of the model with which it ended before."
+            page = dataclasses.replace(page, notes=(note, *page.notes))
         return page
     validated = any(row.get("validation_accuracy") is not None for row in rows)
     if run_directory.pretrained.is_dir() and not validated:

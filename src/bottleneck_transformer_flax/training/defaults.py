@@ -136,8 +136,7 @@ def choose_fine_tuning(
     Args:
         data: what is known of the images.
         pretrained: the trained model, which decides the image size.
-        epochs: as for ``choose_defaults``.
-        batch_size: as for ``choose_defaults``.
+        epochs, batch_size: as for ``choose_defaults``.
     """
     config = _fitted(RECIPES["fine-tuning"], data, _FEWEST_TUNING_STEPS, epochs, batch_size)
     config = config.replace(variant=None, pretrained=pretrained)

@@ -205,13 +205,12 @@ class Progress:
         """Whether all epochs are over, or the last ``patience`` validations made no best model."""
         if not self.rows or not self.is_between_epochs:
             return False
-        if len(self.rows) >= config.epochs:
-            return True
-        # A run ends only where its last model was validated, which also gives its temperature.
+        over = len(self.rows) >= config.epochs
+        # The last model of a run is always validated, which gives its temperature.
         if config.patience is None or "best" not in self.rows[-1]:
-            return False
+            return over
         validated = [row["best"] for row in self.rows if "best" in row]
-        return not any(validated[-config.patience :])
+        return over or not any(validated[-config.patience :])
 
     def to_json(self) -> dict[str, Any]:
         """The progress as plain JSON values."""

@@ -62,7 +62,6 @@ class Setup:
         learning_rates: learning rate of every step of the run.
         optimizer: the optax optimizer.
         train_step: jitted function from a state and a batch to the next state and its metrics.
-        evaluator: scores the model on a source of images.
     """
 
     config: RunConfig
@@ -77,7 +76,6 @@ class Setup:
     learning_rates: Float[np.ndarray, " steps"]
     optimizer: optax.GradientTransformation
     train_step: TrainStep
-    evaluator: Evaluator
 
     @property
     def total_steps(self) -> int:
@@ -104,6 +102,18 @@ class Setup:
         synsets = imagenet.names_of_synsets()
         names = tuple(synsets.get(name, name) for name in self.class_names)
         return self.pretrained is not None and self.pretrained.classes in (self.class_names, names)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Scores the model on a source of images."""
+        return Evaluator(
+            self.model,
+            self.preprocessing,
+            batch_size=min(self.batch_size * 4, _LARGEST_EVALUATION_BATCH),
+            num_workers=self.config.input.num_workers,
+            keep_logits=self.config.calibration,
+            devices=self.devices,
+        )
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -245,28 +255,10 @@ def assemble(
         learning_rates=np.asarray(jax.jit(schedule)(jnp.arange(steps, dtype=jnp.float32))),
         optimizer=optimizer,
         train_step=train_step,
-        evaluator=_make_evaluator(config, model, preprocessing, batch_size, devices),
     )
     # The smallest images come first; a shift that is too long for them is refused here.
     setup.transform(epoch=1)
     return setup
-
-
-def _make_evaluator(
-    config: RunConfig,
-    model: BoTNet,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    devices: DataParallel,
-) -> Evaluator:
-    return Evaluator(
-        model,
-        preprocessing,
-        batch_size=min(batch_size * 4, _LARGEST_EVALUATION_BATCH),
-        num_workers=config.input.num_workers,
-        keep_logits=config.calibration,
-        devices=devices,
-    )
 
 
 def _check_patience(config: RunConfig, splits: Splits) -> None:
