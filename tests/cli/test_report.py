@@ -57,12 +57,15 @@ def test_the_newest_run_s_page_shows_what_the_run_found(call, page_of, run, tmp_
     assert len(page.of("img")) == 3 + len(mistakes)
     error = f"{100 * evaluation['ece']:.2f} %"
     for name, value in (
-        ("balanced accuracy", f"{100 * evaluation['balanced_accuracy']:.2f} %"),
-        ("macro-F1", f"{evaluation['macro_f1']:.4f}"),
-        ("calibration error (ECE)", error),
+        ("validation balanced accuracy", f"{100 * evaluation['balanced_accuracy']:.2f} %"),
+        ("validation macro-F1", f"{evaluation['macro_f1']:.4f}"),
+        ("validation calibration error (ECE)", error),
     ):
         assert page.texts_in("dd")[page.texts_in("dt").index(name)] == value
-    calibration = f"temperature 1.250, calibration error 50.00 % before and {error} after it"
+    calibration = (
+        "temperature 1.250, fitted on the validation images; "
+        f"validation calibration error 50.00 % before and {error} after it"
+    )
     assert ["calibration", calibration] in page.rows
     for row in evaluation["per_class"]:
         assert [row["class"], str(row["count"]), f"{100 * row['accuracy']:.1f} %", ""] in page.rows
@@ -106,7 +109,10 @@ def test_without_the_images_that_were_scored_the_page_says_so(page_of, run, move
     assert said in note
     assert told == f"note: {note}\n"
     assert page.texts_in("small") == []
-    assert {"Accuracy by class, worst first", "Most confused classes"} < set(page.texts_in("h2"))
+    split = "validation (val/)"
+    assert {f"Accuracy by class, {split}, worst first", f"Most confused classes, {split}"} < set(
+        page.texts_in("h2")
+    )
     if not moved:
         assert page_of("--data", "moved.png")[0].texts_in("small")
 

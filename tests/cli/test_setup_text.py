@@ -51,8 +51,8 @@ def test_every_change_of_a_recipe_is_named():
         augmentation=dataclasses.replace(recipe.augmentation, aspect_ratio=(0.5, 2.0)),
     )
     assert list(recipe_lines("small-images", changed)) == [
-        "recipe  small-images, but epochs 20, optimization.learning_rate 0.05, "
-        "optimization.ema_decay None, augmentation.aspect_ratio 0.5 2"
+        "recipe  small-images, but --epochs 20, --learning-rate 0.05, "
+        "--ema-decay None, --aspect-ratio 0.5 2"
     ]
 
 
@@ -138,7 +138,9 @@ def test_what_a_run_starts_from():
 def test_how_classes_are_balanced_and_what_ends_a_run_early():
     assert "images weighted so that classes count" in lines_of(class_balance="weights")["update"]
     assert lines_of(class_balance="sampling")["images"].startswith("equally many of each class, ")
-    assert lines_of(patience=3)["train"].endswith(", ended by 3 validations without a better model")
+    assert lines_of(patience=3)["train"].endswith(
+        ", ends after 3 validations without a better model"
+    )
 
 
 @pytest.mark.parametrize(("counts", "noted"), [((5, 50, 20), True), ((5, 49, 20), False)])
@@ -154,6 +156,10 @@ def test_where_the_largest_class_has_ten_times_the_smallest_accuracy_misleads(co
     assert list(imbalance_lines(setup)) == ([said + advice] if noted else [])
     balanced = dataclasses.replace(setup, config=CONFIG.replace(class_balance="weights"))
     assert list(imbalance_lines(balanced)) == ([said] if noted else [])
+    unscored = dataclasses.replace(balanced, splits=setup.splits._replace(validation=None))
+    assert [line.endswith(": accuracy misleads") for line in imbalance_lines(unscored)] == (
+        [True] if noted else []
+    )
 
 
 def test_what_more_epochs_change_is_said(tmp_path):
@@ -161,8 +167,8 @@ def test_what_more_epochs_change_is_said(tmp_path):
     planned = [{"from_step": 0, "epochs": 2}, {"from_step": 6, "epochs": 4}]
     rate = f"{setup.learning_rates[6]:.3g}"
     schedule = (
-        "note    4 epochs instead of 2: the learning rate is from here on that of a run of 4, "
-        f"{rate} in the next step; a run begun with 4 has another result"
+        "note    4 epochs instead of 2: from here on, the learning rate is that of a run of 4 "
+        f"epochs, {rate} in the next step; a run begun with as many has another result"
     )
     assert list(extension_lines(setup, Progress(step=6, planned=planned), run)) == [schedule]
     run.pretrained.mkdir()

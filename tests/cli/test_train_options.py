@@ -87,15 +87,18 @@ def test_what_cannot_be_combined_or_read_is_told(runs, arguments, told):
         parse(arguments)
 
 
-def test_resume_takes_the_run_that_is_named_or_the_newest_unfinished_or_the_newest(runs):
+def test_resume_takes_the_run_that_is_named_or_the_newest_unfinished_or_to_extend_the_newest(runs):
     (runs / "finished/run.json").touch()
     (runs / "new/run.json").touch()
     for spelling in ("--run-directory", "--run_directory"):
         parsed = parse(["--resume", spelling, "runs/finished"])
         assert (str(parsed.run_directory), parsed.config.seed) == ("runs/finished", 5)
-    for expected in ("new", "unfinished", "finished"):
+    for expected in ("new", "unfinished"):
         assert parse(["--resume"]).run_directory.name == expected
         shutil.rmtree(runs / expected)
+    with pytest.raises(CheckpointError, match="every run in runs/ is finished; --epochs trains"):
+        parse(["--resume"])
+    assert parse(["--resume", "--epochs", "99"]).run_directory.name == "finished"
     with pytest.raises(CheckpointError, match="nowhere is not a run"):
         parse(["--resume", "--run-directory", "nowhere"])
 

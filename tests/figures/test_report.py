@@ -64,7 +64,7 @@ def test_everything_given_is_on_the_page_and_nothing_else_is_loaded():
         address("png", PNG + b" of reliability"),
     ]
     assert {f"runs/{ODD}", f"a note on {ODD}"} <= set(page.texts_in("p"))
-    assert any("the test split" in text for text in page.texts_in("p"))
+    assert "Most confident mistakes, test" in page.texts_in("h2")
     assert page.texts_in("dt") == ["test accuracy", f"name {ODD}"]
     assert page.texts_in("dd") == ["73.50 %", f"value {ODD}"]
     assert page.texts_in("strong") == [ODD, "ant", "bee", ODD]
@@ -113,9 +113,9 @@ def test_what_is_not_known_has_no_section():
     assert page.texts_in("h2") == page.of("img") == page.of("details") == []
     assert assert_self_contained(report_page(FULL)).texts_in("h2") == [
         "Training curves",
-        "Most confident mistakes",
-        "Most confused classes",
-        "Accuracy by class, worst first",
+        f"Most confident mistakes, {FULL.split}",
+        f"Most confused classes, {FULL.split}",
+        f"Accuracy by class, {FULL.split}, worst first",
         "Confusion matrix",
         "Calibration",
     ]

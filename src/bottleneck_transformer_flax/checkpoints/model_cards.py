@@ -24,6 +24,7 @@ def card_metadata(
     model_name: str,
     dataset_name: str,
     metrics: Mapping[str, float],
+    split: str | None = None,
     licence: str | None = None,
     base_model: str | None = None,
 ) -> str:
@@ -36,6 +37,7 @@ def card_metadata(
         dataset_name: data set that the metrics were measured on.
         metrics: fractions by "top1", "top5" or one of the hub's identifiers; values that are not
             finite are left out.
+        split: split of the data set that they were measured on.
         licence: the hub's identifier, such as "apache-2.0".
         base_model: hub repository that this model was fine-tuned from. Any other name is left out,
             because the hub would refuse the card.
@@ -48,7 +50,7 @@ def card_metadata(
     if base_model is not None and is_repository(base_model):
         lines += [f"base_model: {_quoted(base_model.partition('@')[0])}"]
     if finite := {name: value for name, value in metrics.items() if math.isfinite(value)}:
-        lines += _results(model_name, dataset_name, finite)
+        lines += _results(model_name, dataset_name, split, finite)
     return "\n".join(["---", *lines, "---", ""])
 
 
@@ -65,7 +67,9 @@ def licence_of_card(folder: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _results(model_name: str, dataset_name: str, metrics: Mapping[str, float]) -> list[str]:
+def _results(
+    model_name: str, dataset_name: str, split: str | None, metrics: Mapping[str, float]
+) -> list[str]:
     # The hub writes identifiers as in "fashion-mnist".
     identifier = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-") or "unknown"
     lines = [
@@ -77,6 +81,7 @@ def _results(model_name: str, dataset_name: str, metrics: Mapping[str, float]) -
         "    dataset:",
         f"      type: {_quoted(identifier)}",
         f"      name: {_quoted(dataset_name)}",
+        *([] if split is None else [f"      split: {_quoted(split)}"]),
         "    metrics:",
     ]
     for key, value in metrics.items():

@@ -38,7 +38,7 @@ InferenceSize = Annotated[
 BatchSize = Annotated[int, arg(help="Images computed together; the results don't depend on it.")]
 NumWorkers = Annotated[
     int | None,
-    arg(help="Processes that read images, at most one per core; by default one per 1,000 files."),
+    arg(help="Processes that read images, at most one per core; by default one per 1000 files."),
 ]
 MaxPixels = Annotated[
     int | None,
@@ -112,9 +112,14 @@ def _in_one_line(box: str) -> str:
     """tyro's message, a box of text with a heading and rules, as one sentence."""
     rows = [row.strip(" │╭╮╰╯|+") for row in box.splitlines()[1:]]
     parts = " ".join("\n" if set(row) <= set("─-") else row for row in rows).split("\n")
-    sentence = "; ".join(" ".join(part.split()) for part in parts if part.strip())
-    # The name of tyro's own field for a nested record says nothing to a user.
-    return re.sub(r"^Error parsing config[\w.]*: ", "", sentence)
+    sentence = "; ".join(" ".join(part.split()).rstrip(".") for part in parts if part.strip())
+    # The name of a record of options says nothing to a user.
+    return re.sub(r"^Error parsing [\w.]+: ", "", sentence)
+
+
+def option_name(path: str) -> str:
+    """How the option of a field is typed: "--num-workers" for "input.num_workers"."""
+    return "--" + path.rpartition(".")[2].replace("_", "-")
 
 
 def command_line(*words: object) -> str:

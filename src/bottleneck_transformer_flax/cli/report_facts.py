@@ -20,19 +20,19 @@ MOST_PAIRS = 10
 
 def headline_of_evaluation(evaluation: dict[str, Any]) -> tuple[Fact, ...]:
     """Scores of the model that the run saved."""
-    split, loss = scored_split(evaluation), evaluation["loss"]
-    facts = [(f"{split} accuracy", _percent(evaluation["top1"]))]
+    part, loss = evaluation["split"], evaluation["loss"]
+    facts = [(f"{scored_split(evaluation)} accuracy", _percent(evaluation["top1"]))]
     # Of five classes, or fewer, the right one is always among the five likeliest.
     if len(evaluation["per_class"]) > 5:
-        facts.append(("top-5 accuracy", _percent(evaluation["top5"])))
+        facts.append((f"{part} top-5 accuracy", _percent(evaluation["top5"])))
     # Earlier runs have none of these.
     if "ece" in evaluation:
         facts += [
-            ("balanced accuracy", _percent(evaluation["balanced_accuracy"])),
-            ("macro-F1", f"{evaluation['macro_f1']:.4f}"),
-            ("calibration error (ECE)", _percent(evaluation["ece"])),
+            (f"{part} balanced accuracy", _percent(evaluation["balanced_accuracy"])),
+            (f"{part} macro-F1", f"{evaluation['macro_f1']:.4f}"),
+            (f"{part} calibration error (ECE)", _percent(evaluation["ece"])),
         ]
-    return (*facts, (f"{split} loss", "not finite" if loss is None else f"{loss:.4f}"))
+    return (*facts, (f"{part} loss", "not finite" if loss is None else f"{loss:.4f}"))
 
 
 def _percent(fraction: float | None) -> str:
@@ -78,9 +78,9 @@ def facts_of_model(pretrained: "Pretrained", evaluation: dict[str, Any]) -> tupl
     calibration = "none"
     if "temperature" in evaluation:
         calibration = (
-            f"temperature {evaluation['temperature']:.3f}, calibration error "
-            f"{_percent(evaluation['uncalibrated_ece'])} before and "
-            f"{_percent(evaluation['ece'])} after it"
+            f"temperature {evaluation['temperature']:.3f}, fitted on the validation images; "
+            f"{evaluation['split']} calibration error {_percent(evaluation['uncalibrated_ece'])} "
+            f"before and {_percent(evaluation['ece'])} after it"
         )
     return (
         ("input", f"{height} × {width} pixels"),

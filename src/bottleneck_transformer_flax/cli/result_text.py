@@ -27,8 +27,9 @@ def result_lines(
         loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
         yield (
             f"{scored_split(evaluation)} accuracy {100 * evaluation['top1']:.2f} % on "
-            f"{evaluation['count']} images ({top5_text(evaluation, ', ')}loss {loss}), "
-            f"in {seconds:.0f} s"
+            f"{evaluation['count']:,} images (balanced "
+            f"{100 * evaluation['balanced_accuracy']:.2f} %, {top5_text(evaluation, ', ')}"
+            f"loss {loss}), in {seconds:.0f} s"
         )
     if setup.config.calibration:
         yield _calibration_line(setup, evaluation or {})

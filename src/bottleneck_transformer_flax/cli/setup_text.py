@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bottleneck_transformer_flax.augmentation.config import Augmentation
-from bottleneck_transformer_flax.cli.options import command_line
+from bottleneck_transformer_flax.cli.options import command_line, option_name
 from bottleneck_transformer_flax.training.class_balance import IMBALANCED
 from bottleneck_transformer_flax.training.config import RunConfig
 from bottleneck_transformer_flax.training.recipes import RECIPES
@@ -30,7 +30,7 @@ def recipe_lines(name: str, config: RunConfig) -> Iterator[str]:
     """The recipe, all that the run changes in it, and a note if the learning rate doesn't fit."""
     recipe = RECIPES[name]
     changed = [
-        f"{path} {_plain(value)}"
+        _as_typed(path, value)
         for path, value in recipe.differences(config).items()
         if path not in _ELSEWHERE
     ]
@@ -69,7 +69,7 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
         yield f"start   {', '.join(_start(setup))}"
     patience = ""
     if config.patience is not None:
-        patience = f", ended by {counted(config.patience, 'validation')} without a better model"
+        patience = f", ends after {counted(config.patience, 'validation')} without a better model"
     yield (
         f"train   {counted(config.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}, "
         f"{counted(setup.batch_size, 'image')} per step, seed {config.seed}{patience}"
@@ -91,11 +91,12 @@ def imbalance_lines(setup: "Setup") -> Iterator[str]:
     largest, smallest = int(counts.argmax()), int(counts.argmin())
     if counts[largest] < IMBALANCED * counts[smallest]:
         return
-    balance = "; --class-balance weights or sampling makes the classes count equally"
+    balanced = "" if setup.splits.validation is None else ", look at balanced accuracy"
+    if setup.config.class_balance == "none":
+        balanced += "; --class-balance weights or sampling makes the classes count equally"
     yield (
         f"note    {counts[largest]:,} training images are of {names[largest]!r} and "
-        f"{counts[smallest]:,} of {names[smallest]!r}: accuracy misleads, look at balanced accuracy"
-        + (balance if setup.config.class_balance == "none" else "")
+        f"{counts[smallest]:,} of {names[smallest]!r}: accuracy misleads{balanced}"
     )
 
 
@@ -108,8 +109,8 @@ def extension_lines(setup: "Setup", progress: "Progress", run: RunDirectory) -> 
     if progress.step < setup.total_steps:
         rate = f", {setup.learning_rates[progress.step]:.3g} in the next step"
     yield (
-        f"note    {now} epochs instead of {before}: the learning rate is from here on that of a "
-        f"run of {now}{rate}; a run begun with {now} has another result"
+        f"note    {now} epochs instead of {before}: from here on, the learning rate is that of a "
+        f"run of {counted(now, 'epoch')}{rate}; a run begun with as many has another result"
     )
     if run.pretrained.exists():
         scored = "" if setup.splits.test is None else ", which scores the test images once more"
@@ -247,6 +248,13 @@ def _duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
     return f"{hours:,.1f} hours" if hours >= 1 else f"{minutes:,.1f} minutes"
+
+
+def _as_typed(path: str, value: Any) -> str:
+    name = option_name(path)
+    if isinstance(value, bool):
+        return name if value else name.replace("--", "--no-", 1)
+    return f"{name} {_plain(value)}"
 
 
 def _plain(value: Any) -> str:

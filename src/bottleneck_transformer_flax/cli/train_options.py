@@ -220,8 +220,13 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
     if basis.run_directory is not None:
         run: RunDirectory | None = RunDirectory(basis.run_directory)
     else:
-        unfinished = newest_run(options.RUNS, having=RUN_FILE, unfinished=True)
-        run = unfinished or newest_run(options.RUNS, having=RUN_FILE)
+        run = newest_run(options.RUNS, having=RUN_FILE, unfinished=True)
+        finished = newest_run(options.RUNS, having=RUN_FILE)
+        if run is None and finished is not None and basis.epochs is None:
+            raise CheckpointError(
+                f"every run in {options.RUNS}/ is finished; --epochs trains the newest for longer"
+            )
+        run = run or finished
     if run is None:
         raise CheckpointError(
             f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "
@@ -230,14 +235,11 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
     saved = run.read_config()
     parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
     if refused := sorted(saved.differences(parsed.config).keys() - set(_CHANGEABLE)):
+        named, changeable = (
+            ", ".join(map(options.option_name, paths)) for paths in (refused, _CHANGEABLE)
+        )
         raise ConfigError(
-            f"a resumed run cannot change {', '.join(map(_option, refused))}; only "
-            f"{', '.join(map(_option, _CHANGEABLE))} may differ: leave the option out, or start a "
-            "new run"
+            f"a resumed run cannot change {named}; only {changeable} may differ: leave the option "
+            "out, or start a new run"
         )
     return dataclasses.replace(parsed, run_directory=run.path)
-
-
-def _option(path: str) -> str:
-    """How the option of a field is typed: "--num-workers" for "input.num_workers"."""
-    return "--" + path.rpartition(".")[2].replace("_", "-")

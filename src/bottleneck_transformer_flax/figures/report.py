@@ -104,8 +104,8 @@ def report_page(page: RunPage) -> str:
     sections = (
         _picture("Training curves", page.curves, curves),
         _mistakes(page),
-        _pairs(page.pairs),
-        _classes(page.classes),
+        _pairs(page),
+        _classes(page),
         _picture(
             "Confusion matrix",
             page.confusion,
@@ -171,7 +171,7 @@ def _mistakes(page: RunPage) -> _Html:
     return _fill("mistakes", split=page.split, mistakes=_join(cards))
 
 
-def _pairs(pairs: Sequence[ConfusedPair]) -> _Html:
+def _pairs(page: RunPage) -> _Html:
     rows = [
         [
             pair.true_class,
@@ -180,14 +180,15 @@ def _pairs(pairs: Sequence[ConfusedPair]) -> _Html:
             _percent(pair.fraction),
             _bar(pair.fraction),
         ]
-        for pair in pairs
+        for pair in page.pairs
     ]
     heads = ("class", "taken for", "images", "share of class", "")
-    return _table("Most confused classes", heads, rows)
+    return _table(f"Most confused classes, {page.split}", heads, rows)
 
 
-def _classes(classes: Sequence[ClassAccuracy]) -> _Html:
+def _classes(page: RunPage) -> _Html:
     """Worst first; those without images last, where all can be shown."""
+    classes = page.classes
     scored = [(row.accuracy, row) for row in classes if row.accuracy is not None]
     rows = [
         [row.name, f"{row.images:,}", _percent(accuracy), _bar(accuracy)]
@@ -199,7 +200,8 @@ def _classes(classes: Sequence[ClassAccuracy]) -> _Html:
         between = len(rows) - WORST_SHOWN - BEST_SHOWN
         gap = [f"… {between:,} more classes …", "", "", ""]
         rows = [*rows[:WORST_SHOWN], gap, *rows[-BEST_SHOWN:]]
-    return _table("Accuracy by class, worst first", ("class", "images", "accuracy", ""), rows)
+    title = f"Accuracy by class, {page.split}, worst first"
+    return _table(title, ("class", "images", "accuracy", ""), rows)
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> _Html:

@@ -46,8 +46,10 @@ def save_best(run: RunDirectory, setup: Setup, variables: Variables, row: dict[s
         "origin": "" if validation is None else validation.origin,
         "top1": row["validation_accuracy"],
         "top5": row["validation_top5"],
+        "balanced_accuracy": row.get("validation_balanced_accuracy"),
+        "macro_f1": row.get("validation_macro_f1"),
         "loss": row["validation_loss"],
-        # Without the unreadable ones; earlier versions recorded no number.
+        # Without the unreadable ones. Earlier versions recorded neither this nor the two above.
         "count": row.get("validation_count", len(validation or ())),
         "temperature": row.get("temperature"),
     }
@@ -139,11 +141,13 @@ def model_card(setup: Setup, evaluation: dict[str, Any] | None, when: str) -> st
     shared = config.replace(
         data=config.data if config.data in DATA_SETS else data, pretrained=pretrained
     )
-    scores = {name: evaluation[name] for name in ("top1", "top5")} if evaluation else {}
+    # Of five classes, or fewer, the right one is always among the five likeliest.
+    names = ("top1", "top5") if len(setup.class_names) > 5 else ("top1",)
     metadata = card_metadata(
         model_name=setup.model_name,
         dataset_name=data,
-        metrics=scores,
+        metrics={name: evaluation[name] for name in names} if evaluation else {},
+        split=evaluation["split"] if evaluation else None,
         base_model=pretrained if on_hub else None,
     )
     return f"""{metadata}
@@ -173,11 +177,16 @@ def _score_rows(evaluation: dict[str, Any] | None, num_classes: int) -> str:
         return ""
     top5 = f"| top-5 | {evaluation['top5']:.4f} |\n" if num_classes > 5 else ""
     temperature = evaluation.get("temperature")
+    balanced = ""
+    if evaluation["balanced_accuracy"] is not None:
+        balanced = f"| balanced accuracy | {evaluation['balanced_accuracy']:.4f} |\n"
+        balanced += f"| macro-F1 | {evaluation['macro_f1']:.4f} |\n"
+    loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
     return (
         f"| {scored_split(evaluation)} images | {evaluation['count']} |\n"
         f"| top-1 | {evaluation['top1']:.4f} |\n{top5}"
-        f"| loss | {evaluation['loss']} |\n"
-        + (f"| temperature | {temperature:.4f} |\n" if temperature else "")
+        f"{balanced}"
+        f"| loss | {loss} |\n" + (f"| temperature | {temperature:.4f} |\n" if temperature else "")
     )
 
 

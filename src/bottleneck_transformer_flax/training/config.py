@@ -139,7 +139,7 @@ class InputOptions:
         validation_fraction: Fraction of the training images held out for validation where the data
             has no validation part; 0 trains on all images and keeps the last model only.
         split_seed: Seed that chooses the images held out.
-        num_workers: Image reading processes, at most one per core; by default one per 1,000 files.
+        num_workers: Image reading processes, at most one per core; by default one per 1000 files.
         skip_bad_images: Leave out unreadable images and list them at the end, instead of stopping
             at the first.
         max_pixels: Refuse images with more pixels than this; by default 178,956,970.
