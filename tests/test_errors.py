@@ -2,7 +2,7 @@
 
 import pytest
 
-from bottleneck_transformer_flax.errors import CheckpointError, DataError, one_line, reraise
+from bottleneck_transformer_flax.errors import CheckpointError, DataError, one_line, quoted, reraise
 
 MISSING = FileNotFoundError(2, "No such file or directory", "a.bin")
 
@@ -39,3 +39,8 @@ def test_a_name_breaks_no_line():
     assert one_line(name) == r"two\nlines\r\x1b[2J\u2028\x85.png"
     assert one_line("Ünïcödé 猫　$5 \\n") == "Ünïcödé 猫　$5 \\n"
     assert str(DataError(f"{name}: is damaged")) == f"{one_line(name)}: is damaged"
+
+
+def test_names_are_sorted_and_a_long_list_is_counted():
+    assert quoted(["b", "a\n"]) == r"'a\n', 'b'"
+    assert quoted(map(str, range(1006, 0, -1))) == "'1', '10', '100', '1000', '1001' and 1,001 more"

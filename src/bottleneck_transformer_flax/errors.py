@@ -89,6 +89,11 @@ def first_of(items: Sequence[str]) -> str:
     return f"{listed} and {others:,} more" if others > 0 else listed
 
 
+def quoted(names: Iterable[str]) -> str:
+    """Write the first of these names, sorted and in quotes, and count the others."""
+    return first_of([repr(name) for name in sorted(names)])
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Write the message for a name that is not among the known ones, suggesting the nearest."""
     known = list(known)

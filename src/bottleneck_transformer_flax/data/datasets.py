@@ -24,12 +24,11 @@ from bottleneck_transformer_flax.data.sources.base import (
     VALIDATION,
     ImageSource,
     choose_parts,
-    quoted,
     select,
 )
 from bottleneck_transformer_flax.data.sources.memory import ArraySource
 from bottleneck_transformer_flax.data.sources.parquet import USUAL_COLUMNS, Columns
-from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line, quoted
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE, has_our_format
 
 EMBEDDED_FILE = "embedded/fashion_mnist_subset.npz"

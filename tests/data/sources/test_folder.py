@@ -101,15 +101,18 @@ def test_a_folder_that_is_missing_or_a_file(tmp_path):
     ("names", "message"),
     [
         ([], "no images found in class folders; looked for .jpg"),
-        (["a.png"], "one folder per class directly, or what botnet data pack wrote"),
-        (["a/x.txt", "b/y.txt"], "no images found"),
+        (
+            ["a.png"],
+            "no class folders; put each image into a folder named after its class",
+        ),
+        (["a/x.txt", "b/y.txt"], "one folder per class directly, or what botnet data pack wrote"),
         ([*images("dog", "test"), "empty/readme.txt"], "no images for 'empty'; add some"),
         (images("Train/a", "Val/a"), "has no train/, but 'Train', 'Val', which hold folders"),
         (images("training/a", "testing/a"), "names of parts of a data set"),
         (images("val/a", "test/a"), "names of parts of a data set"),
         (images("bus", "test/a"), "has no train/, but 'test', which hold"),
         (images("bus", "all/a"), "has no train/, but 'all', which hold"),
-        (images("train/a", "val/a", "test"), "test: no images found in class folders; images be"),
+        (images("train/a", "val/a", "test"), "test: has images but no class folders"),
     ],
 )
 def test_a_folder_without_images_or_classes(tmp_path, names, message):
@@ -156,7 +159,7 @@ def test_images_and_folders_beside_the_classes_and_the_parts_are_noted(tmp_path)
     make(tmp_path, *images("more/a", "Test/a"))
     parts = open_folder(tmp_path)
     assert parts["train"].notes == (
-        f"{tmp_path}: folders beside the parts are not used: 'more', 'Test'",
+        f"{tmp_path}: folders beside the parts are not used: 'Test', 'more'",
         f"{tmp_path}/train: images beside the class folders are not used: 'stray.png'",
     )
     assert parts["val"].notes == (

@@ -4,10 +4,9 @@ Importing this needs no jax, so that worker processes and tools stay light.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.decoding import EncodedImage, OpenedImage
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, quoted
 
 TRAIN, VALIDATION, TEST, ALL = "train", "val", "test", "all"
 """Names of the parts of a data set; ``ALL`` is the only one of a data set without parts."""
@@ -177,12 +176,6 @@ def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
             f"{', '.join((*VALIDATION_NAMES, TEST))}"
         )
     return chosen
-
-
-def quoted(names: Collection[str]) -> str:
-    """The names in one line, the rest of a long list as a count."""
-    shown = ", ".join(map(repr, islice(names, 20)))
-    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
 
 
 def require(module: str, user: str) -> None:

@@ -21,10 +21,9 @@ from bottleneck_transformer_flax.data.sources.base import (
     VALIDATION_NAMES,
     ImageSource,
     choose_parts,
-    quoted,
 )
 from bottleneck_transformer_flax.decoding import read_file
-from bottleneck_transformer_flax.errors import DataError, reraise
+from bottleneck_transformer_flax.errors import DataError, quoted, reraise
 from bottleneck_transformer_flax.files import is_utf8
 from bottleneck_transformer_flax.image_formats import (
     IMAGE_SUFFIXES,
@@ -230,6 +229,11 @@ def _list(folder: Path) -> _Listing:
     if ignored:
         unused.append(f"ignored files that are not images: {ignored:,}")
     if beside := [*_images_in(entries)]:
+        if not images:
+            raise DataError(
+                f"{folder}: has images but no class folders; put each image into a folder named "
+                "after its class"
+            )
         unused.append(f"images beside the class folders are not used: {quoted(beside)}")
     if not any(images.values()):
         looked_for = f"looked for .jpg, .png, .webp and {len(IMAGE_SUFFIXES) - 3} other suffixes"

@@ -22,11 +22,10 @@ from bottleneck_transformer_flax.data.sources.base import (
     TRAIN,
     ImageSource,
     choose_parts,
-    quoted,
     require,
 )
 from bottleneck_transformer_flax.data.sources.parquet_layout import files_by_part
-from bottleneck_transformer_flax.errors import DataError, first_of, reraise
+from bottleneck_transformer_flax.errors import DataError, first_of, quoted, reraise
 
 if TYPE_CHECKING:
     import pyarrow

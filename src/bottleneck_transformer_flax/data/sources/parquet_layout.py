@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from bottleneck_transformer_flax.data.sources.base import TEST, TRAIN, VALIDATION_NAMES
-from bottleneck_transformer_flax.errors import DataError
+from bottleneck_transformer_flax.errors import DataError, quoted
 
 _PART_NAMES = (TRAIN, *VALIDATION_NAMES, TEST)
 _FILE_NAME = re.compile(r"(?P<part>.+?)(-\d+-of-(?P<total>\d+)(-[0-9a-f]+)?)?\.parquet")
@@ -32,7 +32,7 @@ def find_data_set(folder: Path) -> Path | None:
         file.parents[1] for part in _PART_NAMES for file in folder.glob(f"[!.]*/{part}/*.parquet")
     }
     if len(found) > 1:
-        names = ", ".join(sorted(repr(parent.name) for parent in found))
+        names = quoted({parent.name for parent in found})
         example = min(found)
         raise DataError(
             f"{folder}: has Parquet files in {names}, which are data sets of their own; name one "
