@@ -17,7 +17,7 @@ from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import print_notes
-from bottleneck_transformer_flax.data.sources.folder import files_below, left_out
+from bottleneck_transformer_flax.data.sources.walking import files_below, left_out
 from bottleneck_transformer_flax.decoding import allow_pixels, decode_image
 from bottleneck_transformer_flax.errors import ConfigError, DataError, OwnFigureError, one_line
 from bottleneck_transformer_flax.image_formats import (

@@ -59,6 +59,8 @@ def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
     root = make(tmp_path / "data", *images("cat", count=1))
     (root / "dog").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "deep" / "up").symlink_to(tmp_path / "elsewhere")
+    for number, above in enumerate(("..", "../..")):
+        (root / "cat" / f"loop{number}").symlink_to(above)
     assert list_classes(root).names == ("cat/0.png", "dog/a.png", "dog/deep/b.png")
 
 

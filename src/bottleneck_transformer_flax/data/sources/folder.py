@@ -22,8 +22,14 @@ from bottleneck_transformer_flax.data.sources.base import (
     ImageSource,
     choose_parts,
 )
+from bottleneck_transformer_flax.data.sources.walking import (
+    files_below,
+    holds_own_marker,
+    left_out,
+    visible,
+)
 from bottleneck_transformer_flax.decoding import read_file
-from bottleneck_transformer_flax.errors import DataError, quoted, reraise
+from bottleneck_transformer_flax.errors import DataError, quoted
 from bottleneck_transformer_flax.files import is_utf8
 from bottleneck_transformer_flax.image_formats import (
     IMAGE_SUFFIXES,
@@ -31,7 +37,7 @@ from bottleneck_transformer_flax.image_formats import (
     describe_undecoded,
     has_image_suffix,
 )
-from bottleneck_transformer_flax.own_output import RUNS, is_own_output
+from bottleneck_transformer_flax.own_output import RUNS
 
 _LAYOUT = (
     "expected either train/ with val/ (or validation/, valid/), test/ or both, each with a folder "
@@ -118,7 +124,7 @@ def find_parts(folder: Path) -> dict[str, Path]:
         name: entries
         for name in _folders_in(folder)
         if name.lower() in _PART_NAMES
-        and not _is_own_output(folder / name, entries := _visible(folder / name))
+        and not holds_own_marker(folder / name, entries := visible(folder / name))
     }
     with_folders = [entries for entries in named.values() if any(e.is_dir() for e in entries)]
     if len(with_folders) < 2 and all(any(_images_in(entries)) for entries in with_folders):
@@ -140,42 +146,6 @@ def list_classes(folder: Path) -> FolderSource:
     listing = _list(folder)
     _check_not_empty(listing)
     return listing.source([*listing.images])
-
-
-def files_below(
-    folder: Path, own_output: list[str], parents: tuple[str, ...] = ()
-) -> Iterator[str]:
-    """The visible files at any depth, as POSIX paths relative to the folder.
-
-    Links are followed, but not back to a folder that contains them; a link that leads nowhere
-    counts as a file, which then cannot be read.
-
-    Args:
-        folder: where to search.
-        own_output: gets the path of every folder that this package wrote; they are not searched.
-        parents: real paths of the folders above.
-
-    Raises:
-        DataError: when a folder cannot be listed.
-    """
-    real = os.path.realpath(folder)
-    if real in parents:
-        return
-    entries = _visible(folder)
-    if _is_own_output(folder, entries):
-        own_output.append(str(folder))
-        return
-    for entry in entries:
-        if entry.is_dir():
-            below = files_below(folder / entry.name, own_output, (*parents, real))
-            yield from (f"{entry.name}/{name}" for name in below)
-        elif entry.is_file() or entry.is_symlink():
-            yield entry.name
-
-
-def left_out(paths: Sequence[str]) -> str:
-    """Say of folders that this package wrote that they are not read."""
-    return f"left out what botnet wrote: {quoted(paths)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,17 +173,18 @@ class _Listing:
 
 def _list(folder: Path) -> _Listing:
     """List a folder of classes, some of which may be empty; else as ``list_classes``."""
-    entries = _visible(folder)
-    if _is_own_output(folder, entries):
+    entries = visible(folder)
+    if holds_own_marker(folder, entries):
         raise DataError(f"{folder}: was written by botnet; expected a folder of images; {_LAYOUT}")
     names = sorted(entry.name for entry in entries if entry.is_dir())
     _check_class_names(folder, names)
+    root = Path(os.path.realpath(folder))
     images: dict[str, list[str]] = {}
     undecoded: Counter[str] = Counter()
     ignored, own_output = 0, []
     for name in names:
         below: list[str] = []
-        files = {f"{name}/{file}" for file in files_below(folder / name, below)}
+        files = {f"{name}/{file}" for file in files_below(folder / name, below, (root,))}
         found = sorted(filter(has_image_suffix, files))
         undecoded += (others := count_undecoded(files.difference(found)))
         ignored += len(files) - len(found) - others.total()
@@ -276,11 +247,7 @@ def _check_known(listing: _Listing, known: Mapping[str, list[str]]) -> None:
 
 def _folders_in(folder: Path) -> list[str]:
     """The names of the visible folders in a folder, sorted."""
-    return sorted(entry.name for entry in _visible(folder) if entry.is_dir())
-
-
-def _is_own_output(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> bool:
-    return is_own_output(folder, (entry.name for entry in entries))
+    return sorted(entry.name for entry in visible(folder) if entry.is_dir())
 
 
 def _holds_only_own_output(folder: Path) -> bool:
@@ -291,9 +258,3 @@ def _holds_only_own_output(folder: Path) -> bool:
 def _images_in(entries: Iterable["os.DirEntry[str]"]) -> Iterator[str]:
     """The names of the images among entries."""
     return (entry.name for entry in entries if has_image_suffix(entry.name) and entry.is_file())
-
-
-def _visible(folder: Path) -> list["os.DirEntry[str]"]:
-    """The entries of a folder that are not hidden."""
-    with reraise(OSError, DataError, f"{folder}: cannot be listed"), os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]

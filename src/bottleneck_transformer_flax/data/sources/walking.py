@@ -1,0 +1,55 @@
+"""Which files are below a folder of images: not the hidden ones, nor what this package wrote."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bottleneck_transformer_flax.errors import DataError, quoted, reraise
+from bottleneck_transformer_flax.own_output import is_own_output
+
+
+def files_below(
+    folder: Path, own_output: list[str], parents: tuple[Path, ...] = ()
+) -> Iterator[str]:
+    """The visible files at any depth, as POSIX paths relative to the folder.
+
+    Links are followed, but not to a folder that contains one of ``parents``; a link that leads
+    nowhere counts as a file, which then cannot be read.
+
+    Args:
+        folder: where to search.
+        own_output: gets the path of every folder that this package wrote; they are not searched.
+        parents: real paths of the folders above.
+
+    Raises:
+        DataError: when a folder cannot be listed.
+    """
+    real = Path(os.path.realpath(folder))
+    if any(parent.is_relative_to(real) for parent in parents):
+        return
+    entries = visible(folder)
+    if holds_own_marker(folder, entries):
+        own_output.append(str(folder))
+        return
+    for entry in entries:
+        if entry.is_dir():
+            below = files_below(folder / entry.name, own_output, (*parents, real))
+            yield from (f"{entry.name}/{name}" for name in below)
+        elif entry.is_file() or entry.is_symlink():
+            yield entry.name
+
+
+def left_out(paths: Iterable[str]) -> str:
+    """Say of what this package wrote that it is not read."""
+    return f"left out what botnet wrote: {quoted(paths)}"
+
+
+def holds_own_marker(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> bool:
+    """Whether a folder with these entries is a run or a directory that this package wrote."""
+    return is_own_output(folder, (entry.name for entry in entries))
+
+
+def visible(folder: Path) -> list["os.DirEntry[str]"]:
+    """The entries of a folder that are not hidden."""
+    with reraise(OSError, DataError, f"{folder}: cannot be listed"), os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
