@@ -25,7 +25,7 @@ def test_classes_and_images_are_sorted_without_hidden_and_other_files(tmp_path):
     """Nested ones and those with upper-case suffixes are among them."""
     make(tmp_path, "dog/b.jpg", "dog/a.png", "Zebra/1.png", "cat/2019/may/a.JPG", "cat/b.Jpeg")
     make(tmp_path, "cat/notes.txt", "cat/.hidden.png", "cat/.cache/c.png", "cat/noSuffix")
-    make(tmp_path, ".git/d.png", "beside.png")
+    make(tmp_path, ".git/d.png", "__MACOSX/cat/e.png", "cat/__MACOSX/f.png", "beside.png")
     source = list_classes(tmp_path)
     assert source.notes == (
         f"{tmp_path}: ignored files that are not images: 2",
@@ -59,6 +59,7 @@ def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
     root = make(tmp_path / "data", *images("cat", count=1))
     (root / "dog").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "deep" / "up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
     for number, above in enumerate(("..", "../..")):
         (root / "cat" / f"loop{number}").symlink_to(above)
     assert list_classes(root).names == ("cat/0.png", "dog/a.png", "dog/deep/b.png")

@@ -67,8 +67,9 @@ def test_in_random_order_they_are_refused(hub):
     ],
 )
 def test_other_names_of_files(tmp_path, names):
-    (tmp_path / ".cache").mkdir()
-    (tmp_path / ".cache/train.parquet").touch()
+    for folder in (".cache", "__MACOSX", "__MACOSX/train"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.parquet").touch()
     for name, numbers in zip(names, (range(10), range(10, 17), [20]), strict=True):
         write(tmp_path / f"{name}.parquet", numbers)
     parts = parts_of(tmp_path)

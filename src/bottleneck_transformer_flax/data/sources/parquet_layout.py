@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from bottleneck_transformer_flax.data.sources.base import TEST, TRAIN, VALIDATION_NAMES
+from bottleneck_transformer_flax.data.sources.walking import is_hidden
 from bottleneck_transformer_flax.errors import DataError, quoted
 
 _PART_NAMES = (TRAIN, *VALIDATION_NAMES, TEST)
@@ -22,14 +23,16 @@ def find_data_set(folder: Path) -> Path | None:
     Raises:
         DataError: when several folders hold Parquet files that are not parts of one data set.
     """
-    if any(folder.glob("*.parquet")):
+    if _visible_files(folder, "*.parquet"):
         return folder
-    below = {file.parent for file in folder.glob("[!.]*/*.parquet")}
+    below = {file.parent for file in _visible_files(folder, "*/*.parquet")}
     if below and all(_is_part(parent) for parent in below):
         return folder
     # By name: listing all folders at this depth would take long where they hold a million images.
     found = below | {
-        file.parents[1] for part in _PART_NAMES for file in folder.glob(f"[!.]*/{part}/*.parquet")
+        file.parents[1]
+        for part in _PART_NAMES
+        for file in _visible_files(folder, f"*/{part}/*.parquet")
     }
     if len(found) > 1:
         names = quoted({parent.name for parent in found})
@@ -43,14 +46,14 @@ def find_data_set(folder: Path) -> Path | None:
 
 def _is_part(folder: Path) -> bool:
     """Whether a folder of Parquet files is one part of a data set."""
-    numbered = all(file.stem.isdecimal() for file in folder.glob("*.parquet"))
+    numbered = all(file.stem.isdecimal() for file in _visible_files(folder, "*.parquet"))
     return numbered or folder.name in _PART_NAMES
 
 
 def files_by_part(folder: Path) -> dict[str, list[Path]]:
     """The files of every part, in order; none may be missing."""
     parts: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*.parquet")) or sorted(folder.glob("[!.]*/*.parquet")):
+    for file in _visible_files(folder, "*.parquet") or _visible_files(folder, "*/*.parquet"):
         if match := _FILE_NAME.fullmatch(file.name):
             part = file.parent.name if file.stem.isdecimal() else match["part"]
             parts.setdefault(part, []).append(file)
@@ -62,3 +65,9 @@ def files_by_part(folder: Path) -> dict[str, list[Path]]:
                 f"{files[-1].name}; download the data set again, some files are missing"
             )
     return parts
+
+
+def _visible_files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern that neither are hidden nor lie in a hidden folder, sorted."""
+    files = sorted(folder.glob(pattern))
+    return [file for file in files if not any(map(is_hidden, file.relative_to(folder).parts))]

@@ -52,4 +52,9 @@ def holds_own_marker(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> boo
 def visible(folder: Path) -> list["os.DirEntry[str]"]:
     """The entries of a folder that are not hidden."""
     with reraise(OSError, DataError, f"{folder}: cannot be listed"), os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
+        return [entry for entry in entries if not is_hidden(entry.name)]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or what macOS adds to a zip file."""
+    return name.startswith(".") or name == "__MACOSX"
