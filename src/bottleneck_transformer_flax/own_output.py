@@ -1,7 +1,8 @@
-"""What this package writes into folders, and the marker files by which it recognises them.
+"""What this package writes among images, and how it recognises that.
 
-Whatever reads a folder of images leaves these folders out, whichever command wrote them there, so
-the marker is among the first files that a command writes. Imports no jax.
+Whatever reads a folder of images leaves it out, whichever command wrote it there. A folder is
+recognised by a marker file, so that is among the first files that a command writes; a figure or a
+report by its first bytes. Imports no jax.
 """
 
 import json
@@ -20,6 +21,12 @@ DESCRIPTION_FILE, PROGRESS_FILE = "dataset.json", "packing.json"
 CONFIG = "config.json"
 """The architecture, in a pretrained directory."""
 
+_FIRST_BYTES = 1024
+_FILE_MARKS = (
+    f"tEXtSoftware\0{SOFTWARE}".encode(),
+    f'<meta name="generator" content="{SOFTWARE}">'.encode(),
+)
+"""What the first bytes of every figure and every report hold."""
 _MARKERS = {RUN_FILE, DESCRIPTION_FILE, PROGRESS_FILE, CONFIG}
 _RUN_KEYS = {"data", "epochs", "optimization"}
 
@@ -35,6 +42,16 @@ def is_own_output(folder: Path, names: Iterable[str]) -> bool:
     return any(has_our_format(folder / name) for name in found - {RUN_FILE}) or (
         RUN_FILE in found and _values(folder / RUN_FILE).keys() >= _RUN_KEYS
     )
+
+
+def is_own_file(file: Path) -> bool:
+    """Whether a file is a figure or a report that this package wrote."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(_FIRST_BYTES)
+    except OSError:
+        return False
+    return any(mark in start for mark in _FILE_MARKS)
 
 
 def has_our_format(file: Path) -> bool:

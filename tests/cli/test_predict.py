@@ -12,6 +12,7 @@ from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import predict
+from bottleneck_transformer_flax.data.sources import walking
 from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.figures.style import new_figure, save_png
 from bottleneck_transformer_flax.inference.predictor import Predictor
@@ -76,14 +77,18 @@ def test_images_in_a_folder_that_cannot_be_decoded_are_counted_and_the_others_pr
     assert predicted["image"] == "photos/0.png"
 
 
-def test_figures_in_a_folder_are_left_out_and_refused_where_named(call):
+def test_figures_in_a_folder_are_left_out_and_refused_where_named(call, monkeypatch):
+    """As they are listed where there are few PNG files, and else as they are decoded."""
     Path("photos").mkdir()
     shutil.copy(GOOD[0], "photos")
     save_png(new_figure(1.0, 1.0), Path("photos/sheet.png"))
     told = "photos/sheet.png: is a figure that botnet drew, and not an image to classify"
-    called = call("predict", "photos", "--json")
-    assert (called.code, called.err) == (0, f"note: left out {told}\n")
-    assert [line["image"] for line in lines_of(called)] == ["photos/0.png"]
+    listed = "photos: left out what botnet wrote: 'photos/sheet.png'"
+    for most_opened, note in ((20, listed), (0, f"left out {told}")):
+        monkeypatch.setattr(walking, "_MOST_OPENED", most_opened)
+        called = call("predict", "photos", "--json")
+        assert (called.code, called.err) == (0, f"note: {note}\n")
+        assert [line["image"] for line in lines_of(called)] == ["photos/0.png"]
     called = call("predict", "photos/sheet.png")
     assert (called.code, called.err) == (1, f"botnet: error: {told}\n")
 

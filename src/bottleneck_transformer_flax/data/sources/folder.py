@@ -1,6 +1,7 @@
 """Image folders on disk: which classes and parts they hold, and which files.
 
-Opening a folder looks at names only; no image is read before it is asked for.
+Opening a folder looks at names, and at the first bytes of files that this package may have written;
+no image is decoded before it is asked for.
 """
 
 import dataclasses
@@ -121,10 +122,9 @@ def find_parts(folder: Path) -> dict[str, Path]:
     images directly. With both it is a part only where another one of such a name holds folders too.
     """
     named = {
-        name: entries
+        name: visible(folder / name)
         for name in _folders_in(folder)
-        if name.lower() in _PART_NAMES
-        and not holds_own_marker(folder / name, entries := visible(folder / name))
+        if name.lower() in _PART_NAMES and not _holds_only_own_output(folder / name)
     }
     with_folders = [entries for entries in named.values() if any(e.is_dir() for e in entries)]
     if len(with_folders) < 2 and all(any(_images_in(entries)) for entries in with_folders):
@@ -188,8 +188,8 @@ def _list(folder: Path) -> _Listing:
         found = sorted(filter(has_image_suffix, files))
         undecoded += (others := count_undecoded(files.difference(found)))
         ignored += len(files) - len(found) - others.total()
-        # A folder of nothing but runs is no class, nor is one where no run is left.
-        if found or not (below or (name == RUNS and not files)):
+        # A folder of nothing but own output is no class, nor is one where no run is left.
+        if found or others or not (below or (name == RUNS and not files)):
             images[name] = found
             own_output += below
         else:

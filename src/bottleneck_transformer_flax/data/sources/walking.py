@@ -5,7 +5,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bottleneck_transformer_flax.errors import DataError, quoted, reraise
-from bottleneck_transformer_flax.own_output import is_own_output
+from bottleneck_transformer_flax.own_output import is_own_file, is_own_output
+
+_MOST_OPENED = 20
+"""Largest number of PNG and HTML files in one folder that are opened to see who wrote them."""
 
 
 def files_below(
@@ -18,7 +21,8 @@ def files_below(
 
     Args:
         folder: where to search.
-        own_output: gets the path of every folder that this package wrote; they are not searched.
+        own_output: gets the path of every folder, figure and report that this package wrote;
+            figures among many other PNG files are left out when they are decoded.
         parents: real paths of the folders above.
 
     Raises:
@@ -31,11 +35,13 @@ def files_below(
     if holds_own_marker(folder, entries):
         own_output.append(str(folder))
         return
+    own_files = _own_files(folder, entries)
+    own_output += (str(folder / name) for name in own_files)
     for entry in entries:
         if entry.is_dir():
             below = files_below(folder / entry.name, own_output, (*parents, real))
             yield from (f"{entry.name}/{name}" for name in below)
-        elif entry.is_file() or entry.is_symlink():
+        elif entry.name not in own_files and (entry.is_file() or entry.is_symlink()):
             yield entry.name
 
 
@@ -47,6 +53,17 @@ def left_out(paths: Iterable[str]) -> str:
 def holds_own_marker(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> bool:
     """Whether a folder with these entries is a run or a directory that this package wrote."""
     return is_own_output(folder, (entry.name for entry in entries))
+
+
+def _own_files(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> set[str]:
+    """The names of the figures and reports that this package wrote, unless there are many files."""
+    names = [
+        entry.name
+        for entry in entries
+        if entry.name.lower().endswith((".png", ".html")) and entry.is_file()
+    ]
+    few = names if len(names) <= _MOST_OPENED else []
+    return {name for name in few if is_own_file(folder / name)}
 
 
 def visible(folder: Path) -> list["os.DirEntry[str]"]:
