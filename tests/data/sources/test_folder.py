@@ -28,6 +28,7 @@ def test_classes_and_images_are_sorted_without_hidden_and_other_files(tmp_path):
     make(tmp_path, ".git/d.png", "__MACOSX/cat/e.png", "cat/__MACOSX/f.png", "beside.png")
     source = list_classes(tmp_path)
     assert source.notes == (
+        f"{tmp_path}: subfolders are not classes of their own; their images belong to 'cat'",
         f"{tmp_path}: ignored files that are not images: 2",
         f"{tmp_path}: images beside the class folders are not used: 'beside.png'",
     )

@@ -195,6 +195,10 @@ def _list(folder: Path) -> _Listing:
         else:
             own_output.append(str(folder / name))
     unused = [left_out(own_output)] if own_output else []
+    if nested := [name for name, found in images.items() if any(f.count("/") > 1 for f in found)]:
+        unused.append(
+            f"subfolders are not classes of their own; their images belong to {quoted(nested)}"
+        )
     if undecoded:
         unused.append(f"left out {describe_undecoded(undecoded)}")
     if ignored:
