@@ -198,8 +198,12 @@ def _num_labels(tables: list[_Table]) -> int:
 
 def _join(folder: Path, tables: list[_Table], class_names: tuple[str, ...]) -> ParquetSource:
     """The images of a part's files, one file after the other."""
-    for file, labels in ((table.file, table.labels) for table in tables if len(table.labels)):
-        if labels.min() < 0 or labels.max() >= len(class_names):
+    for table in tables:
+        file, labels = table.file, table.labels
+        if missing := np.count_nonzero(labels == -1):
+            count = f"({'null' if table.by_name else 'null or -1'}): {missing:,} of {len(labels):,}"
+            raise DataError(f"{file}: images without a label {count}; remove these rows")
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(class_names):
             raise DataError(
                 f"{file}: has labels from {labels.min()} to {labels.max()}; expected 0 to "
                 f"{len(class_names) - 1}, one for each class"
@@ -242,9 +246,7 @@ def _read_table(file: Path, columns: Columns) -> _Table:
         label_type = label_type.value_type
     by_name = types.is_string(label_type) or types.is_large_string(label_type)
     if not (by_name or types.is_integer(label_type) or types.is_boolean(label_type)):
-        raise DataError(
-            f"{file}: column {label} is {label_type}; expected whole numbers, or names of classes"
-        )
+        raise DataError(f"{file}: column {label} is {label_type}; expected integers or class names")
     with _damage_named(file):
         column = table.read(columns=[label]).column(0)
         column = column.cast(pyarrow.string() if by_name else pyarrow.int32()).combine_chunks()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bottleneck_transformer_flax.data.sources.base import TEST, TRAIN, VALIDATION_NAMES
 from bottleneck_transformer_flax.data.sources.walking import is_hidden
-from bottleneck_transformer_flax.errors import DataError, quoted
+from bottleneck_transformer_flax.errors import DataError, first_of, quoted
 
 _PART_NAMES = (TRAIN, *VALIDATION_NAMES, TEST)
 _FILE_NAME = re.compile(r"(?P<part>.+?)(-\d+-of-(?P<total>\d+)(-[0-9a-f]+)?)?\.parquet")
@@ -60,9 +60,10 @@ def files_by_part(folder: Path) -> dict[str, list[Path]]:
     for part, files in parts.items():
         totals = {match["total"] for file in files if (match := _FILE_NAME.fullmatch(file.name))}
         if totals != {None} and totals != {f"{len(files):05}"}:
+            found = first_of([file.name for file in files])
             raise DataError(
-                f"{folder}: has {len(files)} files of {part}, the last of them "
-                f"{files[-1].name}; download the data set again, some files are missing"
+                f"{folder}: files of {part} are missing, or of several versions; found {found}; "
+                "download the data set again"
             )
     return parts
 
