@@ -224,8 +224,16 @@ def test_a_large_image_gives_no_warning_and_a_decompression_bomb_is_refused(tmp_
 
 def test_postscript_is_never_run(tmp_path):
     rgb().save(tmp_path / "a.eps")
-    with pytest.raises(DataError, match="no image format"):
+    with pytest.raises(DataError, match="cannot be decoded here"):
         decode_image(tmp_path / "a.eps")
+
+
+@pytest.mark.parametrize("name", ["a.NEF", "a.jxl", "a.svg"])
+def test_a_format_that_cannot_be_decoded_is_told_with_the_remedy(tmp_path, name):
+    (tmp_path / name).write_text("<svg>")
+    told = f"a {Path(name).suffix.lower()} file, which cannot be decoded here; convert it"
+    with pytest.raises(DataError, match=told):
+        decode_image(tmp_path / name)
 
 
 def test_heic_without_its_decoder_is_told_with_the_remedy(monkeypatch):

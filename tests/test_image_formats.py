@@ -23,4 +23,6 @@ def test_what_cannot_be_decoded_is_counted_by_suffix_with_the_remedy(monkeypatch
         f"files that cannot be decoded here (2 .heic, 1 .nef); {install}; "
         "convert the others to JPEG or PNG"
     )
-    assert describe_undecoded({".hif": 1}).endswith(f" here (1 .hif); {install}")
+    assert describe_undecoded({".hif": 2}).endswith(f" here (2 .hif); {install}")
+    told = "a .hif file, which cannot be decoded here; "
+    assert describe_undecoded({".hif": 1}) == told + install

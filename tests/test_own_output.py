@@ -90,7 +90,7 @@ def test_figures_and_reports_are_no_images_and_a_folder_of_them_is_no_class(tmp_
     )
     # One with photos that cannot be decoded is a class still, as without the figure.
     (tmp_path / "pics/photo.cr2").touch()
-    with pytest.raises(DataError, match=r"no images for 'pics'; files that cannot be decoded here"):
+    with pytest.raises(DataError, match=r"no images for 'pics'; a .cr2 file, which cannot be"):
         open_folder(tmp_path)
 
 

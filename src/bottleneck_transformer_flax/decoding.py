@@ -12,7 +12,13 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bottleneck_transformer_flax.errors import ConfigError, DataError, OwnFigureError, reraise
-from bottleneck_transformer_flax.image_formats import FORMATS, HEIF_REMEDY, is_heif
+from bottleneck_transformer_flax.image_formats import (
+    FORMATS,
+    HEIF_REMEDY,
+    count_undecoded,
+    describe_undecoded,
+    is_heif,
+)
 from bottleneck_transformer_flax.own_output import SOFTWARE
 
 # Formats whose header tells the size, and that decode faster at a fraction of the resolution.
@@ -196,6 +202,8 @@ def _open(content: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         if "HEIF" not in FORMATS and is_heif(content):
             raise ValueError(f"it is HEIC, which Pillow does not decode; {HEIF_REMEDY}") from None
+        if told := describe_undecoded(count_undecoded([name])):
+            raise ValueError(told) from None
         raise ValueError(
             "it is empty, damaged, or of no image format that Pillow decodes"
         ) from None

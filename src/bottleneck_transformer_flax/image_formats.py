@@ -66,6 +66,10 @@ def describe_undecoded(counts: Mapping[str, int]) -> str:
     """
     if not counts:
         return ""
+    if sum(counts.values()) == 1:
+        (suffix,) = counts
+        remedy = HEIF_REMEDY if suffix in _HEIF_SUFFIXES else "convert it to JPEG or PNG"
+        return f"a {suffix} file, which cannot be decoded here; {remedy}"
     found = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
     heif = counts.keys() & set(_HEIF_SUFFIXES)
     remedies = [HEIF_REMEDY] if heif else []

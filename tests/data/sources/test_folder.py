@@ -50,7 +50,7 @@ def test_images_that_cannot_be_decoded_are_counted_and_left_out(tmp_path):
     )
     told = error_of(make(tmp_path / "raw", "a/a.nef", "b/b.txt"))
     assert (
-        "no images found in class folders; left out files that cannot be decoded here (1 .nef)"
+        "no images found in class folders; left out a .nef file, which cannot be decoded here"
         in told
     )
 
