@@ -69,10 +69,6 @@ def run(arguments: Sequence[str]) -> int:
     pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
     images = _images_of(checkpoint, trained)
     source, split, data, is_own = _source(parsed, images)
-    if parsed.split is not None and split != parsed.split:
-        print(
-            f"note: {data} has no {parsed.split} split; scoring its {split} split", file=sys.stderr
-        )
     remark, note = _what_is_known(images, source, data, is_own)
     if note:
         print(f"note: {note}", file=sys.stderr)
@@ -168,10 +164,6 @@ def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource,
 
     data, splits = (parsed.data, None) if parsed.data is not None else _own_images(images)
     in_parts = comes_in_parts(data)
-    if parsed.split == "all" and in_parts:
-        raise ConfigError(
-            f"split is 'all', but {data} has splits; choose train, validation or test"
-        )
     try:
         splits = splits or load_images(images.config, data)
     except DataError:
@@ -183,15 +175,25 @@ def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource,
         return whole, "all", data, False
     print_notes(splits.notes)
     is_own = images.are(splits)
-    if parsed.split == "all" or (parsed.split is None and not is_own and not in_parts):
+    held_out: Split = "validation" if splits.test is None else "test"
+    wanted = parsed.split or (held_out if is_own or in_parts else "all")
+    if wanted == "all" and not in_parts:
         return load_folder_all(data), "all", data, is_own
-    wanted: Split = parsed.split or "test"
-    if wanted == "test" and splits.test is None:
-        wanted = "validation"
-    source: ImageSource | None = splits._asdict()[wanted]
+    source: ImageSource | None = splits._asdict().get(wanted)
     if source is None:
-        raise ConfigError(f"{data} has no {wanted} split; choose another --split, or other --data")
+        raise ConfigError(_missing_split(wanted, splits, data, in_parts))
     return source, wanted, data, is_own
+
+
+def _missing_split(wanted: Split, splits: "Splits", data: str, in_parts: bool) -> str:
+    """Why there is no such split, and which there are."""
+    if splits.validation is None and not in_parts:
+        why = f"no images of the folder {data!r} are held out, because the run held none out"
+    else:
+        why = f"the data set {data!r} has no {wanted} split"
+    there = [name for name in ("train", "validation", "test") if splits._asdict()[name] is not None]
+    choices = " or ".join(f"--split {name}" for name in [*there, *["all"] * (not in_parts)])
+    return f"{why}; choose {choices}, or name other images with --data"
 
 
 def _own_images(images: "RunImages") -> "tuple[str, Splits]":
