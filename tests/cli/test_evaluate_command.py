@@ -123,6 +123,8 @@ def test_the_run_s_own_images_are_known_however_and_wherever_they_are_named(
     result = called.json()
     assert result["data"] == f"3 images: the validation split of {named}"
     assert (result["split"], result["count"]) == ("validation", 3)
+    told = call("evaluate", "--json", "--data", named, "--split", "all").err
+    assert told == "note: runs/one was trained on 15 of these 18 images\n"
 
 
 def test_without_data_the_run_s_images_are_found_from_anywhere_or_it_is_said(
