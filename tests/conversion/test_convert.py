@@ -77,11 +77,17 @@ def test_another_size_and_head_go_out_and_back_and_the_size_is_named(file, tmp_p
     assert_same_bits(back.variables, tuned.variables)
 
 
-def test_another_known_model_is_named(file, refusal):
+def test_another_known_model_is_named_and_the_same_with_other_arrays(file, arrays, refusal):
     told = refusal(imported, file, variant="botnet26t_256")
     assert told.startswith(f"{file} is not a botnet26t_256 of timm, but has the names of {NAME} of")
     assert " differences: " in told
     assert len(told) < 2000
+    array = next(iter(arrays))
+    save_file(arrays | {array: np.full_like(arrays[array], np.nan)}, file)
+    assert refusal(imported, file) == (
+        f"{file} has the names of a {NAME} of timm, but cannot be used as one: 1 difference: "
+        f"{array} has values that are not finite"
+    )
     own = file.with_name("model.safetensors")
     save_file({"params.head.bias": np.zeros(3, np.float32)}, own)
     assert "but has this package's own names" in refusal(imported, own, variant="botnet26t_256")

@@ -76,14 +76,17 @@ def convert_arrays(
     try:
         converted = to_flax(mapping, arrays, expected)
     except CheckpointError as error:
-        size = _trained_size(mapping, arrays, expected, preprocessing.size)
-        problem = (
-            f"is not a {variant} of {project.name}{_other_model(arrays)}"
-            if size is None
-            else f"has relative position tables for {size[0]} × {size[1]} pixels, not for "
-            f"{preprocessing.size[0]} × {preprocessing.size[1]}; give this size as image_size "
-            f"(--image-size {size[0]} {size[1]})"
-        )
+        name, size = f"{variant} of {project.name}", preprocessing.size
+        if {mapped.torch_name for mapped in mapping} != arrays.keys():
+            problem = f"is not a {name}{_other_model(arrays)}"
+        elif trained_size := _trained_size(mapping, arrays, expected, size):
+            height, width = trained_size
+            problem = (
+                f"has relative position tables for {height} × {width} pixels, not for {size[0]} × "
+                f"{size[1]}; give this size as image_size (--image-size {height} {width})"
+            )
+        else:
+            problem = f"has the names of a {name}, but cannot be used as one"
         raise CheckpointError(f"{source} {problem}: {error}") from error
     if classes is None:
         numbered = tuple(f"class {index}" for index in range(outputs))
@@ -140,13 +143,10 @@ def _trained_size(
     expected: Mapping[str, Any],
     size: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """Image size that a checkpoint's relative tables were trained at.
+    """Image size that a checkpoint's relative tables were trained at; None if that is ``size``.
 
-    Grids shrink by fixed strides, so the largest grid tells the size of the image. None if that is
-    ``size``, or the checkpoint has arrays of other names.
+    Grids shrink by fixed strides, so the largest grid tells the size of the image.
     """
-    if {mapped.torch_name for mapped in mapping} != arrays.keys():
-        return None
     found, fitting = [0, 0], [0, 0]
     for torch_name, flax_names, _ in mapping:
         for axis, table in enumerate(RELATIVE_TABLES):
