@@ -1,6 +1,7 @@
 """Whatever is wrong with a pretrained directory is told in one line that names it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,8 @@ def test_a_file_that_is_missing_cut_off_or_something_else(saved, told, name):
     for damaged in (b"", content[:4], content[:-3], b"<html>404</html>" * 99, b"\xff\xfe", b"7"):
         (saved / name).write_bytes(damaged)
         assert name in told()
+        if name == WEIGHTS:
+            assert re.search(f": {name} is (empty|not a safetensors file|truncated)", told())
     (saved / name).unlink()
     assert name in told()
 
