@@ -31,7 +31,11 @@ def test_a_missing_directory_or_a_file(saved, refusal):
     message = refusal(load_pretrained, saved.parent / "nowhere")
     assert f"{saved.parent}/nowhere does not exist" in message
     assert "botnet_tiny" in message
-    assert "is a file" in refusal(load_pretrained, saved / WEIGHTS)
+    assert refusal(load_pretrained, saved / WEIGHTS).endswith(f"name its folder, {saved}")
+    file = saved.parent / "a b.pth"
+    file.touch()
+    command = f"botnet import '{file}' --variant VARIANT --out FOLDER"
+    assert f"convert them with `{command}`" in refusal(load_pretrained, file)
 
 
 def test_a_run_that_is_not_finished_names_the_command_and_its_best_model(saved, refusal, tmp_path):
