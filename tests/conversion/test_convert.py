@@ -93,6 +93,16 @@ def test_another_known_model_is_named_and_the_same_with_other_arrays(file, array
     assert "but has this package's own names" in refusal(imported, own, variant="botnet26t_256")
 
 
+def test_arrays_beside_those_that_share_a_prefix_are_named(file, arrays, refusal):
+    lightning = {f"model.{name}": array for name, array in arrays.items()}
+    save_file(lightning | {"loss.weight": np.ones(3), "metric.total": np.ones(1)}, file)
+    told = refusal(imported, file)
+    assert told == (
+        f"{file} has arrays beside the model: the names of all but 2 of its {len(arrays) + 2} "
+        "arrays begin with 'model.'; save a file without the others: loss.weight, metric.total"
+    )
+
+
 def test_a_source_that_is_no_checkpoint(file, tmp_path, refusal):
     assert "no_file.pth does not exist" in refusal(imported, tmp_path / "no_file.pth")
     with pytest.raises(ConfigError, match="name it with --variant"):
