@@ -51,6 +51,6 @@ def find_pretrained(source: str | Path) -> Path:
         )
     raise CheckpointError(
         f"{source} does not exist; expected a pretrained directory, a run's directory, a "
-        "repository of the Hugging Face hub (owner/name; if there is a folder called owner, too, "
-        f"owner/name@main), or one of the package's own models: {', '.join(EMBEDDED)}"
+        "repository of the Hugging Face hub (owner/name, or owner/name@main if a folder is called "
+        f"owner), or one of the package's own models: {', '.join(EMBEDDED)}"
     )

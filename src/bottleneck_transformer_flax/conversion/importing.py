@@ -128,13 +128,13 @@ def _open_file(source: str | Path, variant: str | None) -> _Source:
     path = Path(source)
     if not path.exists():
         expected = (
-            f"it was looked for in the folder {str(path.parent)!r} that is here; name the "
-            f"repository of the Hugging Face hub as {source}@main"
+            f" in the folder {str(path.parent)!r}; for the repository of the Hugging Face hub, "
+            f"write {source}@main"
             if is_repository(str(source))
-            else "expected a file, a folder with a copy of a repository, or a repository of the "
+            else "; expected a file, a folder with a copy of a repository, or a repository of the "
             "Hugging Face hub such as timm/botnet26t_256.c1_in1k"
         )
-        raise CheckpointError(f"{source} does not exist; {expected}")
+        raise CheckpointError(f"{source} does not exist{expected}")
     arrays = read_arrays(path)
     if variant is None:
         raise ConfigError(
