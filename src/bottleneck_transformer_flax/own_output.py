@@ -59,6 +59,11 @@ def has_our_format(file: Path) -> bool:
     return str(_values(file).get("format")).startswith(SOFTWARE)
 
 
+def has_timm_format(file: Path) -> bool:
+    """Whether a ``config.json`` was written by timm."""
+    return "architecture" in _values(file)
+
+
 def _values(file: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none that can be read."""
     try:

@@ -1,6 +1,7 @@
 """Whatever is wrong with a pretrained directory is told in one line that names it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,7 +31,11 @@ def test_a_missing_directory_or_a_file(saved, refusal):
     message = refusal(load_pretrained, saved.parent / "nowhere")
     assert f"{saved.parent}/nowhere does not exist" in message
     assert "botnet_tiny" in message
-    assert "is a file" in refusal(load_pretrained, saved / WEIGHTS)
+    assert refusal(load_pretrained, saved / WEIGHTS).endswith(f"name its folder, {saved}")
+    file = saved.parent / "a b.pth"
+    file.touch()
+    command = f"botnet import '{file}' --variant VARIANT --out FOLDER"
+    assert f"convert them with `{command}`" in refusal(load_pretrained, file)
 
 
 def test_a_run_that_is_not_finished_names_the_command_and_its_best_model(saved, refusal, tmp_path):
@@ -49,6 +54,8 @@ def test_a_file_that_is_missing_cut_off_or_something_else(saved, told, name):
     for damaged in (b"", content[:4], content[:-3], b"<html>404</html>" * 99, b"\xff\xfe", b"7"):
         (saved / name).write_bytes(damaged)
         assert name in told()
+        if name == WEIGHTS:
+            assert re.search(f": {name} is (empty|not a safetensors file|truncated)", told())
     (saved / name).unlink()
     assert name in told()
 

@@ -77,14 +77,30 @@ def test_another_size_and_head_go_out_and_back_and_the_size_is_named(file, tmp_p
     assert_same_bits(back.variables, tuned.variables)
 
 
-def test_another_known_model_is_named(file, refusal):
+def test_another_known_model_is_named_and_the_same_with_other_arrays(file, arrays, refusal):
     told = refusal(imported, file, variant="botnet26t_256")
     assert told.startswith(f"{file} is not a botnet26t_256 of timm, but has the names of {NAME} of")
     assert " differences: " in told
     assert len(told) < 2000
+    array = next(iter(arrays))
+    save_file(arrays | {array: np.full_like(arrays[array], np.nan)}, file)
+    assert refusal(imported, file) == (
+        f"{file} has the names of a {NAME} of timm, but cannot be used as one: 1 difference: "
+        f"{array} has values that are not finite"
+    )
     own = file.with_name("model.safetensors")
     save_file({"params.head.bias": np.zeros(3, np.float32)}, own)
     assert "but has this package's own names" in refusal(imported, own, variant="botnet26t_256")
+
+
+def test_arrays_beside_those_that_share_a_prefix_are_named(file, arrays, refusal):
+    lightning = {f"model.{name}": array for name, array in arrays.items()}
+    save_file(lightning | {"loss.weight": np.ones(3), "metric.total": np.ones(1)}, file)
+    told = refusal(imported, file)
+    assert told == (
+        f"{file} has arrays beside the model: the names of all but 2 of its {len(arrays) + 2} "
+        "arrays begin with 'model.'; save a file without the others: loss.weight, metric.total"
+    )
 
 
 def test_a_source_that_is_no_checkpoint(file, tmp_path, refusal):

@@ -121,7 +121,7 @@ def test_repositories_that_cannot_be_imported(repository, hub, arrays, config):
 def test_a_folder_named_as_the_owner(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "timm").mkdir()
-    with pytest.raises(CheckpointError, match="with @main where there is a folder timm"):
+    with pytest.raises(CheckpointError, match=r"hub, write timm/eca_.*@main"):
         import_checkpoint(REPOSITORY)
     assert import_checkpoint(f"{REPOSITORY}@main").variant == NAME
 
@@ -138,3 +138,25 @@ def test_a_repository_of_timms_loads_as_if_it_had_been_imported(tmp_path):
     saved = load_pretrained(save_pretrained(tmp_path / "eca", *imported), image_size=(64, 96))
     assert resized.preprocessing == saved.preprocessing
     assert_same_bits(resized.variables, saved.variables)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_copy_of_a_repository_of_timms_is_imported_and_loaded(tmp_path, arrays, config, weights):
+    described = changed(config, {"license": "mit"}, label_names=["ant", "bee"])
+    (tmp_path / "config.json").write_bytes(described)
+    with pytest.raises(CheckpointError, match="has neither model"):
+        load_pretrained(tmp_path)
+    if weights.endswith(".bin"):
+        tensors = {name: torch.tensor(array) for name, array in (arrays | head_of(2)).items()}
+        torch.save(tensors, tmp_path / weights)
+    else:
+        (tmp_path / weights).write_bytes(save(arrays | head_of(2)))
+    imported = import_checkpoint(tmp_path)
+    assert (imported.variant, imported.licence, imported.published) == (NAME, "mit", None)
+    assert f"| origin | the folder `{tmp_path.name}`, in timm's format |" in imported.card
+    loaded = load_pretrained(str(tmp_path))
+    assert loaded.classes == ("ant", "bee")
+    assert loaded[2:] == imported.pretrained[2:]
+    assert_same_bits(loaded.variables, imported.pretrained.variables)
+    with pytest.raises(ConfigError, match="is a folder, which states its model; omit --variant"):
+        import_checkpoint(tmp_path, variant=NAME)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from bottleneck_transformer_flax.checkpoints.pretrained_files import (
@@ -25,6 +24,7 @@ from bottleneck_transformer_flax.checkpoints.pretrained_files import (
     PREPROCESSING,
     WEIGHTS,
 )
+from bottleneck_transformer_flax.checkpoints.weights_errors import reading_weights
 from bottleneck_transformer_flax.errors import BoTNetError, CheckpointError, first_of, reraise
 from bottleneck_transformer_flax.files import atomic_directory, is_utf8
 from bottleneck_transformer_flax.models.botnet import BoTNet
@@ -158,7 +158,7 @@ def _read(directory: Path) -> Pretrained:
             f"{CLASSES} names {len(classes)} classes; the model has {model.config.num_classes} "
             "outputs"
         )
-    with _unreadable(WEIGHTS):
+    with reading_weights(directory / WEIGHTS, "safetensors", name=WEIGHTS):
         arrays = load_file(directory / WEIGHTS)
     _check_fit(arrays, model, preprocessing.size, f"{WEIGHTS} does not fit the model in {CONFIG}")
     # Unlike jnp.asarray, this compiles no program for each shape.
@@ -202,7 +202,7 @@ def _read_json(path: Path, kind: type) -> Any:
 
 def _unreadable(name: str) -> AbstractContextManager[None]:
     return reraise(
-        (SafetensorError, OSError, ValueError),
+        (OSError, ValueError),
         CheckpointError,
         f"{name} cannot be read",
         remedy="copy or download the folder again",

@@ -41,9 +41,16 @@ def find_pretrained(source: str | Path) -> Path:
         )
     if str(source) in EMBEDDED:
         return Path(str(resources.files(__package__))) / "embedded" / str(source)
-    problem = "is a file" if path.exists() else "does not exist"
+    if (path.parent / CONFIG).is_file() and path.is_file():
+        raise CheckpointError(f"{source} is a file; name its folder, {path.parent}")
+    if path.exists():
+        command = f"botnet import {shlex.quote(str(source))} --variant VARIANT --out FOLDER"
+        raise CheckpointError(
+            f"{source} is a file; if it holds another project's weights, convert them with "
+            f"`{command}`, and name FOLDER"
+        )
     raise CheckpointError(
-        f"{source} {problem}; expected a pretrained directory, a run's directory, a repository of "
-        "the Hugging Face hub (owner/name, or owner/name@main where there is a folder owner), or "
-        f"one of the package's own models: {', '.join(EMBEDDED)}"
+        f"{source} does not exist; expected a pretrained directory, a run's directory, a "
+        "repository of the Hugging Face hub (owner/name, or owner/name@main if a folder is called "
+        f"owner), or one of the package's own models: {', '.join(EMBEDDED)}"
     )

@@ -68,12 +68,8 @@ def run(arguments: Sequence[str]) -> int:
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
     pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
     images = _images_of(checkpoint, trained)
-    source, split, data, is_own = _source(parsed, images)
-    if parsed.split is not None and split != parsed.split:
-        print(
-            f"note: {data} has no {parsed.split} split; scoring its {split} split", file=sys.stderr
-        )
-    remark, note = _what_is_known(images, source, data, is_own)
+    source, split, data, own = _source(parsed, images)
+    remark, note = _what_is_known(images, source, split, data, own)
     if note:
         print(f"note: {note}", file=sys.stderr)
     bad_images = BadImages(skip=parsed.skip_bad_images)
@@ -160,18 +156,16 @@ def _images_of(checkpoint: str, trained: RunDirectory | None) -> "RunImages":
     return RunImages(checkpoint, config, {}, ())
 
 
-def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource, Split, str, bool]":
-    """The images to score, their split, their data set, and whether it is the model's own."""
+def _source(
+    parsed: EvaluateOptions, images: "RunImages"
+) -> "tuple[ImageSource, Split, str, Splits | None]":
+    """The images to score, their split, their data set, and its splits if it is the model's own."""
     from bottleneck_transformer_flax.cli.console import print_notes
     from bottleneck_transformer_flax.data.datasets import comes_in_parts, load_folder_all
     from bottleneck_transformer_flax.training.run_images import load_images
 
     data, splits = (parsed.data, None) if parsed.data is not None else _own_images(images)
     in_parts = comes_in_parts(data)
-    if parsed.split == "all" and in_parts:
-        raise ConfigError(
-            f"split is 'all', but {data} has splits; choose train, validation or test"
-        )
     try:
         splits = splits or load_images(images.config, data)
     except DataError:
@@ -180,18 +174,28 @@ def _source(parsed: EvaluateOptions, images: "RunImages") -> "tuple[ImageSource,
             raise
         whole = load_folder_all(data)
         print_notes(whole.notes)
-        return whole, "all", data, False
+        return whole, "all", data, None
     print_notes(splits.notes)
-    is_own = images.are(splits)
-    if parsed.split == "all" or (parsed.split is None and not is_own and not in_parts):
-        return load_folder_all(data), "all", data, is_own
-    wanted: Split = parsed.split or "test"
-    if wanted == "test" and splits.test is None:
-        wanted = "validation"
-    source: ImageSource | None = splits._asdict()[wanted]
+    own = splits if images.are(splits) else None
+    held_out: Split = "validation" if splits.test is None else "test"
+    wanted = parsed.split or (held_out if own or in_parts else "all")
+    if wanted == "all" and not in_parts:
+        return load_folder_all(data), "all", data, own
+    source: ImageSource | None = splits._asdict().get(wanted)
     if source is None:
-        raise ConfigError(f"{data} has no {wanted} split; choose another --split, or other --data")
-    return source, wanted, data, is_own
+        raise ConfigError(_missing_split(wanted, splits, data, in_parts))
+    return source, wanted, data, own
+
+
+def _missing_split(wanted: Split, splits: "Splits", data: str, in_parts: bool) -> str:
+    """Why there is no such split, and which there are."""
+    if splits.validation is None and not in_parts:
+        why = f"no images of the folder {data!r} are held out, because the run held none out"
+    else:
+        why = f"the data set {data!r} has no {wanted} split"
+    there = [name for name in ("train", "validation", "test") if splits._asdict()[name] is not None]
+    choices = " or ".join(f"--split {name}" for name in [*there, *["all"] * (not in_parts)])
+    return f"{why}; choose {choices}, or name other images with --data"
 
 
 def _own_images(images: "RunImages") -> "tuple[str, Splits]":
@@ -208,7 +212,7 @@ def _own_images(images: "RunImages") -> "tuple[str, Splits]":
 
 
 def _what_is_known(
-    images: "RunImages", source: "ImageSource", data: str, is_own: bool
+    images: "RunImages", source: "ImageSource", split: Split, data: str, own: "Splits | None"
 ) -> tuple[str, str]:
     """Whether the model was trained on images: as a remark, or as a note where it cannot be told.
 
@@ -222,7 +226,9 @@ def _what_is_known(
             f"{owner} has no record of the images that it was trained on, because an earlier "
             f"version wrote it; that those in {data} are the same is only assumed"
         )
-    if is_own:
+    if own is not None and split == "all":
+        return "", f"{owner} was trained on {len(own.train):,} of these {len(source):,} images"
+    if own is not None:
         return "", ""
     if len(splits := images.splits_of(source)) == 1:
         what = {"train": "trained", "validation": "validated", "test": "tested"}[splits[0]]

@@ -23,7 +23,8 @@ class ImportOptions:
     """
 
     source: tyro.conf.Positional[str]
-    """A repository on the Hugging Face hub, or a .safetensors, .pth, .pt, .ckpt, .bin or .tar."""
+    """A repository on the Hugging Face hub, a folder with a copy of one, or a .safetensors, .pth,
+    .pt, .ckpt, .bin or .tar."""
     out: Path
     """The pretrained directory to write."""
     variant: str | None = None

@@ -21,7 +21,7 @@ from bottleneck_transformer_flax.conversion.public_weights import ProjectName
 from bottleneck_transformer_flax.conversion.timm import TIMM
 from bottleneck_transformer_flax.conversion.torch_files import write_safetensors
 from bottleneck_transformer_flax.data import imagenet
-from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
+from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, first_of
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.surgery import RELATIVE_TABLES
@@ -76,14 +76,14 @@ def convert_arrays(
     try:
         converted = to_flax(mapping, arrays, expected)
     except CheckpointError as error:
-        size = _trained_size(mapping, arrays, expected, preprocessing.size)
-        problem = (
-            f"is not a {variant} of {project.name}{_other_model(arrays)}"
-            if size is None
-            else f"has relative position tables for {size[0]} × {size[1]} pixels, not for "
-            f"{preprocessing.size[0]} × {preprocessing.size[1]}; give this size as image_size "
-            f"(--image-size {size[0]} {size[1]})"
-        )
+        name, size = f"{variant} of {project.name}", preprocessing.size
+        if {mapped.torch_name for mapped in mapping} == arrays.keys():
+            trained_size = _trained_size(mapping, arrays, expected, size)
+            problem = _unusable(name, trained_size, size)
+        elif prefixed := _prefixed(mapping, arrays, project.head_bias):
+            raise CheckpointError(f"{source} {prefixed}") from error
+        else:
+            problem = f"is not a {name}{_other_model(arrays)}"
         raise CheckpointError(f"{source} {problem}: {error}") from error
     if classes is None:
         numbered = tuple(f"class {index}" for index in range(outputs))
@@ -134,19 +134,45 @@ def export_checkpoint(pretrained: Pretrained, path: str | Path, project: Project
     return variant.name
 
 
+def _unusable(name: str, trained_size: tuple[int, int] | None, size: tuple[int, int]) -> str:
+    """Why a checkpoint with the names of the right model cannot be used at a size."""
+    if trained_size is None:
+        return f"has the names of a {name}, but cannot be used as one"
+    height, width = trained_size
+    return (
+        f"has relative position tables for {height} × {width} pixels, not for {size[0]} × "
+        f"{size[1]}; give this size as image_size (--image-size {height} {width})"
+    )
+
+
+def _prefixed(mapping: Sequence[MappedArray], arrays: Arrays, head_bias: str) -> str:
+    """Say which arrays lack the prefix of a model that is there whole; empty if there is none."""
+    for name in arrays:
+        prefix = name.removesuffix(head_bias)
+        if prefix in (name, "") or any(
+            prefix + mapped.torch_name not in arrays for mapped in mapping
+        ):
+            continue
+        others = sorted(other for other in arrays if not other.startswith(prefix))
+        if others:
+            return (
+                f"has arrays beside the model: the names of all but {len(others):,} of its "
+                f"{len(arrays):,} arrays begin with {prefix!r}; save a file without the others: "
+                f"{first_of(others)}"
+            )
+    return ""
+
+
 def _trained_size(
     mapping: Sequence[MappedArray],
     arrays: Arrays,
     expected: Mapping[str, Any],
     size: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """Image size that a checkpoint's relative tables were trained at.
+    """Image size that a checkpoint's relative tables were trained at; None if that is ``size``.
 
-    Grids shrink by fixed strides, so the largest grid tells the size of the image. None if that is
-    ``size``, or the checkpoint has arrays of other names.
+    Grids shrink by fixed strides, so the largest grid tells the size of the image.
     """
-    if {mapped.torch_name for mapped in mapping} != arrays.keys():
-        return None
     found, fitting = [0, 0], [0, 0]
     for torch_name, flax_names, _ in mapping:
         for axis, table in enumerate(RELATIVE_TABLES):

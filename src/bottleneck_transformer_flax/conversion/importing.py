@@ -1,4 +1,4 @@
-"""Import of a file or a hub repository: a pretrained model, and a card that names its origin."""
+"""Import of a file, folder or hub repository: a pretrained model and a card with its origin."""
 
 import hashlib
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import NamedTuple
 from bottleneck_transformer_flax.checkpoints.hub import (
     at_commit,
     download_repository,
+    is_repository,
     means_repository,
 )
 from bottleneck_transformer_flax.checkpoints.model_cards import card_metadata, licence_of_card
@@ -33,7 +34,7 @@ from bottleneck_transformer_flax.conversion.public_weights import (
     PublicWeights,
     published_weights,
 )
-from bottleneck_transformer_flax.conversion.timm import TIMM, read_timm_config
+from bottleneck_transformer_flax.conversion.timm import TIMM, TimmConfig, read_timm_config
 from bottleneck_transformer_flax.conversion.torch_files import read_arrays
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
 from bottleneck_transformer_flax.models.variants import find_variant, get_variant
@@ -86,8 +87,8 @@ def import_checkpoint(
 
     Args:
         source: file (see ``read_arrays``), or "owner/name" or "owner/name@revision" of a repository
-            in timm's format or in this package's own.
-        variant: architecture of a file's weights; a repository states its own.
+            in timm's format or in this package's own, or folder with a copy of one in timm's.
+        variant: architecture of a file's weights; a repository or its copy states its own.
         image_size: (height, width) the model was trained at; by default the published size.
         classes: names of the outputs; by default the repository's, or else ImageNet's for a
             thousand outputs and numbers for any other count.
@@ -98,13 +99,20 @@ def import_checkpoint(
         ConfigError: when the variant is missing, unknown or not another project's, or the number of
             class names is wrong.
     """
-    if not isinstance(source, Path) and means_repository(source):
-        if variant is not None:
-            raise ConfigError(f"{source} is a repository, which states its model; omit --variant")
+    on_hub = not isinstance(source, Path) and means_repository(source)
+    config = Path(source) / CONFIG
+    is_folder = not on_hub and config.is_file() and not has_our_format(config)
+    if variant is not None and (on_hub or is_folder):
+        kind = "repository" if on_hub else "folder"
+        raise ConfigError(f"{source} is a {kind}, which states its model; omit --variant")
+    if on_hub:
+        source = str(source)
         folder = download_repository(source, [CONFIG], required=[CONFIG])
         if has_our_format(folder / CONFIG):
             return _import_own(at_commit(source, folder), image_size, classes)
         opened = _open_repository(source, folder)
+    elif is_folder:
+        opened = _open_folder(Path(source))
     else:
         opened = _open_file(source, variant)
     preprocessing = opened.preprocessing
@@ -119,10 +127,14 @@ def import_checkpoint(
 def _open_file(source: str | Path, variant: str | None) -> _Source:
     path = Path(source)
     if not path.exists():
-        raise CheckpointError(
-            f"{source} does not exist; expected a file, or a repository of the Hugging Face hub "
-            "such as timm/botnet26t_256.c1_in1k (with @main where there is a folder timm)"
+        expected = (
+            f" in the folder {str(path.parent)!r}; for the repository of the Hugging Face hub, "
+            f"write {source}@main"
+            if is_repository(str(source))
+            else "; expected a file, a folder with a copy of a repository, or a repository of the "
+            "Hugging Face hub such as timm/botnet26t_256.c1_in1k"
         )
+        raise CheckpointError(f"{source} does not exist{expected}")
     arrays = read_arrays(path)
     if variant is None:
         raise ConfigError(
@@ -147,18 +159,16 @@ def _open_file(source: str | Path, variant: str | None) -> _Source:
 
 def _open_repository(repository: str, folder: Path) -> _Source:
     """Open a repository in timm's format; ``folder`` holds its configuration."""
-    config = read_timm_config(folder / CONFIG, repository)
-    if config.architecture not in TIMM.variants:
-        raise CheckpointError(
-            f"{repository} is a {config.architecture}, which this package does not have; of timm's "
-            f"models it has {', '.join(TIMM.variants)}"
-        )
+    config = _read_config(folder, repository)
     # Everything is read at the configuration's commit, whatever is uploaded meanwhile.
     commit, name = at_commit(repository, folder), repository.partition("@")[0]
-    weights = _download_weights(repository, commit)
+    for weights in (WEIGHTS, PICKLED_WEIGHTS):
+        folder = download_repository(commit, [CONFIG, weights])
+        if (folder / weights).is_file():
+            break
     licence = licence_of_card(download_repository(commit, [CONFIG, CARD])) or config.licence
     source = _Source(
-        read_arrays(weights),
+        read_arrays(_weights_in(folder, repository)),
         config.architecture,
         config.preprocessing,
         origin=f"[{repository}](https://huggingface.co/{name})",
@@ -178,15 +188,36 @@ def _open_repository(repository: str, folder: Path) -> _Source:
     return source._replace(note=note, licence=licence or published.licence, published=published)
 
 
-def _download_weights(repository: str, commit: str) -> Path:
-    """Download the weights, preferably in the format that cannot hold code."""
+def _open_folder(folder: Path) -> _Source:
+    """Open a folder with a copy of a repository in timm's format."""
+    config = _read_config(folder, str(folder))
+    return _Source(
+        read_arrays(_weights_in(folder, str(folder))),
+        config.architecture,
+        config.preprocessing,
+        origin=f"the folder `{folder.resolve().name}`, in timm's format",
+        classes=config.classes,
+        licence=licence_of_card(folder) or config.licence,
+    )
+
+
+def _read_config(folder: Path, source: str) -> TimmConfig:
+    """Read the configuration of a model, and check that this package has it."""
+    config = read_timm_config(folder / CONFIG, source)
+    if config.architecture not in TIMM.variants:
+        raise CheckpointError(
+            f"{source} is a {config.architecture}, which this package does not have; of timm's "
+            f"models it has {', '.join(TIMM.variants)}"
+        )
+    return config
+
+
+def _weights_in(folder: Path, source: str) -> Path:
+    """Find the weights, preferably in the format that cannot hold code."""
     for name in (WEIGHTS, PICKLED_WEIGHTS):
-        folder = download_repository(commit, [CONFIG, name])
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(
-        f"{repository} is on the hub but has neither {WEIGHTS} nor {PICKLED_WEIGHTS}"
-    )
+    raise CheckpointError(f"{source} has neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
 
 
 def _import_own(

@@ -8,9 +8,10 @@ from bottleneck_transformer_flax.checkpoints.pretrained import (
     at_size,
     read_pretrained,
 )
-from bottleneck_transformer_flax.checkpoints.pretrained_files import find_pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CONFIG, find_pretrained
 from bottleneck_transformer_flax.conversion.importing import import_checkpoint
 from bottleneck_transformer_flax.models.execution import Execution
+from bottleneck_transformer_flax.own_output import has_timm_format
 
 
 def load_pretrained(
@@ -24,7 +25,8 @@ def load_pretrained(
     Args:
         source: pretrained directory, run directory (its ``pretrained/`` is loaded), repository of
             the Hugging Face hub ("owner/name" or "owner/name@revision") in this package's format or
-            in timm's, which is converted, or "botnet_tiny", which ships with the package.
+            in timm's, which is converted, folder with a copy of one, or "botnet_tiny", which ships
+            with the package.
         image_size: (height, width) to run the model at; by default the size it was saved at.
             Relative position tables are interpolated linearly, and the change is logged (see
             ``resize_relative_positions``).
@@ -35,9 +37,10 @@ def load_pretrained(
             model; the message counts the names and shapes that do not fit, and gives the first.
         ConfigError: when ``image_size`` is not (height, width), or too small for the model.
     """
-    if isinstance(source, Path) or not means_repository(source):
-        pretrained = read_pretrained(find_pretrained(source))
-    else:
+    on_hub = not isinstance(source, Path) and means_repository(source)
+    if on_hub or has_timm_format(Path(source) / CONFIG):
         pretrained = import_checkpoint(source).pretrained
+    else:
+        pretrained = read_pretrained(find_pretrained(source))
     model = pretrained.model.clone(execution=execution)
     return at_size(pretrained._replace(model=model), image_size)

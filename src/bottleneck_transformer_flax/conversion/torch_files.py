@@ -5,8 +5,7 @@ import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.flax import load_file
 from safetensors.numpy import save
 
 from bottleneck_transformer_flax.checkpoints.pretrained_files import CONFIG
+from bottleneck_transformer_flax.checkpoints.weights_errors import reading_weights
 from bottleneck_transformer_flax.errors import CheckpointError, first_of, reraise
 from bottleneck_transformer_flax.files import write_bytes
 from bottleneck_transformer_flax.own_output import has_our_format
@@ -94,7 +94,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    with _reading(path):
+    with reading_weights(path, "safetensors"):
         arrays: dict[str, Any] = load_file(path)
     _check_floating(
         path, {name: jnp.issubdtype(a.dtype, jnp.floating) for name, a in arrays.items()}
@@ -110,13 +110,15 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
         remedy=f"install this package's 'torch' extra, or convert the file to {SAFETENSORS}",
     ):
         import torch
-    if tarfile.is_tarfile(path):
+    names = _zipped_names(path)
+    if tarfile.is_tarfile(path) or (names and not _has(names, "data.pkl")):
         raise CheckpointError(f"{path} is an archive; unpack it, and name the file of the weights")
-    if _is_torchscript(path):
+    # PyTorch would have to execute it.
+    if _has(names, "constants.pkl"):
         raise CheckpointError(
             f"{path} is a TorchScript program, not weights; nothing in it was executed. {_ASK}"
         )
-    with _reading(path):
+    with reading_weights(path, "PyTorch"):
         try:
             ignored: list[Any] = [(_Ignored, name) for name in _BESIDE_WEIGHTS]
             with warnings.catch_warnings(), torch.serialization.safe_globals(ignored):
@@ -124,10 +126,12 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             code = re.search(r"GLOBAL (\S+)", str(error))
+            if code is None and not names:
+                raise
             problem = (
                 f"holds code, or objects that only code could make ({code[1]})"
                 if code
-                else "is damaged, or holds code, or is not a PyTorch file"
+                else "is damaged or holds code"
             )
             message = f"{path} {problem}; nothing in it was executed. {_ASK}"
             raise CheckpointError(message) from error
@@ -152,12 +156,16 @@ def _without_shared_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return arrays
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether PyTorch would have to execute the file."""
+def _zipped_names(path: Path) -> list[str]:
+    """Names in a zip archive, which PyTorch's files are; none in any other file."""
     if not zipfile.is_zipfile(path):
-        return False
-    with _reading(path), zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+        return []
+    with reading_weights(path, "PyTorch"), zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _has(names: Iterable[str], file: str) -> bool:
+    return any(name.endswith(f"/{file}") for name in names)
 
 
 def _check_floating(path: Path, floating: Mapping[str, bool]) -> None:
@@ -168,13 +176,6 @@ def _check_floating(path: Path, floating: Mapping[str, bool]) -> None:
             f"{path} holds arrays that are not floating-point: {first_of(others)}; expected "
             "weights as they were trained"
         )
-
-
-def _reading(path: Path) -> AbstractContextManager[None]:
-    # The errors of the libraries' readers share no base class.
-    return reraise(
-        Exception, CheckpointError, f"{path} cannot be read", remedy="copy or download it again"
-    )
 
 
 def _named_tensors(loaded: Any) -> dict[str, Any]:
