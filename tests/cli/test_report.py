@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,19 @@ def test_a_run_without_scores_says_why(page_of, run, epochs, note):
     assert ["epochs", f"{2 if epochs is None else epochs} of 2"] in page.rows
 
 
+@pytest.mark.usefixtures("no_pass", "run")
+def test_a_page_below_a_file_is_refused(fails):
+    assert "data/val/ant/0.png" in fails(1, "report", "--out", "data/val/ant/0.png/page.html")
+
+
+@pytest.mark.usefixtures("no_pass", "run")
+def test_a_page_in_a_new_folder_among_the_images_shows_the_mistakes_each_time(call):
+    for _ in range(2):
+        called = call("report", "--out", "data/train/page/r.html")
+        assert (called.code, called.err) == (0, "")
+    assert "Most confident mistakes" in Path("data/train/page/r.html").read_text("utf-8")
+
+
 @pytest.mark.usefixtures("no_pass")
 def test_a_run_that_goes_on_shows_the_scores_of_its_former_end_and_says_so(page_of, run):
     record = (run / "run.json").read_text()
@@ -183,7 +197,6 @@ def test_a_run_that_goes_on_shows_the_scores_of_its_former_end_and_says_so(page_
     [
         (("--count", "-1"), 2, "count"),
         (("--out", "data"), 1, "data: is a folder"),
-        (("--out", "data/val/ant/0.png/page.html"), 1, "0.png"),
         ((), 1, "evaluation.json cannot be read: expected count, loss"),
     ],
 )

@@ -96,8 +96,8 @@ def test_what_is_wrong_with_options_is_one_line(fails, monkeypatch, encoding, co
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     assert fails(2, "train", "--epochz", "3") == (
         "botnet: error: Unrecognized options: --epochz, 3; Perhaps you meant: --epochs INT Passes "
-        "over the training images; with --resume, those of the whole run. (default: 32); For full "
-        "helptext, run botnet train --help"
+        "over the training images; with --resume, those of the whole run. (default: 32); see "
+        "botnet train --help"
     )
 
 

@@ -114,7 +114,8 @@ def _in_one_line(box: str) -> str:
     parts = " ".join("\n" if set(row) <= set("─-") else row for row in rows).split("\n")
     sentence = "; ".join(" ".join(part.split()).rstrip(".") for part in parts if part.strip())
     # The name of a record of options says nothing to a user.
-    return re.sub(r"^Error parsing [\w.]+: ", "", sentence)
+    sentence = re.sub(r"^Error parsing [\w.]+: ", "", sentence)
+    return re.sub(r"For full helptext, (run|see) ", "see ", sentence)
 
 
 def option_name(path: str) -> str:

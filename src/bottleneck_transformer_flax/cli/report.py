@@ -73,9 +73,10 @@ def run(arguments: Sequence[str]) -> int:
     out = parsed.out or run_directory.path / "report.html"
     if out.is_dir():
         raise IsADirectoryError(EISDIR, "is a folder; expected the name of a file", str(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
     page = _page(run_directory, config, parsed)
     print_notes(page.notes)
+    # Only now: an empty folder among the run's images would count as a class without images.
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, report_page(page))
     print(
         json.dumps({"report": str(out), "notes": page.notes}) if parsed.json else f"report  {out}"
