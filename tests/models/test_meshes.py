@@ -17,8 +17,9 @@ from bottleneck_transformer_flax.models.execution import Execution
 from reference.small_models import SMALL_MODELS, small_images, small_variables
 
 NAME = "botnet_t3"
-# Of logits, gradients and statistics: each gradient is a long sum, in another order.
-TOLERANCES = np.array([1e-5, 1e-4, 1e-5])
+# Of logits, gradients and statistics. Gradients of one device differ by 2e-5 from themselves where
+# the images come in reverse: each is a long sum, in another order.
+TOLERANCES = np.array([1e-5, 5e-5, 1e-5])
 DATA, MODEL = "data", "model"
 EXECUTIONS = [
     {"attention_backend": "blockwise"},
@@ -61,7 +62,7 @@ def network(name=NAME, dtype="float32", dropping=True, **execution):
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        return jnp.mean(logits**2), state["batch_stats"]
+        return -jnp.mean(jax.nn.log_softmax(logits)[:, 0]), state["batch_stats"]
 
     def compute(variables, images, key):
         differentiate = jax.grad(loss, has_aux=True)
