@@ -30,7 +30,7 @@ def recipe_lines(name: str, config: RunConfig) -> Iterator[str]:
     """The recipe, all that the run changes in it, and a note if the learning rate doesn't fit."""
     recipe = RECIPES[name]
     changed = [
-        _as_typed(path, value)
+        _option(path, value)
         for path, value in recipe.differences(config).items()
         if path not in _ELSEWHERE
     ]
@@ -250,7 +250,8 @@ def _duration(seconds: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 1 else f"{minutes:,.1f} minutes"
 
 
-def _as_typed(path: str, value: Any) -> str:
+def _option(path: str, value: Any) -> str:
+    """An option of a run with its value, as a user would type it."""
     name = option_name(path)
     if isinstance(value, bool):
         return name if value else name.replace("--", "--no-", 1)

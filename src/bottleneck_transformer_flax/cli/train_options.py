@@ -221,12 +221,13 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
         run: RunDirectory | None = RunDirectory(basis.run_directory)
     else:
         run = newest_run(options.RUNS, having=RUN_FILE, unfinished=True)
-        finished = newest_run(options.RUNS, having=RUN_FILE)
-        if run is None and finished is not None and basis.epochs is None:
-            raise CheckpointError(
-                f"every run in {options.RUNS}/ is finished; --epochs trains the newest for longer"
-            )
-        run = run or finished
+        if run is None:
+            run = newest_run(options.RUNS, having=RUN_FILE)
+            if run is not None and basis.epochs is None:
+                raise CheckpointError(
+                    f"every run in {options.RUNS}/ is finished; --epochs trains the newest for "
+                    "longer"
+                )
     if run is None:
         raise CheckpointError(
             f"there is no run to resume in {options.RUNS}/; name one with --run-directory, or "

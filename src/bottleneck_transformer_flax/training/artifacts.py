@@ -175,19 +175,22 @@ Every option of the run:
 def _score_rows(evaluation: dict[str, Any] | None, num_classes: int) -> str:
     if evaluation is None:
         return ""
-    top5 = f"| top-5 | {evaluation['top5']:.4f} |\n" if num_classes > 5 else ""
-    temperature = evaluation.get("temperature")
-    balanced = ""
-    if evaluation["balanced_accuracy"] is not None:
-        balanced = f"| balanced accuracy | {evaluation['balanced_accuracy']:.4f} |\n"
-        balanced += f"| macro-F1 | {evaluation['macro_f1']:.4f} |\n"
-    loss = "not finite" if evaluation["loss"] is None else f"{evaluation['loss']:.4f}"
-    return (
-        f"| {scored_split(evaluation)} images | {evaluation['count']} |\n"
-        f"| top-1 | {evaluation['top1']:.4f} |\n{top5}"
-        f"{balanced}"
-        f"| loss | {loss} |\n" + (f"| temperature | {temperature:.4f} |\n" if temperature else "")
-    )
+    loss = evaluation["loss"]
+    scores = {
+        "top-1": evaluation["top1"],
+        "top-5": evaluation["top5"] if num_classes > 5 else None,
+        "balanced accuracy": evaluation["balanced_accuracy"],
+        "macro-F1": evaluation["macro_f1"],
+        "loss": "not finite" if loss is None else loss,
+        "temperature": evaluation.get("temperature"),
+    }
+    rows = [(f"{scored_split(evaluation)} images", evaluation["count"])]
+    rows += [
+        (name, f"{score:.4f}" if isinstance(score, float) else score)
+        for name, score in scores.items()
+        if score is not None
+    ]
+    return "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 
 def _folder_name(path: str) -> str:

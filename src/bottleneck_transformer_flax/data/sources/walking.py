@@ -57,13 +57,10 @@ def holds_own_marker(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> boo
 
 def _own_files(folder: Path, entries: Iterable["os.DirEntry[str]"]) -> set[str]:
     """The names of the figures and reports that this package wrote, unless there are many files."""
-    names = [
-        entry.name
-        for entry in entries
-        if entry.name.lower().endswith((".png", ".html")) and entry.is_file()
-    ]
-    few = names if len(names) <= _MOST_OPENED else []
-    return {name for name in few if is_own_file(folder / name)}
+    found = [entry for entry in entries if entry.name.lower().endswith((".png", ".html"))]
+    if len(found) > _MOST_OPENED:
+        return set()
+    return {entry.name for entry in found if entry.is_file() and is_own_file(folder / entry.name)}
 
 
 def visible(folder: Path) -> list["os.DirEntry[str]"]:
