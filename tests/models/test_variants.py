@@ -87,13 +87,11 @@ def test_rows_are_as_published(name):
     assert (variant.name, config.dropout_rate, config.stochastic_depth_rate) == (name, 0, 0)
 
 
-# timm's heads share out the inner channels of their block, so botnet_small's cannot be timm's.
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow if sum(variant.config.stage_sizes) > 30 else ())
         for name, variant in VARIANTS.items()
-        if name != "botnet_small"
     ],
 )
 def test_the_rows_figures_are_those_of_timms_network_and_of_publications(name):

@@ -1,5 +1,7 @@
 """The same architectures from timm's parts, in PyTorch."""
 
+import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ except RuntimeError:
         _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import timm
+from timm.layers import BatchNormAct2d
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
@@ -105,6 +108,12 @@ def load_attention(
 
 def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet:
     """The paper's networks and our own, which timm does not name but has the parts of."""
+    # timm plans its attention grid for stems that halve the image, and rounds sizes down.
+    halvings = 2 // math.prod(config.stem_strides)
+    planned_size = tuple(
+        halvings * config.total_stride * math.ceil(side / config.total_stride)
+        for side in image_size
+    )
     kinds = [set(config.block_kinds(stage)) for stage in range(4)]
     activation = _ACTIVATIONS[config.activation]
     excite = {"rd_ratio": config.se_ratio, "rd_divisor": 1, "act_layer": activation}
@@ -124,7 +133,7 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
         ByoModelCfg(
             blocks=blocks,
             stem_chs=config.initial_filters,
-            stem_type="7x7",
+            stem_type=config.stem,
             stem_pool="maxpool" if config.stem_pool else "",
             act_layer=config.activation,
             attn_layer="se" if config.se_ratio else "",
@@ -138,13 +147,40 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
             fixed_input_size=True,
         ),
         num_classes=config.num_classes,
-        img_size=image_size,
+        img_size=planned_size,
     )
-    if config.attention_shortcut_activation:
-        for stage, kind in zip(network.stages, kinds, strict=True):
-            if kind == {"A"} and stage[0].shortcut is not None:
-                stage[0].shortcut = ActivatedShortcut(stage[0].shortcut, activation())
+    if not config.stem_pool:
+        network.stem = torch.nn.Sequential(OrderedDict(conv1=network.stem))
+    network.stem.conv1.conv.stride = config.stem_strides * 2
+    for stage, kind in zip(network.stages, kinds, strict=True):
+        if kind != {"A"}:
+            continue
+        if config.attention_shortcut_activation and stage[0].shortcut is not None:
+            stage[0].shortcut = ActivatedShortcut(stage[0].shortcut, activation())
+        for block in stage:
+            _replace_heads(block, config)
     return network
+
+
+def _replace_heads(block: Any, config: BoTNetConfig) -> None:
+    """Give an attention block heads of the config's size, which timm derives from its channels."""
+    attention, inner_channels = block.self_attn, block.self_attn.dim_out_v
+    channels = config.num_heads * config.head_sizes(inner_channels)[1]
+    if channels == inner_channels:
+        return
+    block.self_attn = BottleneckAttn(
+        inner_channels,
+        channels,
+        feat_size=(attention.pos_embed.height, attention.pos_embed.width),
+        stride=1 if isinstance(attention.pool, torch.nn.Identity) else 2,
+        num_heads=config.num_heads,
+        dim_head=config.head_dim,
+        scale_pos_embed=config.scaled_positions,
+    )
+    block.post_attn = BatchNormAct2d(channels, act_layer=_ACTIVATIONS[config.activation])
+    block.conv3_1x1.conv = torch.nn.Conv2d(
+        channels, block.conv3_1x1.conv.out_channels, 1, bias=False
+    )
 
 
 def timm_data() -> Any:
