@@ -99,12 +99,14 @@ def test_every_algorithm_and_its_gradients_are_torchs(algorithm, size, stride, h
         ({"groups": 2}, xla_convolution),
         ({"stride": 2, "groups": 2}, xla_convolution),
         ({"dtype": jnp.bfloat16}, xla_convolution),
-        # Too few positions to outweigh the transform of the kernel.
-        ({"shape": (1, 1, 3, 4)}, xla_convolution),
+        # Too few positions to outweigh the transform of the kernel, and too few channels.
+        ({"shape": (1, 7, 9, 64)}, xla_convolution),
+        ({"shape": (1, 8, 8, 63)}, xla_convolution),
+        ({"shape": (1, 8, 8, 63), "stride": 2}, xla_convolution),
     ],
 )
 def test_the_choice_is_by_static_shapes_platform_and_execution(monkeypatch, changes, taken):
-    layer = {"shape": (1, 8, 8, 4), "kernel_size": 3, "stride": 1, "groups": 1} | changes
+    layer = {"shape": (1, 8, 8, 64), "kernel_size": 3, "stride": 1, "groups": 1} | changes
     layer = {"dtype": jnp.float32, "algorithm": "auto"} | layer
     plain = pointwise if taken is pointwise else xla_convolution
     assert choose_algorithm(**layer) is taken

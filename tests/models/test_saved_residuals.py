@@ -33,12 +33,18 @@ def products(name, *, gradients=True, **execution):
     """How many convolutions and matrix products a train step, or its forward pass, computes."""
     model = SMALL_MODELS[name].clone(execution=Execution(**execution))
     if gradients:
-        function = train_step(model)
+        function = train_step.__wrapped__(model)
     else:
         function = functools.partial(model.apply, train=True, mutable=["batch_stats"])
     jaxpr = jax.make_jaxpr(function)(small_variables(name), small_images(name)).jaxpr
     names = [equation.primitive.name for equation in equations(jaxpr)]
     return sum(names.count(product) for product in PRODUCTS)
+
+
+@pytest.fixture(autouse=True)
+def no_input_is_small(monkeypatch):
+    """The test models' inputs are, and they would save everything."""
+    monkeypatch.setattr(remat, "_SMALL_INPUT", 0)
 
 
 def save_everything(part, x, **_):
@@ -48,13 +54,24 @@ def save_everything(part, x, **_):
 
 @pytest.mark.parametrize("name", kinds("botnet_t3"))
 def test_no_product_is_computed_twice(name):
-    """Three of each: forward, and the gradients of both sides; but the images need none.
-
-    The stem that they go into is one product, or Winograd's sixteen where it is 3×3 of stride 1.
-    """
+    """Three of each: forward, and the gradients of both sides; but the images need none."""
     forward = products(name, gradients=False, attention_backend="reference")
-    expected = 3 * forward - (16 if name == "botnet_small" else 1)
+    expected = 3 * forward - 1
     assert products(name) == products(name, attention_backend="reference") == expected
+
+
+def test_parts_with_small_inputs_save_everything(monkeypatch):
+    """The stem has the largest input: all parts, it alone, or no part recompute."""
+
+    def checkpoints(smallest):
+        monkeypatch.setattr(remat, "_SMALL_INPUT", smallest)
+        jaxpr = jax.make_jaxpr(train_step.__wrapped__(SMALL_MODELS["botnet_t3"]))(
+            small_variables("botnet_t3"), small_images("botnet_t3")
+        )
+        return sum(each.primitive.name == "remat2" for each in equations(jaxpr.jaxpr))
+
+    largest = small_images("botnet_t3")[0].size
+    assert [checkpoints(smallest) for smallest in (0, largest - 1, largest)] == [6, 1, 0]
 
 
 def test_blockwise_attention_computes_its_logits_twice_and_remat_all_but_the_head():
@@ -70,7 +87,7 @@ def test_blockwise_attention_computes_its_logits_twice_and_remat_all_but_the_hea
 def test_gradients_are_those_of_saving_everything(monkeypatch, remat):
     model = SMALL_MODELS["botnet_t3"].clone(execution=Execution(remat=remat))
     arguments = small_variables("botnet_t3"), small_images("botnet_t3")
-    recomputed = train_step(model)(*arguments)
+    recomputed = train_step.__wrapped__(model)(*arguments)
     monkeypatch.setattr(botnet, "rematerialise", save_everything)
     saved = train_step.__wrapped__(model)(*arguments)
     for mine, expected in zip(jax.tree.leaves(recomputed), jax.tree.leaves(saved), strict=True):

@@ -23,8 +23,8 @@ except RuntimeError:
         _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import timm
-from timm.layers import BatchNormAct2d
 from timm.layers.bottleneck_attn import BottleneckAttn
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
 _ACTIVATIONS = {"relu": torch.nn.ReLU, "silu": torch.nn.SiLU, "gelu": torch.nn.GELU}
@@ -109,11 +109,8 @@ def load_attention(
 def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet:
     """The paper's networks and our own, which timm does not name but has the parts of."""
     # timm plans its attention grid for stems that halve the image, and rounds sizes down.
-    halvings = 2 // math.prod(config.stem_strides)
-    planned_size = tuple(
-        halvings * config.total_stride * math.ceil(side / config.total_stride)
-        for side in image_size
-    )
+    step = config.total_stride * (2 // math.prod(config.stem_strides))
+    height, width = (step * math.ceil(side / config.total_stride) for side in image_size)
     kinds = [set(config.block_kinds(stage)) for stage in range(4)]
     activation = _ACTIVATIONS[config.activation]
     excite = {"rd_ratio": config.se_ratio, "rd_divisor": 1, "act_layer": activation}
@@ -147,11 +144,12 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
             fixed_input_size=True,
         ),
         num_classes=config.num_classes,
-        img_size=planned_size,
+        img_size=(height, width),
     )
     if not config.stem_pool:
         network.stem = torch.nn.Sequential(OrderedDict(conv1=network.stem))
-    network.stem.conv1.conv.stride = config.stem_strides * 2
+    stem: Any = network.stem
+    stem.conv1.conv.stride = config.stem_strides * 2
     for stage, kind in zip(network.stages, kinds, strict=True):
         if kind != {"A"}:
             continue

@@ -9,6 +9,7 @@ import optax
 
 from bottleneck_transformer_flax.axes import Array, Float, Int, UInt8
 from bottleneck_transformer_flax.distributed import DataParallel
+from bottleneck_transformer_flax.layers.conv_algorithms import compiler_options
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.surgery import Variables
 from bottleneck_transformer_flax.preprocessing import Preprocessing
@@ -71,7 +72,7 @@ class Engine:
             scores = Scores(classes, probabilities, logits[:, :kept], losses, labels)
             return scores if devices is None else devices.constrain_replicated(scores)
 
-        self._score = jax.jit(score)
+        self._score = jax.jit(score, compiler_options=compiler_options())
 
     def __call__(
         self,

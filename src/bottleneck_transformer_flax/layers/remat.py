@@ -17,6 +17,10 @@ _SAVED_PRIMITIVES = ("reduce_sum", "dot_product_attention_fwd_wrapper")
 """Primitives whose outputs are saved too: a batch norm's sums, which are small but read much, and
 cuDNN's attention, whose gradient needs more than its output.
 """
+_SMALL_INPUT = 2**17
+"""Values of an image up to which a part saves all residuals: caches hold them, so that recomputing
+takes a tenth of the step, and their memory is little.
+"""
 
 
 def rematerialise(
@@ -27,8 +31,11 @@ def rematerialise(
     Args:
         part: a bound module.
         x: its input, which is always saved.
-        save_nothing: whether all residuals are recomputed, or only those not named ``SAVED``.
+        save_nothing: whether all residuals are recomputed, or only those not named ``SAVED``, and
+            of small images none.
     """
+    if not save_nothing and x.size <= _SMALL_INPUT * x.shape[0]:
+        return cast(Array, part(x, train=True))
 
     def forward(part: nn.Module, x: Array) -> Array:
         return cast(Array, part(x, train=True))

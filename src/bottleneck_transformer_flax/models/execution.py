@@ -25,7 +25,8 @@ class Execution:
         convolution_algorithm: "plain" for XLA's own convolutions, with every 1×1 as one matrix
             product; "auto" for Winograd and im2col too, where they are faster.
         remat: whether the backward pass recomputes whole blocks from their inputs, for less than
-            half the memory and about a fifth more time, or their norms and activations only.
+            half the memory and about a fifth more time; otherwise it recomputes norms and
+            activations only, and of small images nothing.
         batch_norm_groups: equal parts of a training batch, each normalised by its own statistics.
         frozen_through: last part that training leaves as it is; it and all parts before it
             compute as in inference and get no gradient. None to train every part.

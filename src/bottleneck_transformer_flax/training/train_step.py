@@ -13,6 +13,7 @@ from bottleneck_transformer_flax.augmentation.batch import augment_batch
 from bottleneck_transformer_flax.augmentation.config import Augmentation
 from bottleneck_transformer_flax.axes import Array, Bool, Float, Int, UInt8
 from bottleneck_transformer_flax.distributed import DataParallel
+from bottleneck_transformer_flax.layers.conv_algorithms import compiler_options
 from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.execution import Execution
@@ -243,4 +244,4 @@ def step_compiler_options() -> dict[str, str]:
     """
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return compiler_options() | {"xla_disable_hlo_passes": "cse_barrier_expander"}
