@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import pytest
 
-from bottleneck_transformer_flax.errors import DataError
-from bottleneck_transformer_flax.training.estimate import estimate
+from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.training import estimate as module
+from bottleneck_transformer_flax.training.estimate import Estimate, estimate, fitting_epochs
 from training.linear_runs import CONFIG, folder_setup, setup_of
 from training.tiny import truncated_jpeg, write_data
 
@@ -39,3 +40,28 @@ def test_a_bad_image_stops_an_estimate_as_it_would_the_run(tmp_path):
             estimate(folder_setup(data, batch_size=12))
     skipping = dataclasses.replace(CONFIG.input, skip_bad_images=True)
     assert estimate(folder_setup(data, batch_size=12, input=skipping)).steps == 4
+
+
+def test_as_many_epochs_fit_as_end_within_the_time(monkeypatch):
+    """An epoch of 3 steps of 2 s and a validation of 2 s, so 8 s; 30 s for all else."""
+    monkeypatch.setattr(module, "_WRITING_SECONDS", 7.0)
+    setup = setup_of()
+    assert setup.steps_per_epoch == 3
+    found = Estimate(
+        steps=12,
+        images=24,
+        evaluations=2,
+        devices=1,
+        state_bytes=0,
+        temporaries_bytes=None,
+        compile_seconds=20.0,
+        step_seconds=2.0,
+        input_seconds=0.0,
+        evaluation_seconds=2.0,
+        test_seconds=3.0,
+    )
+    for seconds, epochs in ((39.5, 1), (47.0, 1), (47.5, 2), (3630.0, 436)):
+        assert fitting_epochs(setup, found, seconds) == epochs
+        assert 30 + 8 * epochs <= seconds * 0.97 < 30 + 8 * (epochs + 1)
+    with pytest.raises(ConfigError, match="one takes 8 s here, and everything else 30 s more"):
+        fitting_epochs(setup, found, 38.0)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -63,6 +64,37 @@ def _image_size(
         is_instance=lambda value: value is None or isinstance(value, tuple),
         str_from_instance=lambda value: ["None"] if value is None else list(map(str, value)),
     )
+
+
+@_registry.primitive_rule
+def _duration(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Read an optional time such as 15m, 1h30m, 1.5h or 90s."""
+    if info.type != timedelta | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="TIME",
+        instance_from_str=lambda words: parse_duration(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, timedelta),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def parse_duration(text: str) -> timedelta:
+    """The time that a text such as "15m", "1h30m", "1.5h" or "90s" stands for.
+
+    Raises:
+        ValueError: for any other text, and for no time at all.
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    match = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    duration = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    if not duration:
+        raise ValueError(f"{text!r} is no time; expected such as 15m, 1h30m or 90s")
+    return duration
 
 
 def parse(

@@ -19,7 +19,12 @@ from bottleneck_transformer_flax.cli.commands import as_typed
 from bottleneck_transformer_flax.cli.console import LastingConsole, say
 from bottleneck_transformer_flax.cli.result_text import result_lines
 from bottleneck_transformer_flax.cli.startup import end_at_once, explain_device_error
-from bottleneck_transformer_flax.cli.train_options import TrainOptions, choose_for, parse
+from bottleneck_transformer_flax.cli.train_options import (
+    TrainOptions,
+    choose_for,
+    parse,
+    with_epochs,
+)
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
     CheckpointError,
@@ -33,6 +38,7 @@ from bottleneck_transformer_flax.training.recipes import recipe_for
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from bottleneck_transformer_flax.data.datasets import Splits
     from bottleneck_transformer_flax.distributed import StopRequest
     from bottleneck_transformer_flax.training.callbacks import Callback
     from bottleneck_transformer_flax.training.defaults import Choice
@@ -41,22 +47,23 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    started = time.perf_counter()
     parsed = parse(arguments)
     # This imports jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.distributed import join_processes
 
     if not parsed.processes.given:
-        return _train(arguments, parsed)
+        return _train(arguments, parsed, started)
     join_processes(*parsed.processes.by_hand)
-    return _train_as_one_of_several(arguments, parsed)
+    return _train_as_one_of_several(arguments, parsed, started)
 
 
-def _train_as_one_of_several(arguments: Sequence[str], parsed: TrainOptions) -> int:
+def _train_as_one_of_several(arguments: Sequence[str], parsed: TrainOptions, started: float) -> int:
     """Train; on failure, end this process in a way that ends the others too."""
     import jax
 
     try:
-        code = _train(arguments, parsed)
+        code = _train(arguments, parsed, started)
     except (BoTNetError, OSError) as error:
         if isinstance(error, ConfigError):
             _leave_others(as_typed(str(error), arguments), 2)
@@ -83,16 +90,20 @@ def _leave_others(message: str, code: int = 1) -> NoReturn:
     os._exit(code)
 
 
-def _train(arguments: Sequence[str], parsed: TrainOptions) -> int:
+def _train(arguments: Sequence[str], parsed: TrainOptions, started: float) -> int:
     from bottleneck_transformer_flax.distributed import StopRequest, build_alike, is_primary_process
     from bottleneck_transformer_flax.training.trainer import train
 
-    started = time.perf_counter()
     console = LastingConsole(stderr=parsed.json, emoji=False, quiet=not is_primary_process())
     callbacks = _callbacks(parsed, console)
     setup, choice = build_alike(
         lambda: _prepare(arguments, parsed), lambda prepared: prepared[0].identity()
     )
+    if parsed.time is not None:
+        say(console, f"time    {parsed.time}: timing a few steps")
+        seconds = parsed.time.total_seconds() - (time.perf_counter() - started)
+        with _too_little_memory_explained(parsed, setup.config):
+            setup, choice = _fitted(arguments, setup, seconds)
     if not parsed.resume:
         say(console, *_origin(parsed, setup, choice))
     if parsed.dry_run:
@@ -130,7 +141,24 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
     return callbacks
 
 
-def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> "tuple[Setup, Choice | None]":
+def _fitted(
+    arguments: Sequence[str], setup: "Setup", seconds: float
+) -> "tuple[Setup, Choice | None]":
+    """The setup of a run of as many epochs as fit, from the time that a few of its steps take."""
+    from bottleneck_transformer_flax.distributed import broadcast_from_primary
+    from bottleneck_transformer_flax.training.estimate import estimate, fitting_epochs
+
+    started = time.perf_counter()
+    found = estimate(setup)
+    seconds -= time.perf_counter() - started
+    epochs = broadcast_from_primary(fitting_epochs(setup, found, seconds))
+    typed = with_epochs(arguments, epochs)
+    return _prepare(typed, parse(typed), setup.splits)
+
+
+def _prepare(
+    arguments: Sequence[str], parsed: TrainOptions, splits: "Splits | None" = None
+) -> "tuple[Setup, Choice | None]":
     """List the images, choose the defaults that fit them if need be, and build the setup."""
     from bottleneck_transformer_flax.distributed import is_primary_process
     from bottleneck_transformer_flax.training.run_images import load_images
@@ -143,7 +171,7 @@ def _prepare(arguments: Sequence[str], parsed: TrainOptions) -> "tuple[Setup, Ch
     try:
         if parsed.resume:
             return _resumed_setup(parsed), None
-        splits = load_images(parsed.config)
+        splits = load_images(parsed.config) if splits is None else splits
         choice = choose_for(arguments, splits)
         config = parsed.config if choice is None else parse(arguments, choice).config
         return make_setup(config, splits), choice

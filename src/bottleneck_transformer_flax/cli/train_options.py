@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -105,6 +106,9 @@ class TrainOptions:
     config: RunConfig
     recipe: Recipe | None = None
     """Take the defaults from this recipe instead of the one that suits the data."""
+    time: timedelta | None = None
+    """Instead of --epochs: as many epochs as fit into this time, such as 15m or 1h30m, in which the
+    whole command ends."""
     dry_run: bool = False
     """Estimate the run's time and memory from a few of its steps, and write nothing."""
     resume: bool = False
@@ -127,6 +131,7 @@ class _Basis:
     data: str = RunConfig.data
     variant: str | None = None
     epochs: int | None = None
+    time: str | None = None
     batch_size: int | None = None
     pretrained: str | None = None
     recipe: Recipe | None = None
@@ -155,6 +160,8 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
     """
     basis = _parse_basis(arguments)
     help_wanted = bool({"--help", "-h"} & set(arguments))
+    if basis.time is not None and basis.epochs is not None:
+        raise ConfigError("--time decides the number of epochs; leave out --epochs")
     if basis.resume and not help_wanted:
         return _parse_resumed(arguments, basis)
     if basis.like is not None and basis.recipe is not None:
@@ -178,6 +185,15 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
         if basis.pretrained is not None:
             config = config.replace(variant=None, pretrained=basis.pretrained)
     return options.parse(TrainOptions, "train", arguments, default=TrainOptions(config))
+
+
+def with_epochs(arguments: Sequence[str], epochs: int) -> list[str]:
+    """What a user would have typed to get this number of epochs, instead of --time."""
+    kept = list(arguments)
+    for index, word in enumerate(arguments):
+        if word.partition("=")[0] == "--time":
+            del kept[index : index + (1 if "=" in word else 2)]
+    return [*kept, "--epochs", str(epochs)]
 
 
 def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
@@ -214,7 +230,8 @@ def _parse_basis(arguments: Sequence[str]) -> _Basis:
 
 
 def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
-    for name, value in (("--like", basis.like), ("--recipe", basis.recipe)):
+    given = (("--like", basis.like), ("--recipe", basis.recipe), ("--time", basis.time))
+    for name, value in given:
         if value is not None:
             raise ConfigError(f"--resume uses a run's own options; leave out {name}")
     if basis.run_directory is not None:

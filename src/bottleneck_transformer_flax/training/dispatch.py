@@ -38,9 +38,9 @@ def take_step(
     batch = next(batches)
     input_seconds = time.perf_counter() - started
     placed = setup.devices.place_batch(DeviceBatch(batch["image"], batch["label"], batch["valid"]))
-    state, metrics = setup.train_step(state, placed)
-    learning_rate = float(setup.learning_rates[step - 1])
-    in_flight.append(DispatchedStep(step, metrics, learning_rate, started, input_seconds))
+    learning_rate = setup.learning_rates[step - 1]
+    state, metrics = setup.train_step(state, placed, learning_rate)
+    in_flight.append(DispatchedStep(step, metrics, float(learning_rate), started, input_seconds))
     return state
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.training.dispatch import (
     DispatchedStep,
     finished_steps,
@@ -25,6 +26,12 @@ from bottleneck_transformer_flax.training.train_step import DeviceBatch
 # Long enough to use up the images read ahead: reading then takes its share of the processor.
 _FEWEST_STEPS, _MOST_STEPS = 4, 100
 _SECONDS = 6.0
+
+
+# Part of a given time that is kept for a machine that becomes slower.
+_RESERVE = 0.03
+# To write the model and the pictures.
+_WRITING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,23 @@ class Estimate:
         )
 
 
+def fitting_epochs(setup: Setup, found: Estimate, seconds: float) -> int:
+    """The number of epochs that fit into some seconds from now, with a validation after each.
+
+    Raises:
+        ConfigError: when not even one epoch fits.
+    """
+    epoch_seconds = setup.steps_per_epoch * found.step_seconds + found.evaluation_seconds
+    other_seconds = found.compile_seconds + found.test_seconds + _WRITING_SECONDS
+    epochs = int((seconds * (1 - _RESERVE) - other_seconds) / epoch_seconds)
+    if epochs < 1:
+        raise ConfigError(
+            f"no epoch fits into the time: one takes {epoch_seconds:.0f} s here, and everything "
+            f"else {other_seconds:.0f} s more; give it more --time, or train a smaller model"
+        )
+    return epochs
+
+
 def estimate(setup: Setup) -> Estimate:
     """Score some images and take a few steps, at the run's final image size.
 
@@ -80,7 +104,8 @@ def estimate(setup: Setup) -> Estimate:
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     image_seconds = _seconds_per_scored_image(setup, state, bad_images)
     started = time.perf_counter()
-    compiled = setup.train_step.lower(state, _abstract_batch(setup)).compile()
+    learning_rate = setup.learning_rates[0]
+    compiled = setup.train_step.lower(state, _abstract_batch(setup), learning_rate).compile()
     compile_seconds = time.perf_counter() - started
     steps = _take_steps(replace(setup, train_step=compiled), state, bad_images)
     later = steps[len(steps) // 2 :]

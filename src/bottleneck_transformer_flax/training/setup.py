@@ -60,8 +60,9 @@ class Setup:
         steps_per_epoch: steps per epoch.
         devices: the devices, and how state and batches are laid out on them.
         learning_rates: learning rate of every step of the run.
-        optimizer: the optax optimizer.
-        train_step: jitted function from a state and a batch to the next state and its metrics.
+        optimizer: the optax optimizer, at a learning rate of 1.
+        train_step: jitted function from a state, a batch and a learning rate to the next state and
+            its metrics.
     """
 
     config: RunConfig
@@ -239,7 +240,7 @@ def assemble(
         optimization, steps_per_epoch=steps_per_epoch, epochs=config.epochs
     )
     optimizer, train_step = make_optimizer_and_step(
-        config, model, preprocessing, schedule, splits.train.labels, devices
+        config, model, preprocessing, splits.train.labels, devices
     )
     setup = Setup(
         config=config,

@@ -28,7 +28,7 @@ from bottleneck_transformer_flax.training.train_state import TrainState, Variabl
 NO_AUGMENTATION = Augmentation(flip=False)
 
 TrainStep = Any
-"""A jitted function from (TrainState, DeviceBatch) to (TrainState, StepMetrics)."""
+"""A jitted function (TrainState, DeviceBatch, learning rate) → (TrainState, StepMetrics)."""
 
 
 class DeviceBatch(NamedTuple):
@@ -52,7 +52,6 @@ def make_optimizer_and_step(
     config: RunConfig,
     model: BoTNet,
     preprocessing: Preprocessing,
-    schedule: optax.Schedule,
     labels: Int[np.ndarray, " n"],
     devices: DataParallel,
 ) -> tuple[optax.GradientTransformation, TrainStep]:
@@ -62,7 +61,6 @@ def make_optimizer_and_step(
         config: options of the run.
         model: the model as it is scored and saved.
         preprocessing: how images become the model's input.
-        schedule: learning rate by step.
         labels: classes of the training images.
         devices: the devices to train on.
     """
@@ -74,7 +72,8 @@ def make_optimizer_and_step(
         frozen_batch_stats=fine_tuning.frozen_batch_stats,
     )
     rates = part_rates(fine_tuning.backbone_rate, model, execution.frozen_parts)
-    optimizer = make_optimizer(optimization, schedule, rates)
+    # The step scales its updates, so that one compiled program serves runs of every length.
+    optimizer = make_optimizer(optimization, optax.constant_schedule(1.0), rates)
     weighted = config.class_balance == "weights"
     train_step = make_train_step(
         model.clone(execution=execution),
@@ -111,14 +110,16 @@ def make_train_step(
     λ w(y) CE(p, t) + (1 − λ) w(y') CE(p, t'). All randomness follows from ``seed`` and
     ``state.step``, so a step is a pure function of its arguments. For images of another size than
     the preprocessing's, as in progressive resizing, relative tables are interpolated to their grid,
-    so that the parameters keep their shapes.
+    so that the parameters keep their shapes. The learning rate scales the optimizer's updates.
     """
     targets = model.config.num_classes, label_smoothing, class_weights
     examples = partial(_examples, preprocessing, *targets, augmentation)
     loss_gradients = jax.value_and_grad(_loss_sum(model, preprocessing), has_aux=True)
     gradients = _accumulated(loss_gradients, accumulation_steps)
 
-    def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
+    def train_step(
+        state: TrainState, batch: DeviceBatch, learning_rate: Float[Array, ""] | float = 1.0
+    ) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         augmentation_key, model_key = jax.random.split(key)
         batch_examples = examples(batch, augmentation_key)
@@ -126,6 +127,7 @@ def make_train_step(
         count = jnp.sum(batch.valid)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1).astype(g.dtype), gradient)
         updates, optimizer_state = _updates(optimizer, gradient, state)
+        updates = optax.tree.scale(learning_rate, updates)
         params = optax.apply_updates(state.variables["params"], updates)
         variables = {"params": params, "batch_stats": batch_stats}
         norms = optax.tree.norm(gradient), optax.tree.norm(updates)
