@@ -13,6 +13,7 @@ COMMANDS = {
     "start-up": "start_up",
     "gpu": "gpu",
     "resolution": "resolution",
+    "torch-resnet": "torch_resnet",
 }
 
 
