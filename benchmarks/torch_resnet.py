@@ -125,7 +125,7 @@ def _train(
 ) -> tuple[int, float]:
     """Train for as many epochs as end before the deadline; return their number, and the last loss.
 
-    A few steps of a copy are timed first.
+    A few steps are timed first, and undone.
     """
     steps = len(images) // BATCH_SIZE
     optimizer = torch.optim.SGD(

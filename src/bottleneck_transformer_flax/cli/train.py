@@ -101,9 +101,8 @@ def _train(arguments: Sequence[str], parsed: TrainOptions, started: float) -> in
     )
     if parsed.time is not None:
         say(console, f"time    {parsed.time}: timing a few steps")
-        seconds = parsed.time.total_seconds() - (time.perf_counter() - started)
         with _too_little_memory_explained(parsed, setup.config):
-            setup, choice = _fitted(arguments, setup, seconds)
+            setup, choice = _fitted(arguments, setup, started + parsed.time.total_seconds())
     if not parsed.resume:
         say(console, *_origin(parsed, setup, choice))
     if parsed.dry_run:
@@ -142,15 +141,14 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
 
 
 def _fitted(
-    arguments: Sequence[str], setup: "Setup", seconds: float
+    arguments: Sequence[str], setup: "Setup", deadline: float
 ) -> "tuple[Setup, Choice | None]":
     """The setup of a run of as many epochs as fit, from the time that a few of its steps take."""
     from bottleneck_transformer_flax.distributed import broadcast_from_primary
     from bottleneck_transformer_flax.training.estimate import estimate, fitting_epochs
 
-    started = time.perf_counter()
     found = estimate(setup)
-    seconds -= time.perf_counter() - started
+    seconds = deadline - time.perf_counter()
     epochs = broadcast_from_primary(fitting_epochs(setup, found, seconds))
     typed = with_epochs(arguments, epochs)
     return _prepare(typed, parse(typed), setup.splits)
