@@ -29,7 +29,19 @@ WRONG = {
         ("bn_momentum", "dropout_rate", "stochastic_depth_rate"),
         ("[0, 1)", -0.1, 1.0, NAN, float("inf"), "no", True),
     ),
-    "stage_sizes": (FOUR, (3, 4, 6), (), (3, 4, 6, 0), (3, 4, 6, True), [3, 4, 6, "3"], "3463", 50),
+    "stage_sizes": (
+        FOUR,
+        (3, 4, 6),
+        (),
+        (3, 4, 6, 0),
+        (3, 0, 6, 3),
+        (-1, 4, 6, 3),
+        (3, 4, 6, True),
+        (False, 4, 6, 3),
+        [3, 4, 6, "3"],
+        "3463",
+        50,
+    ),
     "projection_factor": ("or four of them", 0, 0.25, (4, 4, 4), (4, 4, 4, 0), "4444", None),
     "se_ratio": ("[0, 1]", -0.1, 1.5, NAN, "0.1", None, True),
     "bn_epsilon": ("above 0", 0.0, -1e-5, NAN, float("inf")),
@@ -38,7 +50,7 @@ WRONG = {
     "channel_attention_position": ("output, middle", "end", None),
     "se_activation": ("relu, silu, gelu, None", "swish", 3),
     "dtype": ("float32, bfloat16", "float16", "f4,,", "(-1,)f4", np.float64, None, 32, [3]),
-    "block_pattern": ("four strings", "CCCA", ("C", "C", "A"), ("C", "C", "C", "B"), None),
+    "block_pattern": ("four strings", "CCCA", ("C", "C", "A"), ("C", "C", "C", "D"), None),
 }
 SWITCHED = ("True or False", 1, "yes", None)
 

@@ -1,7 +1,8 @@
 """The blocks and the whole network in inference, from their variables by name, in NumPy.
 
 Follows the paper's facts: a convolution block is 1×1 → 3×3 (stride) → 1×1; a BoT block attends at
-full resolution, then pools, and its projection shortcut is activated.
+full resolution, then pools, and its projection shortcut is activated. A basic block is 3×3 (stride)
+→ 3×3 (arXiv 1512.03385).
 """
 
 from typing import NamedTuple
@@ -51,6 +52,15 @@ def convolution_block(x, params, stats, stride, options):
     return activation(x + y)
 
 
+def basic_block(x, params, stats, stride, options):
+    activation = ACTIVATIONS[options.activation]
+    y = activation(convolution_norm(x, params["spatial_1"], stats["spatial_1"], stride))
+    y = convolution_norm(y, params["spatial_2"], stats["spatial_2"])
+    if "shortcut" in params:
+        x = convolution_norm(x, params["shortcut"], stats["shortcut"], stride)
+    return activation(x + y)
+
+
 def scale_channels(x, params, options):
     if "squeeze_excite" in params:
         activation = options.squeeze_excite_activation or options.activation
@@ -95,13 +105,15 @@ def network(images, variables, options):
         x = max_pool(x)
     feature_maps, attention_maps = {}, {}
     for stage, stage_stride in zip(("c2", "c3", "c4", "c5"), options.strides, strict=True):
-        for index in range(1, len(params[stage]) + 1):
+        for index in range(1, len(params.get(stage, {})) + 1):
             name = f"block_{index}"
             block = (params[stage][name], stats[stage][name])
             stride = stage_stride if index == 1 else 1
             if "attention" in block[0]:
                 x, shares = attention_block(x, *block, stride, options)
                 attention_maps[f"{stage}/{name}"] = shares
+            elif "spatial_1" in block[0]:
+                x = basic_block(x, *block, stride, options)
             else:
                 x = convolution_block(x, *block, stride, options)
         feature_maps[stage] = x

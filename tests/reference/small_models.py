@@ -19,9 +19,9 @@ TIMM = {
     "eca_botnext26ts_256": "silu",
 }
 """timm's variants and their activations."""
-OWN = ("botnet_tiny", "botnet_small")
+OWN = ("botnet_tiny", "botnet_small", "botnet9")
 """This project's variants, for small images."""
-SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2)}
+SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2), "botnet9": (0, 1, 2, 2)}
 
 
 def _distinct_kinds():
@@ -111,7 +111,7 @@ def variant_shapes(name):
 
 
 def oracle_options(name):
-    """The kind by the paper's facts, not by its config, except for this project's own two."""
+    """The kind by the paper's facts, not by its config, except for this project's own."""
     if name in OWN:
         config = VARIANTS[name].config
         return Options(

@@ -111,20 +111,22 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
     # timm plans its attention grid for stems that halve the image, and rounds sizes down.
     step = config.total_stride * (2 // math.prod(config.stem_strides))
     height, width = (step * math.ceil(side / config.total_stride) for side in image_size)
-    kinds = [set(config.block_kinds(stage)) for stage in range(4)]
+    stages = [stage for stage in range(4) if config.stage_sizes[stage]]
+    kinds = [config.block_kinds(stage)[0] for stage in stages]
+    types = {"C": "bottle", "A": "self_attn", "B": "basic"}
     activation = _ACTIVATIONS[config.activation]
     excite = {"rd_ratio": config.se_ratio, "rd_divisor": 1, "act_layer": activation}
     blocks = tuple(
         ByoBlockCfg(
-            type="self_attn" if kind == {"A"} else "bottle",
+            type=types[kind],
             d=config.stage_sizes[stage],
             c=config.out_channels(stage),
             s=config.stage_strides[stage],
             gs=0,
             br=config.inner_channels(stage) / config.out_channels(stage),
-            block_kwargs={} if kind == {"A"} else {"attn_last": True},
+            block_kwargs={"attn_last": True} if kind == "C" else {},
         )
-        for stage, kind in enumerate(kinds)
+        for stage, kind in zip(stages, kinds, strict=True)
     )
     network = ByobNet(
         ByoModelCfg(
@@ -151,7 +153,7 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
     stem: Any = network.stem
     stem.conv1.conv.stride = config.stem_strides * 2
     for stage, kind in zip(network.stages, kinds, strict=True):
-        if kind != {"A"}:
+        if kind != "A":
             continue
         if config.attention_shortcut_activation and stage[0].shortcut is not None:
             stage[0].shortcut = ActivatedShortcut(stage[0].shortcut, activation())

@@ -36,11 +36,17 @@ def mapping(config: BoTNetConfig) -> Iterator[MappedArray]:
     """Every array of the ByobNet that a config describes, in order."""
     for index in range(1, len(config.stem_channels) + 1):
         yield from _convolution(f"stem.layer_{index}", f"stem.conv{index}")
-    for stage, name in enumerate(STAGE_NAMES):
+    stages = [stage for stage in range(4) if config.stage_sizes[stage]]
+    for number, stage in enumerate(stages):
         for index, kind in enumerate(config.block_kinds(stage)):
-            flax_block, torch_block = f"{name}.block_{index + 1}", f"stages.{stage}.{index}"
+            flax_block = f"{STAGE_NAMES[stage]}.block_{index + 1}"
+            torch_block = f"stages.{number}.{index}"
             if index == 0 and config.has_shortcut(stage):
                 yield from _convolution(f"{flax_block}.shortcut", f"{torch_block}.shortcut")
+            if kind == "B":
+                yield from _convolution(f"{flax_block}.spatial_1", f"{torch_block}.conv1_kxk")
+                yield from _convolution(f"{flax_block}.spatial_2", f"{torch_block}.conv2_kxk")
+                continue
             yield from _convolution(f"{flax_block}.reduce", f"{torch_block}.conv1_1x1")
             if kind == "A":
                 head_sizes = config.head_sizes(config.inner_channels(stage))

@@ -1,4 +1,4 @@
-"""Residual bottleneck blocks, one with a convolution and one with self-attention."""
+"""Residual blocks: the basic one, and two bottlenecks, with a convolution or self-attention."""
 
 from collections.abc import Callable
 from functools import partial
@@ -53,11 +53,11 @@ def configured_norm(config: BoTNetConfig, execution: Execution) -> Callable[...,
     )
 
 
-class Bottleneck(nn.Module):
-    """``activation(shortcut(x) + expand(spatial_mixing(reduce(x))))``, with 1×1 reduce and expand.
+class ResidualBlock(nn.Module):
+    """``activation(shortcut(x) + residual_branch(x))``, for subclasses with a residual branch.
 
     Attributes:
-        filters: channels between ``reduce`` and ``expand``.
+        filters: channels within the residual branch.
         stride: factor by which the block reduces height and width.
         drop_rate: probability, per image, of dropping the residual branch in training.
     """
@@ -71,10 +71,8 @@ class Bottleneck(nn.Module):
     drop_rate: float
 
     def setup(self) -> None:
-        """Create the parts that both kinds of block share."""
+        """Create the parts that all kinds of block share."""
         self.activation = ACTIVATIONS[self.config.activation]
-        self.reduce = self.convolution(self.filters, activation=self.activation)
-        self.expand = self.convolution(self.out_channels, zero_scale=self.config.zero_residual_init)
         self.stochastic_depth = Dropout(self.drop_rate, broadcast_dims=(1, 2, 3))
         if self.stride != 1 or self.in_channels != self.out_channels:
             self.shortcut: Callable[..., Array] | None = self.convolution(
@@ -93,6 +91,45 @@ class Bottleneck(nn.Module):
         """Activation after the projection shortcut."""
         return None
 
+    def residual_branch(self, x: Array, *, train: bool) -> Array:
+        """What the block adds to its shortcut."""
+        raise NotImplementedError
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
+        """Apply the block."""
+        residual = self.residual_branch(x, train=train)
+        residual = self.stochastic_depth(residual, deterministic=not train)
+        shortcut = x if self.shortcut is None else self.shortcut(x, train=train)
+        return self.activation(shortcut + residual)
+
+
+class BasicBlock(ResidualBlock):
+    """The basic block of ResNet-18 and -34: two 3×3 convolutions, the first with the stride."""
+
+    def setup(self) -> None:
+        """Add the two convolutions."""
+        super().setup()
+        self.spatial_1 = self.convolution(
+            self.filters, kernel_size=3, stride=self.stride, activation=self.activation
+        )
+        self.spatial_2 = self.convolution(
+            self.out_channels, kernel_size=3, zero_scale=self.config.zero_residual_init
+        )
+
+    def residual_branch(self, x: Array, *, train: bool) -> Array:
+        """Convolve twice."""
+        return self.spatial_2(self.spatial_1(x, train=train), train=train)
+
+
+class Bottleneck(ResidualBlock):
+    """A residual branch that mixes positions between a 1×1 ``reduce`` and a 1×1 ``expand``."""
+
+    def setup(self) -> None:
+        """Add the parts that both kinds of bottleneck share."""
+        super().setup()
+        self.reduce = self.convolution(self.filters, activation=self.activation)
+        self.expand = self.convolution(self.out_channels, zero_scale=self.config.zero_residual_init)
+
     def spatial_mixing(self, x: Array, *, train: bool) -> Array:
         """Mix positions, between ``reduce`` and ``expand``."""
         raise NotImplementedError
@@ -101,13 +138,10 @@ class Bottleneck(nn.Module):
         """Scale the residual branch, ``expand(mixed)``, before the sum."""
         return residual
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Apply the block."""
+    def residual_branch(self, x: Array, *, train: bool) -> Array:
+        """Reduce, mix, expand, scale."""
         mixed = self.spatial_mixing(self.reduce(x, train=train), train=train)
-        residual = self.excite(self.expand(mixed, train=train), mixed)
-        residual = self.stochastic_depth(residual, deterministic=not train)
-        shortcut = x if self.shortcut is None else self.shortcut(x, train=train)
-        return self.activation(shortcut + residual)
+        return self.excite(self.expand(mixed, train=train), mixed)
 
 
 class ConvolutionBottleneck(Bottleneck):
@@ -200,3 +234,11 @@ class AttentionBottleneck(Bottleneck):
     def attention_weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
         """Attention weights of this block, in inference."""
         return self.attention.weights(self.reduce(x, train=False))
+
+
+BLOCKS: dict[str, type[ResidualBlock]] = {
+    "C": ConvolutionBottleneck,
+    "A": AttentionBottleneck,
+    "B": BasicBlock,
+}
+"""Kinds of block by the letters of ``block_pattern``."""

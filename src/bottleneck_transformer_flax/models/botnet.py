@@ -1,4 +1,4 @@
-"""BoTNet: a stem, four stages of residual bottleneck blocks, and a classifier."""
+"""BoTNet: a stem, four stages of residual blocks, and a classifier."""
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,8 @@ from bottleneck_transformer_flax.layers.remat import rematerialise
 from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
+    BLOCKS,
     AttentionBottleneck,
-    ConvolutionBottleneck,
     configured_convolution,
 )
 from bottleneck_transformer_flax.models.config import STAGE_NAMES, BoTNetConfig
@@ -56,7 +56,7 @@ class Stage(nn.Module):
         out_channels = config.out_channels(stage)
         before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
         self.blocks = [
-            (AttentionBottleneck if kind == "A" else ConvolutionBottleneck)(
+            BLOCKS[kind](
                 config,
                 self.execution,
                 in_channels=config.in_channels(stage) if index == 0 else out_channels,

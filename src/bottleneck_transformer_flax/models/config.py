@@ -30,16 +30,17 @@ _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloa
 
 @dataclass(frozen=True, kw_only=True)
 class BoTNetConfig:
-    """A ResNet of four bottleneck stages whose blocks convolve or attend.
+    """A ResNet of four stages whose blocks convolve or attend.
 
     The defaults are those of the paper's scaled models T3 to T7 (arXiv 2101.11605), which differ
     in ``stage_sizes`` alone.
 
     Attributes:
-        stage_sizes: number of residual blocks in each of the stages c2, c3, c4 and c5.
+        stage_sizes: number of residual blocks in each of the stages c2, c3, c4 and c5; c2 may have
+            none, and is then the stem's output.
         stride_one: whether c5 keeps the resolution of c4 (the paper's "S1" models).
         se_ratio: hidden width of squeeze-and-excite as a fraction of the channels it scales, in
-            convolution blocks only; 0 for none.
+            convolution bottlenecks only; 0 for none.
         head_dim: size of one head of the values, and of queries and keys; None for the stage's
             inner channels divided by the heads.
         initial_filters: channels of the stem, and inner channels of c2; each stage doubles them.
@@ -49,8 +50,9 @@ class BoTNetConfig:
         dtype: dtype of the computation, float32 or bfloat16. Parameters, batch statistics, the
             softmax and the logits are always float32.
         activation: activation of all blocks and the stem.
-        block_pattern: kinds of the blocks of each stage, ``C`` for convolution and ``A`` for
-            attention, repeated to fill the stage: ``"CA"`` alternates.
+        block_pattern: kinds of the blocks of each stage, repeated to fill it: ``C`` for the
+            bottleneck with a convolution, ``A`` for the one with attention, ``B`` for the basic
+            block of two 3×3 convolutions. ``"CA"`` alternates.
         stem: "7x7", the ImageNet stem with stride 2; "3x3", one convolution with stride 1, for
             small images; or "tiered", three 3×3 convolutions of 3/8, 1/2 and all of the channels,
             the first with stride 2, and the last too where no max-pool follows.
@@ -173,6 +175,8 @@ class BoTNetConfig:
 
     def out_channels(self, stage: int) -> int:
         """Output channels of a stage, 0 to 3."""
+        if not self.stage_sizes[stage]:
+            return self.in_channels(stage)
         factor = self.projection_factor
         return self.inner_channels(stage) * (factor if isinstance(factor, int) else factor[stage])
 
@@ -190,7 +194,7 @@ class BoTNetConfig:
         return self.query_key_dim or value, value
 
     def block_kinds(self, stage: int) -> str:
-        """Kinds of the blocks of a stage, 0 to 3, as a string of ``C`` and ``A``."""
+        """Kinds of the blocks of a stage, 0 to 3, as a string of ``C``, ``A`` and ``B``."""
         pattern, size = self.block_pattern[stage], self.stage_sizes[stage]
         return (pattern * size)[:size]
 
@@ -231,18 +235,23 @@ def _as_dtype(value: Any) -> np.dtype[Any]:
 
 
 def _is_pattern(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and set(value) <= {"C", "A"}
+    return isinstance(value, str) and bool(value) and set(value) <= {"C", "A", "B"}
+
+
+def _are_stage_sizes(value: Any) -> bool:
+    return are_four(value, lambda size: type(size) is int and size >= 0) and all(value[1:])
 
 
 _RATE = number("in [0, 1), 0 for none", lambda value: 0 <= value < 1)
 _CHECKS = {
     "stage_sizes": Check(
-        lambda value: are_four(value, is_count),
-        "four integers of at least 1, the blocks of c2, c3, c4 and c5, such as (3, 4, 6, 3)",
+        _are_stage_sizes,
+        "four integers of at least 1, the blocks of c2 (which may have 0), c3, c4 and c5, such as "
+        "(3, 4, 6, 3)",
     ),
     "block_pattern": Check(
         lambda value: are_four(value, _is_pattern),
-        "four strings of the letters C (convolution) and A (attention), such as "
+        "four strings of the letters C (convolution), A (attention) and B (basic block), such as "
         '("C", "C", "C", "A")',
     ),
     "projection_factor": Check(
