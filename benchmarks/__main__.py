@@ -13,6 +13,7 @@ COMMANDS = {
     "start-up": "start_up",
     "gpu": "gpu",
     "resolution": "resolution",
+    "last-stage": "last_stage",
     "torch-resnet": "torch_resnet",
 }
 

@@ -82,6 +82,11 @@ def run(arguments: Sequence[str]) -> int:
     scored = splits.test or splits.validation
     if scored is None:
         raise ConfigError(f"{options.data} has no images to score; add test/")
+    if len(splits.train) < BATCH_SIZE:
+        raise ConfigError(
+            f"{options.data} has {len(splits.train)} training images; expected at least "
+            f"{BATCH_SIZE}, one batch"
+        )
     images, labels = _read(splits.train)
     mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
     pixels = _to_tensor((images - mean) / std)

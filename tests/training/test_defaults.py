@@ -32,7 +32,7 @@ def decided(choice):
     [
         (
             summary(54_000, 10, (32, 32)),
-            ("small-images", "botnet_small", (32, 32), 8, 128),
+            ("small-images", "botnet9", (32, 32), 8, 64),
             False,
             "54,000 training images in 10 classes, 32 × 32 pixels: small images",
         ),
@@ -44,7 +44,7 @@ def decided(choice):
         ),
         (
             summary(1800, 10, (28, 28), grey=True),
-            ("small-images", "botnet_small", (28, 28), 143, 128),
+            ("small-images", "botnet9", (28, 28), 72, 64),
             False,
             "small images; grey, so none are mirrored: they may show characters",
         ),
@@ -91,7 +91,7 @@ def test_what_a_practitioner_would_choose(data, expected, needs_pretrained, why)
         ([(32, 28)], None, (32, 28), True),
         ([(60, 40), (48, 40), (20, 30)], None, (48, 40), True),
         ([(8, 8)], None, (32, 32), True),
-        ([(16, 48)], None, (16, 56), True),
+        ([(12, 36)], None, (20, 56), True),
         ([(32, 32)], "botnet_tiny", (32, 32), True),
         ([(32, 32)], "botnet50", (224, 224), True),
         # Never enlarged; whole where nothing is resampled.

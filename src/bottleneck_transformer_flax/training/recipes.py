@@ -32,19 +32,19 @@ EMBEDDED_QUICK = RunConfig(
 """The data set in the package, in minutes on two cores."""
 
 SMALL_IMAGES = RunConfig(
-    variant="botnet_small",
+    variant="botnet9",
     epochs=8,
-    batch_size=128,
+    batch_size=64,
     optimization=OptimizerOptions(
         optimizer="muon",
-        learning_rate=6e-3,
+        learning_rate=0.012,
         momentum=0.95,
         warmup_epochs=1.0,
         weight_decay=0.015,
         label_smoothing=0.1,
         ema_decay=0.998,
     ),
-    augmentation=Augmentation(crop="shift", shift_pixels=1, flip=True),
+    augmentation=Augmentation(crop="shift", shift_pixels=2, flip=True),
 )
 """Tens of thousands of images of about 32 × 32 pixels, such as Fashion-MNIST or CIFAR."""
 
