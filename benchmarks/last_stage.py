@@ -37,11 +37,11 @@ from bottleneck_transformer_flax.training.trainer import train
 
 NETWORKS: Mapping[str, tuple[BoTNetConfig, str]] = {
     "convolution": (
-        get_config("botnet9", initial_filters=16, block_pattern=("B", "B", "B", "C")),
+        get_config("botnet11", initial_filters=16, block_pattern=("B", "B", "B", "C")),
         VALIDATION_COLOR,
     ),
     # With 62 channels a head the last stage costs what it does with a 3×3 convolution.
-    "attention": (get_config("botnet9", initial_filters=16, head_dim=62), TRAIN_COLOR),
+    "attention": (get_config("botnet11", initial_filters=16, head_dim=62), TRAIN_COLOR),
 }
 """The networks, each with its colour."""
 
@@ -84,7 +84,7 @@ COLUMNS: Mapping[str, tuple[str, Format]] = {
 
 def make_setup(name: str, data: str, splits: Splits, *, seed: int, epochs: int) -> Setup:
     """The run of one network with one seed; all else is the recipe's."""
-    config = choose_defaults(summarize(splits.train), "botnet9", epochs=epochs).config
+    config = choose_defaults(summarize(splits.train), "botnet11", epochs=epochs).config
     images = dataclasses.replace(config.input, validation_fraction=0.0)
     config = config.replace(data=data, seed=seed, input=images)
     network = NETWORKS[name][0].replace(num_classes=len(splits.train.class_names))

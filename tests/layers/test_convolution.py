@@ -16,6 +16,7 @@ from bottleneck_transformer_flax.layers.channel_attention import (
 from bottleneck_transformer_flax.layers.conv_algorithms import (
     choose_algorithm,
     im2col,
+    patches,
     pointwise,
     winograd,
     xla_convolution,
@@ -65,13 +66,14 @@ def test_convolution_norm_is_the_oracle(h, w, kernel_size, groups, stride):
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (5, 8), (7, 2), (11, 3)])
 @pytest.mark.parametrize(
     ("algorithm", "size", "stride"),
-    [(winograd, 3, 1), (im2col, 3, 2), (pointwise, 1, 2)],
+    [(winograd, 3, 1), (im2col, 3, 2), (pointwise, 1, 2), (patches, 2, 2)],
 )
 def test_every_algorithm_and_its_gradients_are_torchs(algorithm, size, stride, h, w):
     x = random_images(2, h, w, 6)
     kernel = random_images(size, size, 6, 5, seed=3) / (size * 6**0.5)
     inputs, weights = to_torch(x), to_torch(kernel, 3, 2, 0, 1)
-    theirs = torch.nn.functional.conv2d(inputs, weights, stride=stride, padding=size // 2)
+    padded = torch.nn.functional.pad(inputs, ((size - 1) // 2, size // 2) * 2)
+    theirs = torch.nn.functional.conv2d(padded, weights, stride=stride)
     gradient = random_images(*from_torch(theirs).shape, seed=4)
     theirs.backward(to_torch(gradient))
 
@@ -94,6 +96,8 @@ def test_every_algorithm_and_its_gradients_are_torchs(algorithm, size, stride, h
         ({"stride": 2}, im2col),
         ({"kernel_size": 1}, pointwise),
         ({"kernel_size": 1, "stride": 2}, pointwise),
+        ({"kernel_size": 2, "stride": 2}, patches),
+        ({"kernel_size": 2, "stride": 2, "groups": 2}, xla_convolution),
         ({"kernel_size": 7, "stride": 2}, xla_convolution),
         ({"kernel_size": 1, "groups": 2}, xla_convolution),
         ({"groups": 2}, xla_convolution),

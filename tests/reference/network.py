@@ -52,6 +52,18 @@ def convolution_block(x, params, stats, stride, options):
     return activation(x + y)
 
 
+def patches_convolution(x, params, stats, options):
+    """Convolve 2×2 pixels with stride 2, over zeros after the last where a side is odd."""
+    b, h, w, _ = x.shape
+    x = np.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+    kernel = params["convolution"]["kernel"]
+    y = np.zeros((b, x.shape[1] // 2, x.shape[2] // 2, kernel.shape[-1]), x.dtype)
+    for row in range(2):
+        for column in range(2):
+            y += x[:, row::2, column::2] @ kernel[row, column]
+    return ACTIVATIONS[options.activation](batch_norm(y, params["norm"], stats["norm"]))
+
+
 def basic_block(x, params, stats, stride, options):
     activation = ACTIVATIONS[options.activation]
     y = activation(convolution_norm(x, params["spatial_1"], stats["spatial_1"], stride))
@@ -105,9 +117,13 @@ def network(images, variables, options):
         x = max_pool(x)
     feature_maps, attention_maps = {}, {}
     for stage, stage_stride in zip(("c2", "c3", "c4", "c5"), options.strides, strict=True):
-        for index in range(1, len(params.get(stage, {})) + 1):
+        parts = params.get(stage, {})
+        if "patches" in parts:
+            x = patches_convolution(x, parts["patches"], stats[stage]["patches"], options)
+            stage_stride = 1
+        for index in range(1, len(parts.keys() - {"patches"}) + 1):
             name = f"block_{index}"
-            block = (params[stage][name], stats[stage][name])
+            block = (parts[name], stats[stage][name])
             stride = stage_stride if index == 1 else 1
             if "attention" in block[0]:
                 x, shares = attention_block(x, *block, stride, options)

@@ -19,9 +19,9 @@ TIMM = {
     "eca_botnext26ts_256": "silu",
 }
 """timm's variants and their activations."""
-OWN = ("botnet_tiny", "botnet_small", "botnet9")
+OWN = ("botnet_tiny", "botnet_small", "botnet11")
 """This project's variants, for small images."""
-SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2), "botnet9": (0, 1, 2, 2)}
+SMALL_STAGES = {"sebotnet33ts_256": (1, 3, 2, 2), "botnet11": (0, 1, 2, 2)}
 
 
 def _distinct_kinds():

@@ -25,7 +25,7 @@ except RuntimeError:
 import timm
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.norm_act import BatchNormAct2d
-from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, register_block
 
 _ACTIVATIONS = {"relu": torch.nn.ReLU, "silu": torch.nn.SiLU, "gelu": torch.nn.GELU}
 
@@ -41,6 +41,24 @@ class ActivatedShortcut(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         activated: torch.Tensor = self.activation(self.inner(x))
         return activated
+
+
+class Patches(torch.nn.Module):
+    """A convolution of 2×2 pixels with stride 2, over zeros where a side is odd."""
+
+    def __init__(self, in_chs: int, out_chs: int, layers: Any, **_: Any) -> None:
+        super().__init__()
+        self.inner = layers.conv_norm_act(in_chs, out_chs, 2, stride=2, padding=0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        convolved: torch.Tensor = self.inner(
+            torch.nn.functional.pad(x, (0, width % 2, 0, height % 2))
+        )
+        return convolved
+
+
+register_block("patches", Patches)
 
 
 def randomize(network: torch.nn.Module, seed: int) -> None:
@@ -116,21 +134,23 @@ def _paper_network(config: BoTNetConfig, image_size: tuple[int, int]) -> ByobNet
     types = {"C": "bottle", "A": "self_attn", "B": "basic"}
     activation = _ACTIVATIONS[config.activation]
     excite = {"rd_ratio": config.se_ratio, "rd_divisor": 1, "act_layer": activation}
-    blocks = tuple(
-        ByoBlockCfg(
+    blocks = []
+    for stage, kind in zip(stages, kinds, strict=True):
+        channels, patches = config.out_channels(stage), config.has_patches(stage)
+        block = ByoBlockCfg(
             type=types[kind],
             d=config.stage_sizes[stage],
-            c=config.out_channels(stage),
-            s=config.stage_strides[stage],
+            c=channels,
+            s=1 if patches else config.stage_strides[stage],
             gs=0,
-            br=config.inner_channels(stage) / config.out_channels(stage),
+            br=config.inner_channels(stage) / channels,
             block_kwargs={"attn_last": True} if kind == "C" else {},
         )
-        for stage, kind in zip(stages, kinds, strict=True)
-    )
+        before = (ByoBlockCfg(type="patches", d=1, c=channels, s=2),) * patches
+        blocks.append((*before, block))
     network = ByobNet(
         ByoModelCfg(
-            blocks=blocks,
+            blocks=tuple(blocks),
             stem_chs=config.initial_filters,
             stem_type=config.stem,
             stem_pool="maxpool" if config.stem_pool else "",

@@ -32,7 +32,7 @@ def decided(choice):
     [
         (
             summary(54_000, 10, (32, 32)),
-            ("small-images", "botnet9", (32, 32), 8, 64),
+            ("small-images", "botnet11", (32, 32), 8, 128),
             False,
             "54,000 training images in 10 classes, 32 × 32 pixels: small images",
         ),
@@ -44,7 +44,7 @@ def decided(choice):
         ),
         (
             summary(1800, 10, (28, 28), grey=True),
-            ("small-images", "botnet9", (28, 28), 72, 64),
+            ("small-images", "botnet11", (28, 28), 143, 128),
             False,
             "small images; grey, so none are mirrored: they may show characters",
         ),

@@ -38,9 +38,12 @@ def mapping(config: BoTNetConfig) -> Iterator[MappedArray]:
         yield from _convolution(f"stem.layer_{index}", f"stem.conv{index}")
     stages = [stage for stage in range(4) if config.stage_sizes[stage]]
     for number, stage in enumerate(stages):
+        first = int(config.has_patches(stage))
+        if first:
+            yield from _convolution(f"{STAGE_NAMES[stage]}.patches", f"stages.{number}.0")
         for index, kind in enumerate(config.block_kinds(stage)):
             flax_block = f"{STAGE_NAMES[stage]}.block_{index + 1}"
-            torch_block = f"stages.{number}.{index}"
+            torch_block = f"stages.{number}.{first + index}"
             if index == 0 and config.has_shortcut(stage):
                 yield from _convolution(f"{flax_block}.shortcut", f"{torch_block}.shortcut")
             if kind == "B":

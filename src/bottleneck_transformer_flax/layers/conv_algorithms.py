@@ -49,7 +49,8 @@ def choose_algorithm(
 ) -> Callable[..., Array]:
     """The algorithm for a k×k convolution padded by k // 2.
 
-    A 1×1 convolution is always one matrix product. All others are XLA's where ``algorithm`` is
+    A 1×1 convolution is always one matrix product, and one of patches is where nothing else is
+    asked for. All others are XLA's where ``algorithm`` is
     "plain" rather than "auto", where the batch size is symbolic, and on every platform but a CPU.
 
     Args:
@@ -61,6 +62,8 @@ def choose_algorithm(
     b, h, w, channels = shape
     if algorithm == "plain" or is_symbolic_dim(b) or jax.default_backend() != "cpu":
         return xla_convolution
+    if kernel_size == stride and groups == 1:
+        return patches
     if kernel_size != 3 or groups != 1 or dtype != jnp.float32 or channels < _MANY_CHANNELS:
         return xla_convolution
     if stride == 2:
@@ -89,6 +92,19 @@ def pointwise(
     x = x[:, ::rows, ::columns]
     b, h, w, c = x.shape
     return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, kernel.shape[-1])
+
+
+@sharded_by_batch
+def patches(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], *_: Any, **__: Any
+) -> Float[Array, "b out_h out_w f"]:
+    """Convolve k×k with stride k, so that no windows overlap, by one matrix product."""
+    b, h, w, c = x.shape
+    k, features = kernel.shape[0], kernel.shape[-1]
+    rows, columns = -(-h // k), -(-w // k)
+    x = jnp.pad(x, ((0, 0), (0, rows * k - h), (0, columns * k - w), (0, 0)))
+    x = x.reshape(b, rows, k, columns, k, c).swapaxes(2, 3).reshape(b * rows * columns, k * k * c)
+    return (x @ kernel.reshape(k * k * c, features)).reshape(b, rows, columns, features)
 
 
 @sharded_by_batch

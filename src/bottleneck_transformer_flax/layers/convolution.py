@@ -1,4 +1,4 @@
-"""Convolutions with batch norm, and pools, all padded by k // 2 as in published ResNets."""
+"""Convolutions with batch norm, and pools, padded by k // 2 as in published ResNets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +20,8 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 class ConvolutionNorm(nn.Module):
     """Convolution → batch norm → activation, or convolution with bias → activation if folded.
 
-    A k×k kernel pads k // 2 on every side whatever the stride. ("SAME" would pad (0, 1) at
-    stride 2, one pixel off from every published ResNet.)
+    An odd k×k kernel pads k // 2 on every side whatever the stride. ("SAME" would pad (0, 1) at
+    stride 2, one pixel off from every published ResNet.) An even one pads one pixel less before.
 
     Attributes:
         kernel_size: kernel height and width, k.
@@ -52,12 +52,12 @@ class ConvolutionNorm(nn.Module):
         self, x: Float[Array, "b h w c"], *, train: bool
     ) -> Float[Array, "b out_h out_w features"]:
         """Convolve, normalise and activate; in training by the batch's statistics."""
-        padding = self.kernel_size // 2
+        padding = ((self.kernel_size - 1) // 2, self.kernel_size // 2)
         x = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
             strides=self.stride,
-            padding=[(padding, padding)] * 2,
+            padding=[padding, padding],
             feature_group_count=self.groups,
             use_bias=self.folded,
             dtype=self.dtype,

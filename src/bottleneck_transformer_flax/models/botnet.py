@@ -44,25 +44,39 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks ``block_1``, ``block_2``, …, the first of which may change resolution and width."""
+    """Blocks ``block_1``, ``block_2``, …, of which the first may change resolution and width.
+
+    Where the config says so, a convolution of patches, ``patches``, does that before them.
+    """
 
     config: BoTNetConfig
     execution: Execution
     stage: int
 
     def setup(self) -> None:
-        """Create the blocks, with a drop rate that grows over all blocks of the model."""
+        """Create the parts, with a drop rate that grows over all blocks of the model."""
         config, stage = self.config, self.stage
-        out_channels = config.out_channels(stage)
+        in_channels, out_channels = config.in_channels(stage), config.out_channels(stage)
+        stride = config.stage_strides[stage]
         before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
-        self.blocks = [
+        patches = []
+        if config.has_patches(stage):
+            convolution = configured_convolution(config, self.execution)
+            activation = ACTIVATIONS[config.activation]
+            patches = [
+                convolution(
+                    out_channels, kernel_size=2, stride=2, activation=activation, name="patches"
+                )
+            ]
+            in_channels, stride = out_channels, 1
+        self.parts = patches + [
             BLOCKS[kind](
                 config,
                 self.execution,
-                in_channels=config.in_channels(stage) if index == 0 else out_channels,
+                in_channels=in_channels if index == 0 else out_channels,
                 filters=config.inner_channels(stage),
                 out_channels=out_channels,
-                stride=config.stage_strides[stage] if index == 0 else 1,
+                stride=stride if index == 0 else 1,
                 drop_rate=config.stochastic_depth_rate * (before + index) / max(1, total - 1),
                 name=f"block_{index + 1}",
             )
@@ -70,12 +84,12 @@ class Stage(nn.Module):
         ]
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Apply the blocks in turn."""
-        for block in self.blocks:
+        """Apply the parts in turn."""
+        for part in self.parts:
             if train:
-                x = rematerialise(block, x, save_nothing=self.execution.remat)
+                x = rematerialise(part, x, save_nothing=self.execution.remat)
             else:
-                x = block(x, train=False)
+                x = part(x, train=False)
         return x
 
 
@@ -166,13 +180,13 @@ class BoTNet(nn.Module):
         x = self._stem_output(images, train=False)
         maps, reshape = {}, sharded_by_batch(jnp.reshape)
         for stage_name, stage in self.stages.items():
-            for block in stage.blocks:
-                if isinstance(block, AttentionBottleneck):
+            for part in stage.parts:
+                if isinstance(part, AttentionBottleneck):
                     b, h, w, _ = x.shape
                     grid = (b, self.config.num_heads, h, w, h, w)
-                    weights = block.attention_weights(x)
-                    maps[f"{stage_name}/{block.name}"] = reshape(weights, grid)
-                x = block(x, train=False)
+                    weights = part.attention_weights(x)
+                    maps[f"{stage_name}/{part.name}"] = reshape(weights, grid)
+                x = part(x, train=False)
         return maps
 
     def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:

@@ -21,6 +21,7 @@ from bottleneck_transformer_flax.models.execution import Execution
 
 Activation = Literal["relu", "silu", "gelu"]
 Stem = Literal["7x7", "3x3", "tiered"]
+Downsampling = Literal["strides", "patches"]
 ChannelAttentionPosition = Literal["output", "middle"]
 
 STAGE_NAMES = ("c2", "c3", "c4", "c5")
@@ -57,6 +58,8 @@ class BoTNetConfig:
             small images; or "tiered", three 3×3 convolutions of 3/8, 1/2 and all of the channels,
             the first with stride 2, and the last too where no max-pool follows.
         stem_pool: whether a 3×3 max-pool with stride 2 follows the stem.
+        downsampling: how a stage halves the resolution: "strides", in its first block, or
+            "patches", by a convolution of 2×2 pixels with stride 2 before it.
         attention_shortcut_activation: whether an activation follows the projection shortcut of
             attention blocks, as in the authors' code.
         zero_residual_init: whether the scale of each block's last norm starts at zero, and with it
@@ -99,6 +102,7 @@ class BoTNetConfig:
     block_pattern: Sequence[str] = ("C", "C", "C", "A")
     stem: Stem = "7x7"
     stem_pool: bool = True
+    downsampling: Downsampling = "strides"
     attention_shortcut_activation: bool = True
     zero_residual_init: bool = True
     query_key_dim: int | None = None
@@ -160,7 +164,7 @@ class BoTNetConfig:
 
     @property
     def stage_strides(self) -> tuple[int, int, int, int]:
-        """Stride of the first block of each stage."""
+        """Factor by which each stage reduces height and width."""
         return (1, 2, 2, 1 if self.stride_one else 2)
 
     @property
@@ -184,9 +188,14 @@ class BoTNetConfig:
         """Input channels of a stage, 0 to 3."""
         return self.initial_filters if stage == 0 else self.out_channels(stage - 1)
 
+    def has_patches(self, stage: int) -> bool:
+        """Whether a stage, 0 to 3, begins with a convolution of patches."""
+        return self.downsampling == "patches" and self.stage_strides[stage] != 1
+
     def has_shortcut(self, stage: int) -> bool:
         """Whether the first block of a stage, 0 to 3, has a projection shortcut."""
-        return self.stage_strides[stage] != 1 or self.in_channels(stage) != self.out_channels(stage)
+        reshaped = self.in_channels(stage) != self.out_channels(stage)
+        return not self.has_patches(stage) and (reshaped or self.stage_strides[stage] != 1)
 
     def head_sizes(self, inner_channels: int) -> tuple[int, int]:
         """Size of one head of (queries and keys, values) in a block with these inner channels."""

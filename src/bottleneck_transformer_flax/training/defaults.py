@@ -104,7 +104,7 @@ def choose_defaults(
     small = max(data.usual_size) <= SMALL_SIDE
     few = not small and data.num_images < FEW_PHOTOGRAPHS
     if small:
-        recipe, model, why = "small-images", "botnet9", "small images"
+        recipe, model, why = "small-images", "botnet11", "small images"
     elif few:
         recipe, model, why = "image-folder", "botnet_tiny", "few photographs"
     elif data.num_images < MANY_PHOTOGRAPHS:

@@ -32,9 +32,9 @@ EMBEDDED_QUICK = RunConfig(
 """The data set in the package, in minutes on two cores."""
 
 SMALL_IMAGES = RunConfig(
-    variant="botnet9",
+    variant="botnet11",
     epochs=8,
-    batch_size=64,
+    batch_size=128,
     optimization=OptimizerOptions(
         optimizer="muon",
         learning_rate=0.012,
