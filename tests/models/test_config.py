@@ -47,6 +47,7 @@ WRONG = {
     "bn_epsilon": ("above 0", 0.0, -1e-5, NAN, float("inf")),
     "activation": ("relu, silu, gelu", "swish", "", None, ["relu"]),
     "stem": ("7x7, 3x3, tiered", "5x5", 7),
+    "downsampling": ("strides, patches", "pool", None),
     "channel_attention_position": ("output, middle", "end", None),
     "se_activation": ("relu, silu, gelu, None", "swish", 3),
     "dtype": ("float32, bfloat16", "float16", "f4,,", "(-1,)f4", np.float64, None, 32, [3]),

@@ -58,7 +58,7 @@ class Patches(torch.nn.Module):
         return convolved
 
 
-register_block("patches", Patches)
+register_block("patches", Patches)  # type: ignore[arg-type]
 
 
 def randomize(network: torch.nn.Module, seed: int) -> None:

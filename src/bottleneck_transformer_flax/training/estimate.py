@@ -29,7 +29,7 @@ _SECONDS = 6.0
 
 
 # Part of a given time that is kept for a machine that becomes slower.
-_RESERVE = 0.03
+_RESERVE = 0.05
 # To write the model and the pictures.
 _WRITING_SECONDS = 5.0
 
