@@ -96,7 +96,7 @@ def train_one(name: str, setup: Setup, directory: RunDirectory, console: Console
     """Train to the end, from where an earlier call was interrupted.
 
     Raises:
-        BoTNetError: when there are no images to score, or training fails.
+        BoTNetError: when the folder holds another run, or training fails.
     """
     if not directory.path.exists():
         directory.path.mkdir(parents=True)

@@ -44,9 +44,9 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks ``block_1``, ``block_2``, …, of which the first may change resolution and width.
+    """Residual blocks ``block_1``, ``block_2``, …; the first may change resolution and width.
 
-    Where the config says so, a convolution of patches, ``patches``, does that before them.
+    In a stage with patches, the convolution ``patches`` does that instead, before the blocks.
     """
 
     config: BoTNetConfig
@@ -61,11 +61,13 @@ class Stage(nn.Module):
         before, total = sum(config.stage_sizes[:stage]), sum(config.stage_sizes)
         patches = []
         if config.has_patches(stage):
-            convolution = configured_convolution(config, self.execution)
-            activation = ACTIVATIONS[config.activation]
             patches = [
-                convolution(
-                    out_channels, kernel_size=2, stride=2, activation=activation, name="patches"
+                configured_convolution(config, self.execution)(
+                    out_channels,
+                    kernel_size=2,
+                    stride=stride,
+                    activation=ACTIVATIONS[config.activation],
+                    name="patches",
                 )
             ]
             in_channels, stride = out_channels, 1

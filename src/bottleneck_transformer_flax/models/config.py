@@ -203,7 +203,7 @@ class BoTNetConfig:
         return self.query_key_dim or value, value
 
     def block_kinds(self, stage: int) -> str:
-        """Kinds of the blocks of a stage, 0 to 3, as a string of ``C``, ``A`` and ``B``."""
+        """Kinds of the blocks of a stage, 0 to 3, in the letters of ``block_pattern``."""
         pattern, size = self.block_pattern[stage], self.stage_sizes[stage]
         return (pattern * size)[:size]
 
@@ -255,8 +255,7 @@ _RATE = number("in [0, 1), 0 for none", lambda value: 0 <= value < 1)
 _CHECKS = {
     "stage_sizes": Check(
         _are_stage_sizes,
-        "four integers of at least 1, the blocks of c2 (which may have 0), c3, c4 and c5, such as "
-        "(3, 4, 6, 3)",
+        "four integers of at least 1, the blocks of c2 (or 0), c3, c4 and c5, such as (3, 4, 6, 3)",
     ),
     "block_pattern": Check(
         lambda value: are_four(value, _is_pattern),
