@@ -7,6 +7,7 @@ and one cycle of the learning rate; images are shifted by up to two pixels and m
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ from bottleneck_transformer_flax.errors import ConfigError
 CHANNELS = (28, 56, 112)
 BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, SMOOTHING = 128, 0.2, 0.9, 5e-4, 0.1
 LONGEST_SHIFT = 2
-# Steps that are timed before the number of epochs is chosen, and the part of the time kept back.
-_TIMED_STEPS, _RESERVE = 40, 0.02
+# Part of the time with a rising learning rate, and part that is kept back to score.
+_WARM_UP, _RESERVE = 0.3, 0.01
 
 
 class BasicBlock(torch.nn.Module):
@@ -127,12 +128,8 @@ def _to_tensor(images: np.ndarray) -> torch.Tensor:
 
 def _train(
     network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, deadline: float
-) -> tuple[int, float]:
-    """Train for as many epochs as end before the deadline; return their number, and the last loss.
-
-    A few steps are timed first, and undone.
-    """
-    steps = len(images) // BATCH_SIZE
+) -> tuple[float, float]:
+    """Train until the deadline; return the number of epochs, and the loss over the last one."""
     optimizer = torch.optim.SGD(
         network.parameters(),
         LEARNING_RATE,
@@ -140,29 +137,33 @@ def _train(
         nesterov=True,
         weight_decay=WEIGHT_DECAY,
     )
-    saved = {name: value.clone() for name, value in network.state_dict().items()}
-    begun = time.perf_counter()
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    for step in range(_TIMED_STEPS):
-        if step == _TIMED_STEPS // 2:
-            begun = time.perf_counter()
-        _step(network, optimizer, images, labels, torch.arange(BATCH_SIZE))
-    step_seconds = (time.perf_counter() - begun) / (_TIMED_STEPS - _TIMED_STEPS // 2)
-    network.load_state_dict(saved)
-    optimizer.state.clear()
-    epochs = max(1, int((deadline - time.perf_counter()) / (steps * step_seconds)))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=epochs * steps, cycle_momentum=False
-    )
-    for epoch in range(epochs):
-        order, losses = torch.randperm(len(images)), 0.0
+    steps, begun = len(images) // BATCH_SIZE, time.perf_counter()
+    losses: list[float] = []
+    while True:
+        order = torch.randperm(len(images))
         for step in range(steps):
+            progress = (time.perf_counter() - begun) / (deadline - begun)
+            # At least one step, however little time there is.
+            if progress >= 1 and losses:
+                return len(losses) / steps, float(np.mean(losses[-steps:]))
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * _one_cycle(progress)
             rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-            losses += _step(network, optimizer, images, labels, rows)
-            schedule.step()
-        print(f"epoch {epoch + 1}/{epochs} loss {losses / steps:.3f}", file=sys.stderr, flush=True)
-    return epochs, losses / steps
+            losses.append(_step(network, optimizer, images, labels, rows))
+        epoch, loss = len(losses) // steps, np.mean(losses[-steps:])
+        print(f"epoch {epoch} loss {loss:.3f}", file=sys.stderr, flush=True)
+
+
+def _one_cycle(progress: float) -> float:
+    """Learning rate relative to its peak, after a fraction of the time.
+
+    The shape of PyTorch's ``OneCycleLR``: a cosine up from 1/25, then one down to 0. By time, not
+    by steps, so that the run takes the time it is given, however fast the machine is meanwhile.
+    """
+    if progress < _WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / _WARM_UP)) / 2
+    rest = min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))
+    return (1 + math.cos(math.pi * rest)) / 2
 
 
 def _step(
