@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.models.botnet import BoTNet
 from bottleneck_transformer_flax.models.flops import abstract_variables
-from bottleneck_transformer_flax.training.config import OptimizerName, OptimizerOptions
+from bottleneck_transformer_flax.training.config import DecayShape, OptimizerName, OptimizerOptions
 from bottleneck_transformer_flax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
@@ -78,12 +78,17 @@ def assert_close(ours, oracle, atol=2e-6):
     ("warmup_epochs", "steps_per_epoch", "epochs", "warmup_steps"),
     [(2.0, 5, 6, 10), (0.5, 4, 3, 2), (0.0, 1, 1, 0), (5.0, 4, 1, 2), (5.0, 1, 1, 0)],
 )
-def test_the_learning_rate_warms_up_and_follows_a_cosine(
-    warmup_epochs, steps_per_epoch, epochs, warmup_steps
+@pytest.mark.parametrize("decay", get_args(DecayShape))
+def test_the_learning_rate_warms_up_and_follows_a_cosine_or_a_line(
+    decay, warmup_epochs, steps_per_epoch, epochs, warmup_steps
 ):
     """Warm-up takes at most half of a short run; each step takes its own rate."""
     options = OptimizerOptions(
-        learning_rate=0.4, warmup_epochs=warmup_epochs, momentum=0.0, weight_decay=0.0
+        learning_rate=0.4,
+        learning_rate_decay=decay,
+        warmup_epochs=warmup_epochs,
+        momentum=0.0,
+        weight_decay=0.0,
     )
     schedule = learning_rate_schedule(options, steps_per_epoch=steps_per_epoch, epochs=epochs)
     optimizer = make_optimizer(options, schedule)
@@ -94,7 +99,8 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine(
             expected = 0.4 * step / warmup_steps
         else:
             part = (step - warmup_steps) / (last - warmup_steps)
-            expected = 0.4 * 0.5 * (1 + math.cos(math.pi * part))
+            cosine = 0.4 * 0.5 * (1 + math.cos(math.pi * part))
+            expected = cosine if decay == "cosine" else 0.4 * (1 - part)
         assert float(schedule(step)) == pytest.approx(expected, abs=1e-7), step
         updates, state = optimizer.update({"kernel": jnp.ones(())}, state, params)
         assert float(updates["kernel"]) == pytest.approx(-expected, abs=1e-7)

@@ -198,7 +198,8 @@ def _update(config: RunConfig) -> Iterator[str]:
     yield options.optimizer + ("" if options.optimizer == "adamw" else momentum)
     warmup_epochs = min(options.warmup_epochs, config.epochs / 2)
     warmup = f" after {counted(warmup_epochs, 'epoch')} of warm-up" if warmup_epochs else ""
-    yield f"learning rate {options.learning_rate:g}{warmup}, then a cosine to 0"
+    decay = {"cosine": "a cosine", "linear": "a line"}[options.learning_rate_decay]
+    yield f"learning rate {options.learning_rate:g}{warmup}, then {decay} to 0"
     yield f"weight decay {options.weight_decay:g}"
     if config.class_balance == "weights":
         yield "images weighted so that classes count equally"

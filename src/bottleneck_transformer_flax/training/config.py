@@ -24,6 +24,7 @@ from bottleneck_transformer_flax.preprocessing import Interpolation, checked_ima
 from bottleneck_transformer_flax.training.earlier_records import updated
 
 OptimizerName = Literal["sgd", "adamw", "muon"]
+DecayShape = Literal["cosine", "linear"]
 ComputeDtype = Literal["float32", "bfloat16"]
 ClassBalance = Literal["none", "weights", "sampling"]
 
@@ -57,8 +58,8 @@ class OptimizerOptions:
     Attributes:
         optimizer: Optimizer. Muon wants a learning rate and weight decay of AdamW's order of
             magnitude; with a momentum of 0.95 it needs fewer epochs on small images.
-        learning_rate: Learning rate at the peak, after warm-up, for the whole batch; a cosine then
-            takes it to zero.
+        learning_rate: Learning rate at the peak, after warm-up, for the whole batch.
+        learning_rate_decay: Shape of the learning rate's way from there to zero.
         warmup_epochs: Epochs over which the learning rate grows linearly from zero; at most half of
             the run.
         momentum: Momentum of SGD and Muon.
@@ -79,6 +80,7 @@ class OptimizerOptions:
 
     optimizer: OptimizerName = "sgd"
     learning_rate: float = 0.1
+    learning_rate_decay: DecayShape = "cosine"
     warmup_epochs: float = 1.0
     momentum: float = 0.9
     nesterov: bool = True

@@ -58,16 +58,17 @@ def _matrix_axes(path: tuple[str, ...], leaf: Any) -> MuonDimensionNumbers | Non
 def learning_rate_schedule(
     options: OptimizerOptions, *, steps_per_epoch: int, epochs: int
 ) -> optax.Schedule:
-    """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
+    """Linear from 0 to the peak over the warm-up, then by a cosine or a line to 0 at the end."""
     total_steps = steps_per_epoch * epochs
     # A run that is shorter than its recipe still spends half of its steps after warm-up.
     warmup_steps = min(round(options.warmup_epochs * steps_per_epoch), total_steps // 2)
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=options.learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=total_steps,
-    )
+    peak, decay_steps = options.learning_rate, total_steps - warmup_steps
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    if options.learning_rate_decay == "cosine":
+        decay = optax.cosine_decay_schedule(peak, decay_steps)
+    else:
+        decay = optax.linear_schedule(peak, 0.0, decay_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def part_rates(
