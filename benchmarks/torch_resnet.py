@@ -138,11 +138,13 @@ def _train(
         weight_decay=WEIGHT_DECAY,
     )
     steps, begun = len(images) // BATCH_SIZE, time.perf_counter()
+    # Reading the images may have taken longer than all the time there was.
+    seconds = max(1.0, deadline - begun)
     losses: list[float] = []
     while True:
         order = torch.randperm(len(images))
         for step in range(steps):
-            progress = (time.perf_counter() - begun) / (deadline - begun)
+            progress = (time.perf_counter() - begun) / seconds
             # At least one step, however little time there is.
             if progress >= 1 and losses:
                 return len(losses) / steps, float(np.mean(losses[-steps:]))

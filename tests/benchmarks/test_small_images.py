@@ -95,6 +95,12 @@ def test_the_plain_resnet_learns_in_the_time_it_is_given(call, pictures):
     assert 17 < found["seconds"] < 30
 
 
+def test_the_plain_resnet_ends_where_reading_took_all_the_time(call, pictures):
+    called = call("torch-resnet", pictures, "--minutes", 1e-4)
+    assert called.code == 0, called.err
+    assert json.loads(called.out)["epochs"] >= 1
+
+
 def test_the_learning_rate_is_one_cycle():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
