@@ -1,5 +1,6 @@
 """The options of ``botnet train``: where their defaults come from, and what is refused."""
 
+import os
 import shutil
 
 import pytest
@@ -21,8 +22,11 @@ from training.tiny import CLASSES, write_classes
 def runs(tmp_path, monkeypatch):
     """A finished run and two unfinished ones, the newest of which has no checkpoint yet."""
     monkeypatch.chdir(tmp_path)
-    for name in ("unfinished", "new", "finished"):
-        RunDirectory(tmp_path / "runs" / name).create(default_config("photos").replace(seed=5))
+    # Times of their own, for what is written within one tick of the clock has the same.
+    for started, name in enumerate(("unfinished", "finished", "new")):
+        run = RunDirectory(tmp_path / "runs" / name)
+        run.create(default_config("photos").replace(seed=5))
+        os.utime(run.path / "run.json", (started, started))
     (tmp_path / "runs/unfinished/checkpoints").mkdir()
     (tmp_path / "runs/finished/pretrained").mkdir()
     return tmp_path / "runs"
@@ -108,8 +112,6 @@ def test_a_time_becomes_the_epochs_that_fit_whatever_way_it_is_typed(text, secon
 
 
 def test_resume_takes_the_run_that_is_named_or_the_newest_unfinished_or_to_extend_the_newest(runs):
-    (runs / "finished/run.json").touch()
-    (runs / "new/run.json").touch()
     for spelling in ("--run-directory", "--run_directory"):
         parsed = parse(["--resume", spelling, "runs/finished"])
         assert (str(parsed.run_directory), parsed.config.seed) == ("runs/finished", 5)

@@ -38,6 +38,7 @@ SMALL_IMAGES = RunConfig(
     optimization=OptimizerOptions(
         optimizer="muon",
         learning_rate=0.012,
+        learning_rate_decay="linear",
         momentum=0.95,
         warmup_epochs=1.0,
         weight_decay=0.015,
