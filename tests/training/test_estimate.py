@@ -7,7 +7,12 @@ import pytest
 
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from bottleneck_transformer_flax.training import estimate as module
-from bottleneck_transformer_flax.training.estimate import Estimate, estimate, fitting_epochs
+from bottleneck_transformer_flax.training.estimate import (
+    Estimate,
+    estimate,
+    fitting_epochs,
+    timed_for,
+)
 from training.linear_runs import CONFIG, folder_setup, setup_of
 from training.tiny import truncated_jpeg, write_data
 
@@ -65,3 +70,8 @@ def test_as_many_epochs_fit_as_end_within_the_time(monkeypatch):
         assert 30 + 8 * epochs <= seconds * 0.95 < 30 + 8 * (epochs + 1)
     with pytest.raises(ConfigError, match="one takes 8 s here, and everything else 30 s more"):
         fitting_epochs(setup, found, 38.0)
+
+
+@pytest.mark.parametrize(("given", "timed"), [(60.0, 6), (300.0, 6), (900.0, 18), (9e4, 60)])
+def test_a_longer_run_is_timed_for_longer_but_for_a_minute_at_most(given, timed):
+    assert timed_for(given) == pytest.approx(timed)

@@ -102,7 +102,7 @@ def _train(arguments: Sequence[str], parsed: TrainOptions, started: float) -> in
     if parsed.time is not None:
         say(console, f"time    {parsed.time}: timing a few steps")
         with _too_little_memory_explained(parsed, setup.config):
-            setup, choice = _fitted(arguments, setup, started + parsed.time.total_seconds())
+            setup, choice = _fitted(arguments, setup, started, parsed.time.total_seconds())
     if not parsed.resume:
         say(console, *_origin(parsed, setup, choice))
     if parsed.dry_run:
@@ -141,15 +141,15 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
 
 
 def _fitted(
-    arguments: Sequence[str], setup: "Setup", deadline: float
+    arguments: Sequence[str], setup: "Setup", started: float, seconds: float
 ) -> "tuple[Setup, Choice | None]":
     """The setup of a run of as many epochs as fit, from the time that a few of its steps take."""
     from bottleneck_transformer_flax.distributed import broadcast_from_primary
-    from bottleneck_transformer_flax.training.estimate import estimate, fitting_epochs
+    from bottleneck_transformer_flax.training.estimate import estimate, fitting_epochs, timed_for
 
-    found = estimate(setup)
-    seconds = deadline - time.perf_counter()
-    epochs = broadcast_from_primary(fitting_epochs(setup, found, seconds))
+    found = estimate(setup, seconds=timed_for(seconds))
+    left = started + seconds - time.perf_counter()
+    epochs = broadcast_from_primary(fitting_epochs(setup, found, left))
     typed = with_epochs(arguments, epochs)
     return _prepare(typed, parse(typed), setup.splits)
 

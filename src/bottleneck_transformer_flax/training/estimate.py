@@ -25,8 +25,9 @@ from bottleneck_transformer_flax.training.train_step import DeviceBatch
 
 # Long enough to use up the images read ahead: reading then takes its share of the processor.
 _FEWEST_STEPS, _MOST_STEPS = 4, 100
-_SECONDS = 6.0
-
+_SECONDS, _MOST_SECONDS = 6.0, 60.0
+# Part of a given time that goes into timing: the speed of a shared machine is not that of a moment.
+_TIMED_PART = 0.02
 
 # Part of a given time that is kept for a machine that becomes slower.
 _RESERVE = 0.05
@@ -76,6 +77,11 @@ class Estimate:
         )
 
 
+def timed_for(seconds: float) -> float:
+    """Seconds of timing that pay in a run of so many seconds."""
+    return min(max(_SECONDS, _TIMED_PART * seconds), _MOST_SECONDS)
+
+
 def fitting_epochs(setup: Setup, found: Estimate, seconds: float) -> int:
     """The number of epochs that fit into some seconds from now, with a validation after each.
 
@@ -93,8 +99,12 @@ def fitting_epochs(setup: Setup, found: Estimate, seconds: float) -> int:
     return epochs
 
 
-def estimate(setup: Setup) -> Estimate:
+def estimate(setup: Setup, *, seconds: float = _SECONDS) -> Estimate:
     """Score some images and take a few steps, at the run's final image size.
+
+    Args:
+        setup: the run's setup.
+        seconds: for how long to take steps, the later half of which is timed.
 
     Raises:
         DataError: when an image cannot be read, and is not to be skipped.
@@ -107,7 +117,7 @@ def estimate(setup: Setup) -> Estimate:
     learning_rate = setup.learning_rates[0]
     compiled = setup.train_step.lower(state, _abstract_batch(setup), learning_rate).compile()
     compile_seconds = time.perf_counter() - started
-    steps = _take_steps(replace(setup, train_step=compiled), state, bad_images)
+    steps = _take_steps(replace(setup, train_step=compiled), state, bad_images, seconds)
     later = steps[len(steps) // 2 :]
     analysis = compiled.memory_analysis()
     due = {*range(0, config.epochs + 1, config.evaluate_every_epochs), config.epochs} - {0}
@@ -126,13 +136,15 @@ def estimate(setup: Setup) -> Estimate:
     )
 
 
-def _take_steps(setup: Setup, state: TrainState, bad_images: BadImages) -> list[StepInfo]:
+def _take_steps(
+    setup: Setup, state: TrainState, bad_images: BadImages, seconds: float
+) -> list[StepInfo]:
     """The first steps of the last epoch, whose images have the final size."""
     before = setup.total_steps - setup.steps_per_epoch
     in_flight, steps = deque[DispatchedStep](), list[StepInfo]()
     with closing(setup.batches(before, bad_images)) as batches:
         while len(steps) < _FEWEST_STEPS or (
-            sum(step.seconds for step in steps) < _SECONDS and len(steps) < _MOST_STEPS
+            sum(step.seconds for step in steps) < seconds and len(steps) < _MOST_STEPS
         ):
             # Always the same number: beyond the run's end there is no learning rate to look up.
             state = take_step(setup, state, before + 1, batches, in_flight)
