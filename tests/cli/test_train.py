@@ -161,7 +161,7 @@ def test_a_recipe_that_was_chosen_is_explained_and_few_photographs_get_a_better_
 def test_a_dry_run_names_the_recipe_tells_an_estimate_and_writes_nothing(
     call, trained, monkeypatch
 ):
-    monkeypatch.setattr(f"{TRAINING}.estimate.estimate", lambda setup: ESTIMATE)
+    monkeypatch.setattr(f"{TRAINING}.estimate.estimate", lambda setup, **_: ESTIMATE)
     before, listed = tree(trained), []
     monkeypatch.setattr(datasets, "load_parts", lambda data: listed.append(data) or parts(data))
     dry = (*TRAIN, "--dry-run")
@@ -179,16 +179,16 @@ def test_a_dry_run_names_the_recipe_tells_an_estimate_and_writes_nothing(
     assert tree(trained) == before
 
 
-def test_a_run_of_a_given_time_is_one_of_the_epochs_that_fit(call, fails, trained, monkeypatch):
+def test_a_run_of_a_given_time_is_one_of_the_steps_that_fit(call, fails, trained, monkeypatch):
     """An epoch takes 11 s by this estimate, and everything else 43 s."""
-    monkeypatch.setattr(f"{TRAINING}.estimate.estimate", lambda setup: ESTIMATE)
+    monkeypatch.setattr(f"{TRAINING}.estimate.estimate", lambda setup, **_: ESTIMATE)
     timed = [word for word in TRAIN if word not in ("--epochs", "2")]
     lines = dict(
         line.split(None, 1) for line in call(*timed, "--time", "2m", "--dry-run").out.splitlines()
     )
     assert lines["time"].startswith("1.0 minutes")
     assert "but --epochs 6, " in lines["recipe"]
-    assert lines["train"].startswith("6 epochs of 2 steps")
+    assert "--max-steps 12" in lines["recipe"]
     message = fails(2, *timed, "--time", "40s")
     assert "no epoch fits into the time: one takes 11 s here, and everything else 43 s" in message
 

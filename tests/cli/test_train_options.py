@@ -9,7 +9,7 @@ from bottleneck_transformer_flax.cli.train_options import (
     ProcessOptions,
     choose_for,
     parse,
-    with_epochs,
+    with_steps,
 )
 from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError
@@ -89,6 +89,7 @@ def test_like_starts_from_another_runs_options(runs):
         (("--resume", "--like", "runs/finished"), "leave out --like"),
         (("--resume", "--time", "5m"), "leave out --time"),
         (("--time", "5m", "--epochs", "3"), "leave out --epochs"),
+        (("--time", "5m", "--max-steps", "3"), "leave out --max-steps"),
         (("--time", "0m"), "'0m' is no time; expected such as 15m, 1h30m or 90s"),
         (("--time", "soon"), "'soon' is no time"),
         (("--time", "15"), "'15' is no time"),
@@ -104,11 +105,12 @@ def test_what_cannot_be_combined_or_read_is_told(runs, arguments, told):
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("1h30m", 5400), ("1m1s", 61)]
 )
-def test_a_time_becomes_the_epochs_that_fit_whatever_way_it_is_typed(text, seconds):
+def test_a_time_becomes_the_steps_that_fit_whatever_way_it_is_typed(text, seconds):
     for typed in (["--time", text], [f"--time={text}"]):
         arguments = ["--seed", "3", *typed, "--no-flip"]
         assert parse(arguments).time.total_seconds() == seconds
-        assert with_epochs(arguments, 4) == ["--seed", "3", "--no-flip", "--epochs", "4"]
+        typed = ["--seed", "3", "--no-flip", "--epochs", "2", "--max-steps", "7"]
+        assert with_steps(arguments, 7, epochs=2) == typed
 
 
 def test_resume_takes_the_run_that_is_named_or_the_newest_unfinished_or_to_extend_the_newest(runs):

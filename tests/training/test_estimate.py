@@ -10,7 +10,7 @@ from bottleneck_transformer_flax.training import estimate as module
 from bottleneck_transformer_flax.training.estimate import (
     Estimate,
     estimate,
-    fitting_epochs,
+    fitting_steps,
     timed_for,
 )
 from training.linear_runs import CONFIG, folder_setup, setup_of
@@ -47,7 +47,7 @@ def test_a_bad_image_stops_an_estimate_as_it_would_the_run(tmp_path):
     assert estimate(folder_setup(data, batch_size=12, input=skipping)).steps == 4
 
 
-def test_as_many_epochs_fit_as_end_within_the_time(monkeypatch):
+def test_as_many_steps_fit_as_end_within_the_time(monkeypatch):
     """An epoch of 3 steps of 2 s and a validation of 2 s, so 8 s; 30 s for all else."""
     monkeypatch.setattr(module, "_WRITING_SECONDS", 7.0)
     setup = setup_of()
@@ -65,11 +65,12 @@ def test_as_many_epochs_fit_as_end_within_the_time(monkeypatch):
         evaluation_seconds=2.0,
         test_seconds=3.0,
     )
-    for seconds, epochs in ((40.5, 1), (48.3, 1), (48.5, 2), (3630.0, 427)):
-        assert fitting_epochs(setup, found, seconds) == epochs
-        assert 30 + 8 * epochs <= seconds * 0.95 < 30 + 8 * (epochs + 1)
+    for seconds, steps in ((40.5, 3), (45.0, 4), (48.3, 5), (48.5, 6), (50.7, 6), (3630.0, 1281)):
+        assert fitting_steps(setup, found, seconds) == steps
+        taken, more = (30 + 2 * count + 2 * -(-count // 3) for count in (steps, steps + 1))
+        assert taken <= seconds * 0.95 < more + 2
     with pytest.raises(ConfigError, match="one takes 8 s here, and everything else 30 s more"):
-        fitting_epochs(setup, found, 38.0)
+        fitting_steps(setup, found, 38.0)
 
 
 @pytest.mark.parametrize(("given", "timed"), [(60.0, 6), (300.0, 6), (900.0, 18), (9e4, 60)])

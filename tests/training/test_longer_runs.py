@@ -61,6 +61,29 @@ def test_a_finished_run_goes_on_to_more_epochs_with_the_rates_of_so_many(tmp_pat
         assert RunDirectory(path).read_config() == LONG
 
 
+def test_a_run_of_so_many_steps_ends_within_an_epoch_and_may_go_on(tmp_path):
+    """Steps 1 to 7 of 12: two epochs, and a third of the next, which is validated like them."""
+    config, stopped = CONFIG.replace(max_steps=7), tmp_path / "stopped"
+    setup = setup_of(config)
+    assert (setup.config.epochs, setup.total_steps) == (3, 7)
+    assert setup.learning_rates[-1] > 0.1 * max(setup.learning_rates)
+    outcome, recorder = go(tmp_path / "whole", config)
+    assert (outcome.finished, outcome.step) == (True, 7)
+    rows = rows_of(tmp_path / "whole")
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 7)]
+    assert all("validation_accuracy" in row for row in rows)
+    assert [step.learning_rate for step in recorder.of("step")] == setup.learning_rates.tolist()
+    assert not go(stopped, config, at=in_step(4))[0].finished
+    assert go(stopped, config)[0].finished
+    assert_same_bits(saved(stopped)[0], saved(tmp_path / "whole")[0])
+    assert rows_of(stopped) == rows
+    # With more steps than there are, or none given, the epochs decide.
+    assert setup_of(CONFIG.replace(max_steps=99)).total_steps == 12
+    outcome, _ = go(stopped, CONFIG)
+    assert (outcome.finished, outcome.step) == (True, 12)
+    assert [(row["epoch"], row["step"]) for row in rows_of(stopped)[2:]] == [(3, 7), (4, 12)]
+
+
 def test_with_a_checkpoint_of_an_earlier_commit_run_json_has_the_former_number(tmp_path):
     RunDirectory(tmp_path).create(SHORT)
     progress = Progress(step=6).to_json()

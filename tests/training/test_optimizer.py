@@ -90,7 +90,9 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_or_a_line(
         momentum=0.0,
         weight_decay=0.0,
     )
-    schedule = learning_rate_schedule(options, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    schedule = learning_rate_schedule(
+        options, steps_per_epoch=steps_per_epoch, total_steps=steps_per_epoch * epochs
+    )
     optimizer = make_optimizer(options, schedule)
     params = {"kernel": jnp.zeros(())}
     state, last = optimizer.init(params), steps_per_epoch * epochs

@@ -71,8 +71,8 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
     if config.patience is not None:
         patience = f", ends after {counted(config.patience, 'validation')} without a better model"
     yield (
-        f"train   {counted(config.epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')}, "
-        f"{counted(setup.batch_size, 'image')} per step, seed {config.seed}{patience}"
+        f"train   {_length(setup)}, {counted(setup.batch_size, 'image')} per step, "
+        f"seed {config.seed}{patience}"
     )
     yield f"update  {', '.join(_update(config))}"
     yield f"images  {', '.join(_images(config))}"
@@ -82,6 +82,14 @@ def setup_lines(setup: "Setup") -> Iterator[str]:
             f"note    batch_size {config.batch_size} exceeds the number of training images; "
             f"{setup.batch_size} is used"
         )
+
+
+def _length(setup: "Setup") -> str:
+    """How long the run is, in epochs and steps."""
+    steps, of_epoch = setup.total_steps, setup.steps_per_epoch
+    if steps == of_epoch * setup.config.epochs:
+        return f"{counted(setup.config.epochs, 'epoch')} of {counted(of_epoch, 'step')}"
+    return f"{counted(steps, 'step')}, {steps / of_epoch:.2g} epochs of {of_epoch}"
 
 
 def imbalance_lines(setup: "Setup") -> Iterator[str]:

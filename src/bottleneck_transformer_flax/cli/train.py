@@ -23,7 +23,7 @@ from bottleneck_transformer_flax.cli.train_options import (
     TrainOptions,
     choose_for,
     parse,
-    with_epochs,
+    with_steps,
 )
 from bottleneck_transformer_flax.errors import (
     BoTNetError,
@@ -143,14 +143,14 @@ def _callbacks(parsed: TrainOptions, console: Console) -> "list[Callback]":
 def _fitted(
     arguments: Sequence[str], setup: "Setup", started: float, seconds: float
 ) -> "tuple[Setup, Choice | None]":
-    """The setup of a run of as many epochs as fit, from the time that a few of its steps take."""
+    """The setup of a run of as many steps as fit, from the time that a few of them take."""
     from bottleneck_transformer_flax.distributed import broadcast_from_primary
-    from bottleneck_transformer_flax.training.estimate import estimate, fitting_epochs, timed_for
+    from bottleneck_transformer_flax.training.estimate import estimate, fitting_steps, timed_for
 
     found = estimate(setup, seconds=timed_for(seconds))
     left = started + seconds - time.perf_counter()
-    epochs = broadcast_from_primary(fitting_epochs(setup, found, left))
-    typed = with_epochs(arguments, epochs)
+    steps = broadcast_from_primary(fitting_steps(setup, found, left))
+    typed = with_steps(arguments, steps, epochs=-(-steps // setup.steps_per_epoch))
     return _prepare(typed, parse(typed), setup.splits)
 
 

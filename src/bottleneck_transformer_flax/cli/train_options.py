@@ -36,6 +36,7 @@ _CHANGEABLE = (
     "data",
     "pretrained",
     "epochs",
+    "max_steps",
     "patience",
     "evaluate_every_epochs",
     "save_every_epochs",
@@ -107,7 +108,7 @@ class TrainOptions:
     recipe: Recipe | None = None
     """Take the defaults from this recipe instead of the one that suits the data."""
     time: timedelta | None = None
-    """Instead of --epochs: as many epochs as fit into this time, such as 15m or 1h30m, in which the
+    """Instead of --epochs: as many steps as fit into this time, such as 15m or 1h30m, in which the
     whole command ends."""
     dry_run: bool = False
     """Estimate the run's time and memory from a few of its steps, and write nothing."""
@@ -131,6 +132,7 @@ class _Basis:
     data: str = RunConfig.data
     variant: str | None = None
     epochs: int | None = None
+    max_steps: int | None = None
     time: str | None = None
     batch_size: int | None = None
     pretrained: str | None = None
@@ -160,8 +162,9 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
     """
     basis = _parse_basis(arguments)
     help_wanted = bool({"--help", "-h"} & set(arguments))
-    if basis.time is not None and basis.epochs is not None:
-        raise ConfigError("--time decides the number of epochs; leave out --epochs")
+    for name, value in (("--epochs", basis.epochs), ("--max-steps", basis.max_steps)):
+        if basis.time is not None and value is not None:
+            raise ConfigError(f"--time decides the number of steps; leave out {name}")
     if basis.resume and not help_wanted:
         return _parse_resumed(arguments, basis)
     if basis.like is not None and basis.recipe is not None:
@@ -187,13 +190,13 @@ def parse(arguments: Sequence[str], choice: "Choice | None" = None) -> TrainOpti
     return options.parse(TrainOptions, "train", arguments, default=TrainOptions(config))
 
 
-def with_epochs(arguments: Sequence[str], epochs: int) -> list[str]:
-    """What a user would have typed to get this number of epochs, instead of --time."""
+def with_steps(arguments: Sequence[str], steps: int, epochs: int) -> list[str]:
+    """What a user would have typed to get so many steps in so many epochs, instead of --time."""
     kept = list(arguments)
     for index, word in enumerate(arguments):
         if word.partition("=")[0] == "--time":
             del kept[index : index + (1 if "=" in word else 2)]
-    return [*kept, "--epochs", str(epochs)]
+    return [*kept, "--epochs", str(epochs), "--max-steps", str(steps)]
 
 
 def choose_for(arguments: Sequence[str], splits: "Splits") -> "Choice | None":
@@ -251,6 +254,9 @@ def _parse_resumed(arguments: Sequence[str], basis: _Basis) -> TrainOptions:
             "start one without --resume"
         )
     saved = run.read_config()
+    if basis.epochs is not None:
+        # Those of the whole run, whatever ended it before.
+        saved = saved.replace(max_steps=None)
     parsed = options.parse(TrainOptions, "train", arguments, default=TrainOptions(saved))
     if refused := sorted(saved.differences(parsed.config).keys() - set(_CHANGEABLE)):
         named, changeable = (

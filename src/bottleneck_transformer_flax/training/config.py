@@ -188,6 +188,8 @@ class RunConfig:
         pretrained: Model to start from, with a new head for the data's classes: a pretrained
             directory, a run, a repository of the Hugging Face hub, or botnet_tiny.
         epochs: Passes over the training images; with --resume, those of the whole run.
+        max_steps: Most optimizer steps; the last epoch ends with them, and the learning-rate
+            schedule too.
         patience: End the run after this many validations in a row without a better model; the
             learning-rate schedule still spans all epochs.
         batch_size: Images per optimizer step, over all devices.
@@ -204,6 +206,7 @@ class RunConfig:
     variant: str | None = "botnet_tiny"
     pretrained: str | None = None
     epochs: int = 90
+    max_steps: int | None = None
     patience: int | None = None
     batch_size: int = 256
     class_balance: ClassBalance = "none"

@@ -1,5 +1,6 @@
 """What a run would take, from a few of its steps: nothing is written."""
 
+import math
 import statistics
 import time
 from collections import deque
@@ -82,21 +83,24 @@ def timed_for(seconds: float) -> float:
     return min(max(_SECONDS, _TIMED_PART * seconds), _MOST_SECONDS)
 
 
-def fitting_epochs(setup: Setup, found: Estimate, seconds: float) -> int:
-    """The number of epochs that fit into some seconds from now, with a validation after each.
+def fitting_steps(setup: Setup, found: Estimate, seconds: float) -> int:
+    """The steps that fit into some seconds from now, with a validation after every epoch.
 
     Raises:
         ConfigError: when not even one epoch fits.
     """
     epoch_seconds = setup.steps_per_epoch * found.step_seconds + found.evaluation_seconds
     other_seconds = found.compile_seconds + found.test_seconds + _WRITING_SECONDS
-    epochs = int((seconds * (1 - _RESERVE) - other_seconds) / epoch_seconds)
+    epochs = (seconds * (1 - _RESERVE) - other_seconds) / epoch_seconds
     if epochs < 1:
         raise ConfigError(
             f"no epoch fits into the time: one takes {epoch_seconds:.0f} s here, and everything "
             f"else {other_seconds:.0f} s more; give it more --time, or train a smaller model"
         )
-    return epochs
+    # The last epoch, however short, is validated like any other.
+    missing_seconds = found.evaluation_seconds * (math.ceil(epochs) - epochs)
+    steps = int(epochs * setup.steps_per_epoch - missing_seconds / found.step_seconds)
+    return max(steps, int(epochs) * setup.steps_per_epoch)
 
 
 def estimate(setup: Setup, *, seconds: float = _SECONDS) -> Estimate:
@@ -140,7 +144,7 @@ def _take_steps(
     setup: Setup, state: TrainState, bad_images: BadImages, seconds: float
 ) -> list[StepInfo]:
     """The first steps of the last epoch, whose images have the final size."""
-    before = setup.total_steps - setup.steps_per_epoch
+    before = max(0, setup.total_steps - setup.steps_per_epoch)
     in_flight, steps = deque[DispatchedStep](), list[StepInfo]()
     with closing(setup.batches(before, bad_images)) as batches:
         while len(steps) < _FEWEST_STEPS or (

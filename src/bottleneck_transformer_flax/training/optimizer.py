@@ -56,10 +56,9 @@ def _matrix_axes(path: tuple[str, ...], leaf: Any) -> MuonDimensionNumbers | Non
 
 
 def learning_rate_schedule(
-    options: OptimizerOptions, *, steps_per_epoch: int, epochs: int
+    options: OptimizerOptions, *, steps_per_epoch: int, total_steps: int
 ) -> optax.Schedule:
     """Linear from 0 to the peak over the warm-up, then by a cosine or a line to 0 at the end."""
-    total_steps = steps_per_epoch * epochs
     # A run that is shorter than its recipe still spends half of its steps after warm-up.
     warmup_steps = min(round(options.warmup_epochs * steps_per_epoch), total_steps // 2)
     peak, decay_steps = options.learning_rate, total_steps - warmup_steps

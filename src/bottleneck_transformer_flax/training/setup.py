@@ -50,7 +50,7 @@ class Setup:
     """Everything a run computes with; nothing is compiled or initialised before it is used.
 
     Attributes:
-        config: options of the run.
+        config: options of the run; epochs are at most those in which ``max_steps`` end.
         splits: images to train on, to validate on, and to test on.
         model: the model as it is scored and saved.
         pretrained: the model to start from, at the run's image size; None for a random start.
@@ -81,7 +81,7 @@ class Setup:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
+        return len(self.learning_rates)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def make_setup(config: RunConfig, splits: Splits | None = None) -> Setup:
     """List the images, load the pretrained model, and build what the options ask for.
 
     Args:
-        config: options of the run.
+        config: options of the run; epochs are at most those in which ``max_steps`` end.
         splits: the images, where they are listed already.
 
     Raises:
@@ -230,14 +230,18 @@ def assemble(
     _check_patience(config, splits)
     batch_size = _batch_size(config, len(splits.train))
     steps_per_epoch = len(splits.train) // batch_size
-    if (steps := steps_per_epoch * config.epochs) > _MOST_STEPS:
+    steps = steps_per_epoch * config.epochs
+    if config.max_steps is not None and config.max_steps < steps:
+        steps = config.max_steps
+        config = config.replace(epochs=-(-steps // steps_per_epoch))
+    if steps > _MOST_STEPS:
         raise ConfigError(f"{config.epochs} epochs are {steps} steps; expected up to {_MOST_STEPS}")
     devices = make_data_parallel(
         batch_size // optimization.accumulation_steps,
         shard_parameters=optimization.shard_parameters,
     )
     schedule = learning_rate_schedule(
-        optimization, steps_per_epoch=steps_per_epoch, epochs=config.epochs
+        optimization, steps_per_epoch=steps_per_epoch, total_steps=steps
     )
     optimizer, train_step = make_optimizer_and_step(
         config, model, preprocessing, splits.train.labels, devices

@@ -100,7 +100,8 @@ def train(
         with closing(setup.batches(progress.step, bad_images)) as batches:
             while True:
                 # Asked before each step: a run that was stopped in an evaluation resumes here.
-                epoch_is_over = progress.step == progress.epoch_number * setup.steps_per_epoch
+                epoch_end = min(progress.epoch_number * setup.steps_per_epoch, setup.total_steps)
+                epoch_is_over = progress.step == epoch_end and not progress.is_between_epochs
                 if epoch_is_over and not _finish_epoch(run, state, progress):
                     return _save_and_leave(run, state, progress)
                 if progress.has_ended(setup.config):
