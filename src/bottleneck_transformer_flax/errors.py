@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 MOST_NAMED = 5
 """Largest number of things of one kind that a message names; it counts the others."""
@@ -42,6 +43,10 @@ class TrainingError(BoTNetError):
     """A training run that cannot continue."""
 
 
+class ExportError(BoTNetError):
+    """A model that cannot be exported, or an exported file that does not compute the same."""
+
+
 @contextmanager
 def reraise(
     caught: type[Exception] | tuple[type[Exception], ...],
@@ -67,6 +72,22 @@ def reraise(
     except caught as error:
         message = f"{failure}: {reason(error)}"
         raise kind(f"{message}; {remedy}" if remedy else message) from error
+
+
+def require_extra(extra: str, modules: Iterable[str], user: str, kind: type[BoTNetError]) -> None:
+    """Check that the libraries of one of the package's extras are installed.
+
+    Args:
+        extra: the extra's name.
+        modules: the libraries, as they are imported.
+        user: what needs them.
+        kind: what to raise, with the command that installs them.
+    """
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise kind(
+            f"{user} needs {' and '.join(missing)}; install it with "
+            f"pip install 'bottleneck-transformer-flax[{extra}]'"
+        )
 
 
 def reason(error: BaseException) -> str:

@@ -23,14 +23,14 @@ from bottleneck_transformer_flax.data.sources.array_record import (
     Shard,
     read_description,
 )
-from bottleneck_transformer_flax.data.sources.base import ImageSource, require
+from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.data.workers import (
     check_num_workers,
     limited_num_workers,
     run_jobs,
     usable_cores,
 )
-from bottleneck_transformer_flax.errors import ConfigError, DataError, first_of
+from bottleneck_transformer_flax.errors import ConfigError, DataError, first_of, require_extra
 from bottleneck_transformer_flax.files import UNFINISHED_FILES, locked, write_bytes
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, PROGRESS_FILE
 
@@ -78,7 +78,7 @@ def pack(
         DataError: when an image cannot be decoded, or an image file cannot be written.
         OSError: when another file cannot be written.
     """
-    require("array_record", "packing")
+    require_extra("data", ["array_record"], "packing", DataError)
     check_num_workers(num_workers)
     jobs = make_jobs(parts, shards)
     digest = _digest(parts, jobs)

@@ -3,11 +3,10 @@
 import math
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bottleneck_transformer_flax.errors import TrainingError
+from bottleneck_transformer_flax.errors import TrainingError, require_extra
 from bottleneck_transformer_flax.training.callbacks import Callback
 from bottleneck_transformer_flax.training.metrics import EpochMetrics, Progress, StepInfo
 from bottleneck_transformer_flax.training.run_directory import RunDirectory
@@ -33,11 +32,7 @@ class TensorBoard(Callback):
         Raises:
             TrainingError: when tensorboardX is not installed.
         """
-        if find_spec("tensorboardX") is None:
-            raise TrainingError(
-                "the log for TensorBoard needs tensorboardX; install it with "
-                "pip install 'bottleneck-transformer-flax[log]', or leave the option out"
-            )
+        require_extra("log", ["tensorboardX"], "the log for TensorBoard", TrainingError)
         self._events: Any = None
         self._steps_between = 1
 

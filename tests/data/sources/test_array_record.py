@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bottleneck_transformer_flax import errors
 from bottleneck_transformer_flax.data.datasets import load_parts, load_splits
 from bottleneck_transformer_flax.data.packing import pack
-from bottleneck_transformer_flax.data.sources import base
 from bottleneck_transformer_flax.data.sources.array_record import (
     FORMAT,
     Record,
@@ -106,5 +106,5 @@ def test_a_description_that_is_damaged_later_or_of_another_project(tmp_path, tex
 
 def test_without_the_library(packed, monkeypatch):
     root, _ = packed
-    monkeypatch.setattr(base, "find_spec", lambda _: None)
+    monkeypatch.setattr(errors, "find_spec", lambda _: None)
     assert "needs array_record; install it with pip install 'bott" in error_of(root)

@@ -4,8 +4,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from bottleneck_transformer_flax import errors
 from bottleneck_transformer_flax.data.datasets import load_folder_all, load_parts, load_splits
-from bottleneck_transformer_flax.data.sources import base, parquet
+from bottleneck_transformer_flax.data.sources import parquet
 from bottleneck_transformer_flax.data.sources.parquet import Columns
 from bottleneck_transformer_flax.errors import ConfigError, DataError
 from data.image_files import image_bytes, write_parquet
@@ -182,7 +183,7 @@ def test_what_is_missing_or_does_not_fit(hub, monkeypatch):
     (hub / "data/train-00001-of-00002.parquet").unlink()
     write(hub / "data/extra.parquet", range(6), names=("ant", "bee", "dog"))
     assert "has the parts 'extra', 'validation'; expected train, and one of" in error_of(hub)
-    monkeypatch.setattr(base, "find_spec", lambda _: None)
+    monkeypatch.setattr(errors, "find_spec", lambda _: None)
     assert "needs pyarrow; install it with pip install 'bott" in error_of(hub)
 
 

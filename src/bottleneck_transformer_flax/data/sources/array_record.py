@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from bottleneck_transformer_flax.data.sources.base import ALL, ImageSource, require
-from bottleneck_transformer_flax.errors import DataError, reason, reraise
+from bottleneck_transformer_flax.data.sources.base import ALL, ImageSource
+from bottleneck_transformer_flax.errors import DataError, reason, require_extra, reraise
 from bottleneck_transformer_flax.own_output import DESCRIPTION_FILE, SOFTWARE
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def open_packed(folder: Path) -> dict[str, PackedSource]:
     Raises:
         DataError: when a file is missing, or not as it was written.
     """
-    require("array_record", f"{folder}: a packed data set")
+    require_extra("data", ["array_record"], f"{folder}: a packed data set", DataError)
     description = read_description(folder / DESCRIPTION_FILE)
     return {
         part: _open_part(folder, part, shards, description.class_names)

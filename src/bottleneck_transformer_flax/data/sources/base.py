@@ -6,7 +6,6 @@ Importing this needs no jax, so that worker processes and tools stay light.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -176,16 +175,3 @@ def choose_parts(folder: Path, parts: Mapping[str, Part]) -> dict[str, Part]:
             f"{', '.join((*VALIDATION_NAMES, TEST))}"
         )
     return chosen
-
-
-def require(module: str, user: str) -> None:
-    """Check that a library of the extra "data" is installed.
-
-    Raises:
-        DataError: when it is not, with the command that installs it.
-    """
-    if find_spec(module) is None:
-        raise DataError(
-            f"{user} needs {module}; install it with "
-            "pip install 'bottleneck-transformer-flax[data]'"
-        )

@@ -22,10 +22,15 @@ from bottleneck_transformer_flax.data.sources.base import (
     TRAIN,
     ImageSource,
     choose_parts,
-    require,
 )
 from bottleneck_transformer_flax.data.sources.parquet_layout import files_by_part
-from bottleneck_transformer_flax.errors import DataError, first_of, quoted, reraise
+from bottleneck_transformer_flax.errors import (
+    DataError,
+    first_of,
+    quoted,
+    require_extra,
+    reraise,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -132,7 +137,7 @@ def open_parquet(folder: Path, columns: Columns = USUAL_COLUMNS) -> dict[str, Pa
     Raises:
         DataError: when files are missing or damaged, or columns are not as expected.
     """
-    require("pyarrow", f"{folder}: a Parquet data set")
+    require_extra("data", ["pyarrow"], f"{folder}: a Parquet data set", DataError)
     parts = {
         part: [_read_table(file, columns) for file in files]
         for part, files in files_by_part(folder).items()
