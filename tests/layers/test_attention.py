@@ -33,9 +33,9 @@ LAYER, PARAMETERS = layer_and_parameters(H, W, HEADS, HEAD_DIM)
 
 @functools.partial(jax.jit, static_argnums=0)
 def outputs(layer, parameters, x):
-    """(what the layer gives, its weights)."""
+    """(what the layer gives, its attention maps)."""
     variables = {"params": parameters}
-    return layer.apply(variables, x), layer.apply(variables, x, method="weights")
+    return layer.apply(variables, x), layer.apply(variables, x, method="maps")
 
 
 @settings(max_examples=3, deadline=None, derandomize=True)
@@ -50,11 +50,11 @@ def test_the_layer_is_the_oracle(h, w, heads, head_dim):
     channels = 64 if head_dim == 128 else CHANNELS
     layer, parameters = layer_and_parameters(h, w, heads, head_dim, channels)
     x = random_images(2, h, w, channels)
-    output, weights = outputs(layer, parameters, x)
-    assert weights.dtype == jnp.float32
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
-    expected = oracle.self_attention_weights(x, parameters).reshape(2, heads, h * w, h * w)
-    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-5)
+    output, maps = outputs(layer, parameters, x)
+    assert {each.dtype for each in maps} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(maps.weights.sum(axis=(-2, -1)), 1, atol=1e-6)
+    for found, expected in zip(maps, oracle.self_attention_maps(x, parameters), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     expected = oracle.self_attention(x, parameters)
     assert output.shape == (2, h, w, heads * head_dim)
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
@@ -104,7 +104,7 @@ def test_gradients_are_the_oracles_finite_differences(part):
 
 
 @pytest.mark.parametrize("grid", [(H, W + 1), (W, H)])
-@pytest.mark.parametrize("method", ["__call__", "weights"])
+@pytest.mark.parametrize("method", ["__call__", "maps"])
 def test_another_grid_than_the_variables_is_refused_with_both_and_the_remedy(grid, method):
     expected = rf"{grid[0]} × {grid[1]} positions.* {H} × {W}; .*resize_relative_positions"
     with pytest.raises(ConfigError, match=expected):
@@ -121,7 +121,7 @@ def test_bfloat16_logits_and_their_sums_are_not_rounded():
     tables = (jnp.zeros((1, 2), jnp.bfloat16), width_table)
     weights = attention_weights(query, key, *tables)
     assert weights.dtype == jnp.float32
-    expected = oracle.weights(query, key, *tables).reshape(w, w)
+    expected = oracle.maps(query, key, *tables).weights.reshape(w, w)
     np.testing.assert_allclose(weights[0, 0], expected, atol=1e-6)
     key = jnp.stack([jnp.full(w, 16.0), jnp.arange(float(w))], axis=-1).reshape(query.shape)
     weights = attention_weights(query, key.astype(jnp.bfloat16), *map(jnp.zeros_like, tables))
@@ -134,9 +134,9 @@ def test_the_layer_in_bfloat16_is_near_float32():
     x = random_images(2, H, W, CHANNELS)
     made = jax.eval_shape(half.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
-    output, weights = outputs(half, PARAMETERS, x.astype(jnp.bfloat16))
-    exact_output, exact_weights = outputs(LAYER, PARAMETERS, x)
-    assert (output.dtype, weights.dtype) == (jnp.bfloat16, jnp.float32)
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
-    np.testing.assert_allclose(weights, exact_weights, rtol=0, atol=0.03)
+    output, maps = outputs(half, PARAMETERS, x.astype(jnp.bfloat16))
+    exact_output, exact_maps = outputs(LAYER, PARAMETERS, x)
+    assert (output.dtype, maps.weights.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(maps.weights.sum(axis=(-2, -1)), 1, atol=1e-6)
+    np.testing.assert_allclose(maps.weights, exact_maps.weights, rtol=0, atol=0.03)
     np.testing.assert_allclose(output.astype(jnp.float32), exact_output, rtol=0, atol=0.05)

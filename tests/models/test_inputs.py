@@ -11,7 +11,7 @@ from reference.forms import FOLDED, in_form
 from reference.small_models import SMALL_MODELS, small_variables
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
-METHODS = ["__call__", "feature_maps", "attention_maps"]
+METHODS = ["__call__", "pooled_features", "feature_maps", "attention_maps"]
 SIZE = (48, 80)
 
 

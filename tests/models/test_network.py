@@ -43,18 +43,21 @@ def test_all_outputs_are_the_oracles(name, form):
     variables, images = small_variables(name), small_images(name)
     expected = oracle.network(images, variables, oracle_options(name))
     model, variables = in_form(form, SMALL_MODELS[name], variables)
-    logits, feature_maps, attention_maps = all_outputs(model)(variables, images)
-    assert logits.dtype == jnp.float32
+    found = all_outputs(model)(variables, images)
+    assert (found.logits.dtype, found.pooled_features.dtype) == (jnp.float32, jnp.float32)
     assert expected.logits.std() > 0.05
-    np.testing.assert_allclose(logits, expected.logits, rtol=0, atol=1e-5)
-    assert list(feature_maps) == list(expected.feature_maps)
-    for stage, features in expected.feature_maps.items():
-        scale = np.abs(features).max()
-        np.testing.assert_allclose(feature_maps[stage], features, rtol=0, atol=1e-5 * scale)
-    assert list(attention_maps) == list(expected.attention_maps)
-    assert bool(attention_maps) == ("botne" in name)
-    for block, weights in expected.attention_maps.items():
-        np.testing.assert_allclose(attention_maps[block], weights, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=1e-5)
+    assert list(found.feature_maps) == list(expected.feature_maps)
+    assert list(found.attention_maps) == list(expected.attention_maps)
+    assert bool(found.attention_maps) == ("botne" in name)
+    others = [
+        (found.pooled_features, expected.pooled_features),
+        *((found.feature_maps[stage], maps) for stage, maps in expected.feature_maps.items()),
+        *((found.attention_maps[name], maps) for name, maps in expected.attention_maps.items()),
+    ]
+    for ours, oracles in others:
+        scale = np.abs(oracles).max()
+        np.testing.assert_allclose(ours, oracles, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
@@ -120,18 +123,21 @@ def test_flax_tabulates_the_flops_of_a_block():
 @pytest.mark.parametrize("name", ["botnet50", "botnet_t3"])
 def test_in_bfloat16_outputs_are_near_those_of_float32(name):
     model, arguments = SMALL_MODELS[name], (small_variables(name), small_images(name))
-    exact_logits, exact_features, exact_attention = all_outputs(model)(*arguments)
-    logits, features, attention = all_outputs(in_bfloat16(model))(*arguments)
-    assert logits.dtype == jnp.float32
-    assert dtypes(features) == {jnp.dtype(jnp.bfloat16)}
-    assert np.abs(np.asarray(logits - exact_logits)).max() < 0.1 * np.std(exact_logits)
-    for stage, exact in exact_features.items():
-        difference = np.abs(np.asarray(features[stage], np.float32) - exact)
-        assert difference.max() < 0.05 * np.abs(exact).max(), stage
-    assert dtypes(attention) == FLOAT32
-    for block, exact in exact_attention.items():
-        np.testing.assert_allclose(attention[block].sum(axis=(-2, -1)), 1, atol=1e-5)
-        np.testing.assert_allclose(attention[block], exact, atol=0.02)
+    exact = all_outputs(model)(*arguments)
+    found = all_outputs(in_bfloat16(model))(*arguments)
+    assert (found.logits.dtype, found.pooled_features.dtype) == (jnp.float32, jnp.float32)
+    assert dtypes(found.feature_maps) == {jnp.dtype(jnp.bfloat16)}
+    assert np.abs(np.asarray(found.logits - exact.logits)).max() < 0.1 * np.std(exact.logits)
+    for stage, features in exact.feature_maps.items():
+        difference = np.abs(np.asarray(found.feature_maps[stage], np.float32) - features)
+        assert difference.max() < 0.05 * np.abs(features).max(), stage
+    assert dtypes(found.attention_maps) == FLOAT32
+    for name, maps in exact.attention_maps.items():
+        ours, is_weights = found.attention_maps[name], not name.endswith("logits")
+        if is_weights:
+            np.testing.assert_allclose(ours.sum(axis=(-2, -1)), 1, atol=1e-5)
+        atol = 0.02 if is_weights else 0.05 * np.abs(maps).max()
+        np.testing.assert_allclose(ours, maps, rtol=0, atol=atol)
 
 
 def test_in_bfloat16_statistics_and_gradients_are_float32():

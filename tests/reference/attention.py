@@ -5,6 +5,8 @@ at (k, m) is q·k + q·(r_height[k − i + H − 1] + r_width[m − j + W − 1]
 all H·W keys, and there is no output projection.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,28 +25,39 @@ def softmax(logits):
     return exponentials / exponentials.sum()
 
 
-def weights(query, key, height_table, width_table, position_query=None):
-    """Scaled queries and keys (b, h, w, n, d) → (b, n, h, w, h, w).
+class Maps(NamedTuple):
+    """Each (b, n, h, w, h, w)."""
+
+    weights: np.ndarray
+    content_logits: np.ndarray
+    position_logits: np.ndarray
+
+
+def maps(query, key, height_table, width_table, position_query=None):
+    """Attention maps of scaled queries and keys (b, h, w, n, d).
 
     The position term reads other queries where they are given.
     """
     query, key, height_table, width_table = as_float64(query, key, height_table, width_table)
     b, h, w, n, _ = query.shape
     position_query = query if position_query is None else position_query
-    shares = np.zeros((b, n, h, w, h, w))
+    found = Maps(*(np.zeros((b, n, h, w, h, w)) for _ in range(3)))
     for image, head, i, j in np.ndindex(b, n, h, w):
-        logits = np.zeros((h, w))
+        position = image, head, i, j
         for k, m in np.ndindex(h, w):
             offset = height_table[k - i + h - 1] + width_table[m - j + w - 1]
-            content = query[image, i, j, head] @ key[image, k, m, head]
-            logits[k, m] = content + position_query[image, i, j, head] @ offset
-        shares[image, head, i, j] = softmax(logits)
-    return shares
+            found.content_logits[*position, k, m] = (
+                query[image, i, j, head] @ key[image, k, m, head]
+            )
+            found.position_logits[*position, k, m] = position_query[image, i, j, head] @ offset
+        logits = found.content_logits[position] + found.position_logits[position]
+        found.weights[position] = softmax(logits)
+    return found
 
 
 def attend(query, key, value, height_table, width_table):
     """Scaled queries, keys and values (b, h, w, n, d) → (b, h, w, n, d)."""
-    return mix(weights(query, key, height_table, width_table), value)
+    return mix(maps(query, key, height_table, width_table).weights, value)
 
 
 def mix(shares, value):
@@ -69,17 +82,17 @@ def project(x, kernel):
     return output
 
 
-def self_attention_weights(x, parameters, *, scaled_positions=True):
-    """The weights of the whole layer, (b, n, h, w, h, w), from its parameters by name."""
+def self_attention_maps(x, parameters, *, scaled_positions=True):
+    """The maps of the whole layer, from its parameters by name."""
     query, key = (project(x, parameters[name]["kernel"]) for name in ("query", "key"))
     scaled = query * query.shape[-1] ** -0.5
     tables = parameters["relative_height"], parameters["relative_width"]
-    return weights(scaled, key, *tables, scaled if scaled_positions else query)
+    return maps(scaled, key, *tables, scaled if scaled_positions else query)
 
 
 def self_attention(x, parameters, *, scaled_positions=True):
     """The whole layer, (b, h, w, c) → (b, h, w, n·d), from its parameters by name."""
-    shares = self_attention_weights(x, parameters, scaled_positions=scaled_positions)
+    shares = self_attention_maps(x, parameters, scaled_positions=scaled_positions).weights
     output = mix(shares, project(x, parameters["value"]["kernel"]))
     return output.reshape(*output.shape[:3], -1)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.attention import self_attention, self_attention_weights
+from reference.attention import self_attention, self_attention_maps
 from reference.convolution import (
     ACTIVATIONS,
     average_pool,
@@ -83,11 +83,11 @@ def scale_channels(x, params, options):
 
 
 def attention_block(x, params, stats, stride, options):
-    """The output, and the attention weights (b, n, h, w, h, w)."""
+    """The output, and the attention maps, each (b, n, h, w, h, w)."""
     activation = ACTIVATIONS[options.activation]
     y = activation(convolution_norm(x, params["reduce"], stats["reduce"]))
     scaled = {"scaled_positions": options.scaled_positions}
-    shares = self_attention_weights(y, params["attention"], **scaled)
+    maps = self_attention_maps(y, params["attention"], **scaled)
     y = self_attention(y, params["attention"], **scaled)
     if stride == 2:
         y = average_pool(y)
@@ -97,11 +97,12 @@ def attention_block(x, params, stats, stride, options):
         x = convolution_norm(x, params["shortcut"], stats["shortcut"], stride)
         if options.shortcut_activation:
             x = activation(x)
-    return activation(x + y), shares
+    return activation(x + y), maps
 
 
 class Outputs(NamedTuple):
     logits: np.ndarray
+    pooled_features: np.ndarray
     feature_maps: dict[str, np.ndarray]
     attention_maps: dict[str, np.ndarray]
 
@@ -126,8 +127,10 @@ def network(images, variables, options):
             block = (parts[name], stats[stage][name])
             stride = stage_stride if index == 1 else 1
             if "attention" in block[0]:
-                x, shares = attention_block(x, *block, stride, options)
-                attention_maps[f"{stage}/{name}"] = shares
+                x, maps = attention_block(x, *block, stride, options)
+                attention_maps[f"{stage}/{name}"] = maps.weights
+                attention_maps[f"{stage}/{name}/content_logits"] = maps.content_logits
+                attention_maps[f"{stage}/{name}/position_logits"] = maps.position_logits
             elif "spatial_1" in block[0]:
                 x = basic_block(x, *block, stride, options)
             else:
@@ -136,5 +139,5 @@ def network(images, variables, options):
     if "final" in params:
         x = convolution_norm(x, params["final"], stats["final"])
         x = ACTIVATIONS[options.activation](x)
-    logits = dense(x.mean(axis=(1, 2)), params["head"])
-    return Outputs(logits, feature_maps, attention_maps)
+    pooled = x.mean(axis=(1, 2))
+    return Outputs(dense(pooled, params["head"]), pooled, feature_maps, attention_maps)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bottleneck_transformer_flax.models.botnet import BoTNet
+from bottleneck_transformer_flax.models.botnet import BoTNet, Outputs
 from bottleneck_transformer_flax.models.flops import abstract_variables
 from bottleneck_transformer_flax.models.variants import VARIANTS
 from reference.network import Options
@@ -79,10 +79,11 @@ def small_variables(name, size=None, seed=0):
 
 @functools.cache
 def all_outputs(model):
-    """(variables, images) → logits, feature maps, attention maps, compiled once a size."""
+    """(variables, images) → ``Outputs``, each from its own method; compiled once a size."""
     return jax.jit(
-        lambda variables, images: (
+        lambda variables, images: Outputs(
             model.apply(variables, images),
+            model.apply(variables, images, method="pooled_features"),
             model.apply(variables, images, method="feature_maps"),
             model.apply(variables, images, method="attention_maps"),
         )

@@ -3,13 +3,14 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
 from bottleneck_transformer_flax.layers.attention_backends.choice import BACKENDS
-from bottleneck_transformer_flax.layers.attention_backends.reference import attention_weights
+from bottleneck_transformer_flax.layers.attention_backends.reference import attention_logits
 from bottleneck_transformer_flax.layers.remat import SAVED
 from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 
@@ -22,6 +23,20 @@ class Projections(NamedTuple):
     value: Float[Array, "b h w n v"]
     height_table: Float[Array, "height_rows d"]
     width_table: Float[Array, "width_rows d"]
+
+
+class AttentionMaps(NamedTuple):
+    """What every head attends to from every query position, over all key positions.
+
+    Attributes:
+        weights: softmax of the sum of both logits; each query's weights sum to 1 over the keys.
+        content_logits: q·kᵀ.
+        position_logits: q·rᵀ.
+    """
+
+    weights: Float[Array, "b n h w key_h key_w"]
+    content_logits: Float[Array, "b n h w key_h key_w"]
+    position_logits: Float[Array, "b n h w key_h key_w"]
 
 
 class RelativeSelfAttention(nn.Module):
@@ -63,10 +78,17 @@ class RelativeSelfAttention(nn.Module):
         output = checkpoint_name(attend(*self.project(x)), SAVED)
         return output.reshape(b, h, w, self.num_heads * self.head_dim)
 
-    def weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
-        """Attention weights for ``x`` in float32; each query's weights sum to 1 over the keys."""
+    def maps(self, x: Float[Array, "b h w c"]) -> "AttentionMaps":
+        """Where each position of ``x`` attends to, and why, in float32."""
         query, key, _, height_table, width_table = self.project(x)
-        return sharded_by_batch(attention_weights)(query, key, height_table, width_table)
+
+        def compute(query: Array, *others: Array) -> AttentionMaps:
+            b, h, w, n, _ = query.shape
+            content, position = attention_logits(query, *others)
+            maps = jax.nn.softmax(content + position, axis=-1), content, position
+            return AttentionMaps(*(each.reshape(b, n, h, w, h, w) for each in maps))
+
+        return sharded_by_batch(compute)(query, key, height_table, width_table)
 
     @nn.compact
     def project(self, x: Float[Array, "b h w c"]) -> Projections:

@@ -49,18 +49,20 @@ def choose_algorithm(
 ) -> Callable[..., Array]:
     """The algorithm for a k×k convolution padded by k // 2.
 
-    A 1×1 convolution is always one matrix product, and one of patches is where nothing else is
-    asked for. All others are XLA's where ``algorithm`` is
-    "plain" rather than "auto", where the batch size is symbolic, and on every platform but a CPU.
+    Where the batch size is symbolic, all are XLA's, which an exporter recognises. Else a 1×1
+    convolution is always one matrix product, and all others are XLA's where ``algorithm`` is
+    "plain" rather than "auto", and on every platform but a CPU.
 
     Args:
         shape: (b, h, w, c) of the input.
         algorithm: the ``convolution_algorithm`` of ``Execution``.
     """
+    b, h, w, channels = shape
+    if is_symbolic_dim(b):
+        return xla_convolution
     if kernel_size == groups == 1:
         return pointwise
-    b, h, w, channels = shape
-    if algorithm == "plain" or is_symbolic_dim(b) or jax.default_backend() != "cpu":
+    if algorithm == "plain" or jax.default_backend() != "cpu":
         return xla_convolution
     if kernel_size == stride and groups == 1:
         return patches

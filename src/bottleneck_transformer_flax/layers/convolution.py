@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
@@ -85,8 +86,12 @@ def stem_max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b out_h out_w c"]
 
     Takes maxima along rows, then along columns: their gradient needs a quarter of the time and
     memory of ``nn.max_pool``'s in XLA on CPU. The first of tied values gets the whole gradient, as
-    in PyTorch.
+    in PyTorch. Where the batch size is symbolic, it is ``nn.max_pool``, which an exporter
+    recognises.
     """
+    if is_symbolic_dim(x.shape[0]):
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+        return nn.max_pool(padded, window_shape=(3, 3), strides=(2, 2))
     for axis in (2, 1):
         out = (x.shape[axis] + 1) // 2
         padding = [(1, 1) if axis == other else (0, 0) for other in range(4)]

@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 
 from bottleneck_transformer_flax.axes import Array, Float
-from bottleneck_transformer_flax.layers.attention import RelativeSelfAttention
+from bottleneck_transformer_flax.layers.attention import AttentionMaps, RelativeSelfAttention
 from bottleneck_transformer_flax.layers.batch_norm import BatchNorm
 from bottleneck_transformer_flax.layers.channel_attention import (
     EfficientChannelAttention,
@@ -22,10 +22,11 @@ from bottleneck_transformer_flax.layers.dropout import Dropout
 from bottleneck_transformer_flax.models.config import BoTNetConfig
 from bottleneck_transformer_flax.models.execution import Execution
 
+# Looked up in flax when they are called, for an exporter may put its own in their place.
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "gelu": partial(nn.gelu, approximate=False),
+    "relu": lambda x: nn.relu(x),
+    "silu": lambda x: nn.silu(x),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
 }
 
 
@@ -231,9 +232,9 @@ class AttentionBottleneck(Bottleneck):
             x = self.attention_norm(x, use_running_average=running)
         return self.activation(x)
 
-    def attention_weights(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n q k"]:
-        """Attention weights of this block, in inference."""
-        return self.attention.weights(self.reduce(x, train=False))
+    def attention_maps(self, x: Float[Array, "b h w c"]) -> AttentionMaps:
+        """What this block attends to, in inference."""
+        return self.attention.maps(self.reduce(x, train=False))
 
 
 BLOCKS: dict[str, type[ResidualBlock]] = {

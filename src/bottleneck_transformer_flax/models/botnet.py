@@ -1,5 +1,7 @@
 """BoTNet: a stem, four stages of residual blocks, and a classifier."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,10 @@ import numpy as np
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.layers.attention import AttentionMaps
 from bottleneck_transformer_flax.layers.convolution import stem_max_pool
 from bottleneck_transformer_flax.layers.dropout import Dropout
 from bottleneck_transformer_flax.layers.remat import rematerialise
-from bottleneck_transformer_flax.layers.sharding import sharded_by_batch
 from bottleneck_transformer_flax.models.blocks import (
     ACTIVATIONS,
     BLOCKS,
@@ -85,14 +87,38 @@ class Stage(nn.Module):
             for index, kind in enumerate(config.block_kinds(stage))
         ]
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Array:
-        """Apply the parts in turn."""
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        train: bool,
+        attention: dict[str, AttentionMaps] | None = None,
+    ) -> Array:
+        """Apply the parts in turn; note in a given dictionary what each block attends to."""
         for part in self.parts:
+            if attention is not None and isinstance(part, AttentionBottleneck):
+                attention[f"{self.name}/{part.name}"] = part.attention_maps(x)
             if train:
                 x = rematerialise(part, x, save_nothing=self.execution.remat)
             else:
                 x = part(x, train=False)
         return x
+
+
+class Outputs(NamedTuple):
+    """Everything that a network computes of some images.
+
+    Attributes:
+        logits: as ``BoTNet.__call__`` gives them.
+        pooled_features: as ``BoTNet.pooled_features``.
+        feature_maps: as ``BoTNet.feature_maps``.
+        attention_maps: as ``BoTNet.attention_maps``.
+    """
+
+    logits: Float[Array, "b classes"]
+    pooled_features: Float[Array, "b features"]
+    feature_maps: dict[str, Float[Array, "b map_h map_w map_c"]]
+    attention_maps: dict[str, Float[Array, "b n h w key_h key_w"]]
 
 
 class BoTNet(nn.Module):
@@ -146,11 +172,17 @@ class BoTNet(nn.Module):
             ConfigError: when the images are too small, have the wrong number of channels, are not
                 floating point, or give an attention grid that the variables are not for.
         """
-        features = self.feature_maps(images, train=train)["c5"]
-        if self.config.final_channels:
-            features = self.final(features, train=train)
-        pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
+        pooled = self.pooled_features(images, train=train)
         return self.head(self.dropout(pooled, deterministic=not train))
+
+    def pooled_features(
+        self, images: Float[Array | np.ndarray, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b features"]:
+        """Means over all positions of the last feature map, which the head classifies; float32.
+
+        Raises as ``__call__`` does.
+        """
+        return self._pool(self.feature_maps(images, train=train)["c5"], train=train)
 
     def feature_maps(
         self, images: Float[Array | np.ndarray, "b h w c"], *, train: bool = False
@@ -159,6 +191,15 @@ class BoTNet(nn.Module):
 
         Raises as ``__call__`` does.
         """
+        return self._feature_maps(images, train=train)
+
+    def _feature_maps(
+        self,
+        images: Float[Array | np.ndarray, "b h w c"],
+        *,
+        train: bool,
+        attention: dict[str, AttentionMaps] | None = None,
+    ) -> dict[str, Array]:
         if train and self.config.folded_batch_norm:
             raise ConfigError(
                 "a model with folded batch norm cannot be trained, because its norms are part of "
@@ -169,27 +210,43 @@ class BoTNet(nn.Module):
         x = jax.lax.stop_gradient(x) if "stem" in frozen else x
         outputs = {}
         for name, stage in self.stages.items():
-            x = stage(x, train=train and name not in frozen)
+            x = stage(x, train=train and name not in frozen, attention=attention)
             x = outputs[name] = jax.lax.stop_gradient(x) if name in frozen else x
         return outputs
 
     def attention_maps(self, images: Float[Array | np.ndarray, "b h w c"]) -> dict[str, Array]:
-        """Attention weights of every attention block, {"c5/block_1": …}.
+        """What every attention block attends to.
 
-        Each is float32, (b, n, h, w, h, w): for each head and query position (row, column), weights
-        over the key positions, which sum to 1. Raises as ``__call__`` does.
+        Returns:
+            For each block, in order, its weights as "c5/block_1", and the two logits whose sum they
+            are the softmax of as "c5/block_1/content_logits" and "c5/block_1/position_logits".
+            Each is float32, (b, n, h, w, h, w): for each head and query position (row, column), a
+            value for every key position. A query's weights sum to 1.
+
+        Raises as ``__call__`` does.
         """
-        x = self._stem_output(images, train=False)
-        maps, reshape = {}, sharded_by_batch(jnp.reshape)
-        for stage_name, stage in self.stages.items():
-            for part in stage.parts:
-                if isinstance(part, AttentionBottleneck):
-                    b, h, w, _ = x.shape
-                    grid = (b, self.config.num_heads, h, w, h, w)
-                    weights = part.attention_weights(x)
-                    maps[f"{stage_name}/{part.name}"] = reshape(weights, grid)
-                x = part(x, train=False)
-        return maps
+        return self.outputs(images).attention_maps
+
+    def outputs(self, images: Float[Array | np.ndarray, "b h w c"]) -> Outputs:
+        """Everything at once, in inference; raises as ``__call__`` does."""
+        attention: dict[str, AttentionMaps] = {}
+        feature_maps = self._feature_maps(images, train=False, attention=attention)
+        pooled = self._pool(feature_maps["c5"], train=False)
+        maps = {}
+        for block, (weights, content_logits, position_logits) in attention.items():
+            maps[block] = weights
+            maps[f"{block}/content_logits"] = content_logits
+            maps[f"{block}/position_logits"] = position_logits
+        return Outputs(self.head(pooled), pooled, feature_maps, maps)
+
+    def classify(self, features: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        """Logits from the last feature map, "c5", in inference."""
+        return self.head(self._pool(features, train=False))
+
+    def _pool(self, features: Float[Array, "b h w c"], *, train: bool) -> Array:
+        if self.config.final_channels:
+            features = self.final(features, train=train)
+        return jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
 
     def _stem_output(self, images: Array | np.ndarray, *, train: bool) -> Array:
         check_images(images, self.config)

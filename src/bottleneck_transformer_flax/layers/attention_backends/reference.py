@@ -9,13 +9,13 @@ from bottleneck_transformer_flax.layers.relative_position import relative_logits
 from bottleneck_transformer_flax.layers.remat import SAVED
 
 
-def attention_weights(
+def attention_logits(
     query: Float[Array, "b h w n d"],
     key: Float[Array, "b h w n d"],
     height_table: Float[Array, "height_rows d"],
     width_table: Float[Array, "width_rows d"],
-) -> Float[Array, "b n q k"]:
-    """softmax(q·kᵀ + q·rᵀ) jointly over all h·w keys, in float32.
+) -> tuple[Float[Array, "b n q k"], Float[Array, "b n q k"]]:
+    """The content logits q·kᵀ and the position logits q·rᵀ, in float32.
 
     Args:
         query: queries, already scaled by d^-½, which scales both terms.
@@ -24,7 +24,20 @@ def attention_weights(
         width_table: (2w − 1, d) embeddings of the column offset.
     """
     content = einsum_float32("bnqd,bnkd->bnqk", _heads_first(query), _heads_first(key))
-    position = relative_logits(query, height_table, width_table)
+    return content, relative_logits(query, height_table, width_table)
+
+
+def attention_weights(
+    query: Float[Array, "b h w n d"],
+    key: Float[Array, "b h w n d"],
+    height_table: Float[Array, "height_rows d"],
+    width_table: Float[Array, "width_rows d"],
+) -> Float[Array, "b n q k"]:
+    """softmax(q·kᵀ + q·rᵀ) jointly over all h·w keys, in float32.
+
+    See ``attention_logits`` for the arguments.
+    """
+    content, position = attention_logits(query, key, height_table, width_table)
     return jax.nn.softmax(checkpoint_name(content + position, SAVED), axis=-1)
 
 
@@ -37,7 +50,7 @@ def reference_attention(
 ) -> Float[Array, "b h w n v"]:
     """``output[q] = Σ_k weights[q, k] · value[k]``, the attention of arXiv 2101.11605, figure 4.
 
-    See ``attention_weights`` for the arguments.
+    See ``attention_logits`` for the arguments.
     """
     b, h, w, n, v = value.shape
     weights = attention_weights(query, key, height_table, width_table).astype(value.dtype)
