@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         save_pretrained,
     )
     from bottleneck_transformer_flax.conversion.loading import load_pretrained
+    from bottleneck_transformer_flax.inference.predictor import Predictor
     from bottleneck_transformer_flax.models.botnet import BoTNet
     from bottleneck_transformer_flax.models.config import BoTNetConfig
     from bottleneck_transformer_flax.models.execution import Execution
@@ -27,6 +28,7 @@ __all__ = [
     "BoTNet",
     "BoTNetConfig",
     "Execution",
+    "Predictor",
     "Preprocessing",
     "Pretrained",
     "fold_batch_norm",
@@ -42,6 +44,7 @@ _HOMES = {
     "BoTNet": "models.botnet",
     "BoTNetConfig": "models.config",
     "Execution": "models.execution",
+    "Predictor": "inference.predictor",
     "Preprocessing": "preprocessing",
     "Pretrained": "checkpoints.pretrained",
     "fold_batch_norm": "models.surgery",

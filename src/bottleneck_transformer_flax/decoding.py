@@ -152,7 +152,11 @@ def read_file(path: str | PathLike[str]) -> bytes:
         return Path(path).read_bytes()
 
 
-def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
+ImageInput = str | PathLike[str] | bytes | BinaryFile | Image.Image | np.ndarray
+"""What ``decode_image`` takes."""
+
+
+def decode_image(image: ImageInput) -> Image.Image:
     """Decode one image to mode RGB, 8 bits a channel, upright.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are
@@ -160,16 +164,38 @@ def decode_image(file: str | PathLike[str] | BinaryFile) -> Image.Image:
     gives its first frame. Colour profiles are not applied, as in the usual training pipelines.
 
     Args:
-        file: a path, or a binary file object positioned at the image; it is not closed.
+        image: a path, the bytes of an image file, a binary file object positioned at the image
+            (which is not closed), a Pillow image, or an RGB array (h, w, 3) of uint8.
 
     Raises:
-        DataError: when the file is missing, empty, truncated, not an image, or far too large; the
-            one-line message names the file and the reason.
+        DataError: when the file is missing, empty, truncated, not an image, or far too large, or
+            an array has another shape or dtype; the one-line message names the file and the
+            reason.
     """
-    if isinstance(file, str | PathLike):
-        return EncodedImage(read_file(file), fspath(file)).decode()
-    name = getattr(file, "name", None)
-    return EncodedImage(file.read(), name if isinstance(name, str) else "the given image").decode()
+    if isinstance(image, str | PathLike):
+        return EncodedImage(read_file(image), fspath(image)).decode()
+    if isinstance(image, Image.Image):
+        with _damage_named(getattr(image, "filename", "") or "the given image"):
+            return _upright_rgb(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise DataError(
+                f"an image is an array of {image.dtype} and shape {image.shape}; expected uint8 "
+                "and (height, width, 3), RGB"
+            )
+        return Image.fromarray(np.ascontiguousarray(image))
+    name = getattr(image, "name", None)
+    name = name if isinstance(name, str) else "the given image"
+    if isinstance(image, bytes):
+        return EncodedImage(image, name).decode()
+    if not isinstance(image, BinaryFile):
+        raise DataError(
+            f"an image is a {type(image).__name__}; expected a path, bytes, a binary file, an "
+            "array or a Pillow image"
+        )
+    with _damage_named(name):
+        content = image.read()
+    return EncodedImage(content, name).decode()
 
 
 class ImageHeader(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bottleneck_transformer_flax import load_pretrained
-from bottleneck_transformer_flax.cli import evaluate
+from bottleneck_transformer_flax.cli import evaluate, model_images
 from bottleneck_transformer_flax.data.datasets import load_parts, load_splits
 from bottleneck_transformer_flax.data.packing import pack
 from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
@@ -219,7 +219,7 @@ def test_what_a_model_was_trained_on_may_be_unknown_and_is_then_noted(call, scor
     called = call("evaluate", "--json", "--checkpoint", "copied", "--data", "data/val")
     assert called.json()["split"] == "all"
     assert called.err == "note: whether copied was trained on any of these images is not known\n"
-    assert evaluate._images_of("botnet_tiny", None).find()[0] == "embedded"
+    assert model_images.images_of("botnet_tiny", None).find()[0] == "embedded"
 
 
 def test_images_that_are_not_known_or_not_there_are_refused(fails, run, tmp_path):

@@ -13,7 +13,6 @@ from PIL import Image
 from bottleneck_transformer_flax import load_pretrained
 from bottleneck_transformer_flax.cli import predict
 from bottleneck_transformer_flax.data.sources import walking
-from bottleneck_transformer_flax.decoding import decode_image
 from bottleneck_transformer_flax.figures.style import new_figure, save_png
 from bottleneck_transformer_flax.inference.predictor import Predictor
 from cli.conftest import QUICK
@@ -32,7 +31,7 @@ def lines_of(called):
 
 
 def test_predictions_are_the_library_s_and_a_table_shows_them(call, run):
-    rankings = Predictor(load_pretrained(run))([decode_image(name) for name in GOOD])
+    rankings = [prediction.ranking for prediction in Predictor(load_pretrained(run))(GOOD)]
     called = call("predict", *GOOD, "--json", "--batch-size", "2")
     assert (called.code, called.err) == (0, "")
     for line, name, ranking in zip(lines_of(called), GOOD, rankings, strict=True):

@@ -108,7 +108,7 @@ def test_a_device_that_is_missing_or_too_small_is_one_line(fails, monkeypatch):
     def exhausted(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nMore.")
 
-    load = "bottleneck_transformer_flax.conversion.loading.load_pretrained"
+    load = "bottleneck_transformer_flax.inference.models.load_pretrained"
     monkeypatch.setattr(load, exhausted)
     message = fails(1, "predict", "x.png")
     assert message.endswith("allocating 5 bytes.); try a smaller --batch-size or --image-size")

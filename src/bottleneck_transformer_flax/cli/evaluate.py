@@ -4,35 +4,34 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from bottleneck_transformer_flax.checkpoints.pretrained_files import EMBEDDED
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import top5_text
+from bottleneck_transformer_flax.cli.model_images import Split, choose_images, images_of
 from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
-from bottleneck_transformer_flax.training.recipes import default_config
-from bottleneck_transformer_flax.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.datasets import Splits
     from bottleneck_transformer_flax.data.sources.base import ImageSource
     from bottleneck_transformer_flax.evaluation.predictions import Predictions
+    from bottleneck_transformer_flax.inference.models import Model
     from bottleneck_transformer_flax.training.run_images import RunImages
-
-Split = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score a trained model: accuracy, calibration and loss, and accuracy by class."""
 
-    checkpoint: options.Checkpoint = None
+    checkpoint: options.ExportedCheckpoint = None
+    engine: options.Engine = None
     data: str | None = None
     """Images to score, as for `botnet train`; by default those of the model's run, wherever they
     are now."""
@@ -47,6 +46,9 @@ class EvaluateOptions:
     """Write a picture of the confusion matrix to this .png file."""
     reliability: Path | None = None
     """Write a picture of the accuracy by confidence (a reliability diagram) to this .png file."""
+    knn: int | None = None
+    """Score the model's features, not its classifier: by the votes of the K nearest neighbours of
+    each image among the training images."""
     json: bool = False
     """Print the scores as one line of JSON."""
 
@@ -59,32 +61,37 @@ def run(arguments: Sequence[str]) -> int:
 
         check_png_path(picture)
 
-    from bottleneck_transformer_flax.conversion.loading import load_pretrained
     from bottleneck_transformer_flax.data.bad_images import BadImages
     from bottleneck_transformer_flax.data.datasets import comes_in_parts, named_split
     from bottleneck_transformer_flax.data.sources.base import relabel
     from bottleneck_transformer_flax.decoding import allow_pixels
+    from bottleneck_transformer_flax.inference.models import load_model
 
     checkpoint, trained = options.choose_checkpoint(parsed.checkpoint)
-    pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
-    images = _images_of(checkpoint, trained)
-    source, split, data, own = _source(parsed, images)
+    model = load_model(checkpoint, image_size=parsed.image_size, engine=parsed.engine)
+    images = images_of(checkpoint, trained)
+    source, split, data, own = choose_images(images, parsed.data, parsed.split)
     remark, note = _what_is_known(images, source, split, data, own)
     if note:
         print(f"note: {note}", file=sys.stderr)
     bad_images = BadImages(skip=parsed.skip_bad_images)
     allow_pixels(parsed.max_pixels)
-    predictions = score(
-        pretrained,
-        relabel(source, pretrained.classes),
-        batch_size=parsed.batch_size,
-        num_workers=parsed.num_workers,
-        bad_images=bad_images,
-    )
+    source = relabel(source, model.classes)
+    if parsed.knn is None:
+        predictions = score(
+            model,
+            source,
+            batch_size=parsed.batch_size,
+            num_workers=parsed.num_workers,
+            bad_images=bad_images,
+        )
+    else:
+        remark += f", by their {parsed.knn} nearest neighbours in the training images"
+        predictions = _score_by_neighbours(parsed, model, images, source, split, bad_images)
     if report := bad_images.report():
         print(report, file=sys.stderr)
-    result = predictions.to_json(pretrained.classes)
-    _draw(parsed, predictions, pretrained.classes, named_split(split, source.origin))
+    result = predictions.to_json(model.classes)
+    _draw(parsed, predictions, model.classes, named_split(split, source.origin))
     # That of an unsplit folder would only repeat its name.
     of = f" ({source.origin})" if source.origin and comes_in_parts(data) else ""
     part = f"all of {data}" if split == "all" else f"the {split} split of {data}{of}"
@@ -117,7 +124,7 @@ def _draw(
 
 
 def score(
-    pretrained: "Pretrained",
+    model: "Model",
     source: "ImageSource",
     *,
     batch_size: int,
@@ -126,16 +133,17 @@ def score(
 ) -> "Predictions":
     """Score all images of a source, with a progress bar."""
     from bottleneck_transformer_flax.cli.console import counting_progress
-    from bottleneck_transformer_flax.evaluation.evaluator import Evaluator
+    from bottleneck_transformer_flax.evaluation.evaluator import evaluate
 
-    evaluator = Evaluator(
-        pretrained.model, pretrained.preprocessing, batch_size=batch_size, num_workers=num_workers
-    )
     with counting_progress(Console(stderr=True, emoji=False)) as progress:
         task = progress.add_task("evaluating", total=len(source))
-        predictions = evaluator(
-            pretrained.variables,
+        predictions = evaluate(
+            model.score,
             source,
+            model.preprocessing,
+            num_classes=len(model.classes),
+            batch_size=batch_size,
+            num_workers=num_workers,
             bad_images=bad_images,
             on_batch=lambda done: progress.update(task, completed=done),
         )
@@ -143,72 +151,51 @@ def score(
     return predictions
 
 
-def _images_of(checkpoint: str, trained: RunDirectory | None) -> "RunImages":
-    """The images that a model was trained on; without a place where they are unknown."""
-    from bottleneck_transformer_flax.data.datasets import digest_splits, load_splits
-    from bottleneck_transformer_flax.training.run_images import RunImages
+def _score_by_neighbours(
+    parsed: EvaluateOptions,
+    model: "Model",
+    images: "RunImages",
+    source: "ImageSource",
+    split: Split,
+    bad_images: "BadImages",
+) -> "Predictions":
+    """Score all images of a source by their neighbours among the training images."""
+    from bottleneck_transformer_flax.cli.console import counting_progress
+    from bottleneck_transformer_flax.data.sources.base import relabel
+    from bottleneck_transformer_flax.evaluation.neighbours import (
+        compute_features,
+        predict_by_neighbours,
+    )
 
-    if trained is not None:
-        return RunImages.of_run(trained)
-    config = default_config("embedded")
-    if checkpoint in EMBEDDED:
-        return RunImages(checkpoint, config, digest_splits(load_splits("embedded")), ("embedded",))
-    return RunImages(checkpoint, config, {}, ())
-
-
-def _source(
-    parsed: EvaluateOptions, images: "RunImages"
-) -> "tuple[ImageSource, Split, str, Splits | None]":
-    """The images to score, their split, their data set, and its splits if it is the model's own."""
-    from bottleneck_transformer_flax.cli.console import print_notes
-    from bottleneck_transformer_flax.data.datasets import comes_in_parts, load_folder_all
-    from bottleneck_transformer_flax.training.run_images import load_images
-
-    data, splits = (parsed.data, None) if parsed.data is not None else _own_images(images)
-    in_parts = comes_in_parts(data)
-    try:
-        splits = splits or load_images(images.config, data)
-    except DataError:
-        # Images that cannot be split, such as one of each class, can be scored as a whole.
-        if in_parts or parsed.split not in (None, "all"):
-            raise
-        whole = load_folder_all(data)
-        print_notes(whole.notes)
-        return whole, "all", data, None
-    print_notes(splits.notes)
-    own = splits if images.are(splits) else None
-    held_out: Split = "validation" if splits.test is None else "test"
-    wanted = parsed.split or (held_out if own or in_parts else "all")
-    if wanted == "all" and not in_parts:
-        return load_folder_all(data), "all", data, own
-    source: ImageSource | None = splits._asdict().get(wanted)
-    if source is None:
-        raise ConfigError(_missing_split(wanted, splits, data, in_parts))
-    return source, wanted, data, own
-
-
-def _missing_split(wanted: Split, splits: "Splits", data: str, in_parts: bool) -> str:
-    """Why there is no such split, and which there are."""
-    if splits.validation is None and not in_parts:
-        why = f"no images of the folder {data!r} are held out, because the run held none out"
-    else:
-        why = f"the data set {data!r} has no {wanted} split"
-    there = [name for name in ("train", "validation", "test") if splits._asdict()[name] is not None]
-    choices = " or ".join(f"--split {name}" for name in [*there, *["all"] * (not in_parts)])
-    return f"{why}; choose {choices}, or name other images with --data"
-
-
-def _own_images(images: "RunImages") -> "tuple[str, Splits]":
-    """Where the images of the model's run are, and the images."""
-    if not images.places:
+    assert parsed.knn is not None
+    if split in ("train", "all"):
         raise ConfigError(
-            f"{images.owner} is not inside a run, so the images it was trained with are unknown; "
-            "name images with --data"
+            f"split is {split!r}, whose images would be among their own neighbours; choose "
+            "another with --split"
         )
-    try:
-        return images.find()
-    except DataError as error:
-        raise DataError(f"{error}; name their folder with --data") from error
+    known, *_ = choose_images(images, parsed.data, "train")
+    found = []
+    with counting_progress(Console(stderr=True, emoji=False)) as progress:
+        for each in (relabel(known, model.classes), source):
+            task = progress.add_task("computing features", total=len(each))
+            features = compute_features(
+                model.features,
+                each,
+                model.preprocessing,
+                batch_size=parsed.batch_size,
+                num_workers=parsed.num_workers,
+                bad_images=bad_images,
+                on_batch=partial(_advance, progress, task),
+            )
+            found.append(features)
+    neighbours, unknown = found
+    return predict_by_neighbours(
+        neighbours, unknown, source, k=parsed.knn, num_classes=len(model.classes)
+    )
+
+
+def _advance(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
 
 
 def _what_is_known(

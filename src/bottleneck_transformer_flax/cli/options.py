@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import arg
@@ -31,6 +31,18 @@ Checkpoint = Annotated[
         help="A pretrained directory, a run, a repository on the Hugging Face hub, or botnet_tiny; "
         "by default the newest finished run, or else the botnet_tiny in the package."
     ),
+]
+ExportedCheckpoint = Annotated[
+    str | None,
+    arg(
+        help="A pretrained directory, a run, a repository on the Hugging Face hub, botnet_tiny, or "
+        "an .onnx file that botnet export wrote; by default the newest finished run, or else the "
+        "botnet_tiny in the package."
+    ),
+]
+Engine = Annotated[
+    Literal["jax", "onnxruntime", "openvino"] | None,
+    arg(help="What computes the model; by default onnxruntime for an .onnx file, else jax."),
 ]
 InferenceSize = Annotated[
     tuple[int, int] | None,

@@ -1,30 +1,18 @@
 """``botnet predict IMAGE…``: classify images."""
 
-import io
-import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, NamedTuple
 
-import tyro
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.console import print_notes
-from bottleneck_transformer_flax.data.sources.walking import files_below, left_out
-from bottleneck_transformer_flax.decoding import allow_pixels, decode_image
-from bottleneck_transformer_flax.errors import ConfigError, DataError, OwnFigureError, one_line
-from bottleneck_transformer_flax.image_formats import (
-    count_undecoded,
-    describe_undecoded,
-    has_image_suffix,
-)
+from bottleneck_transformer_flax.cli.image_inputs import Images, results_of_images
+from bottleneck_transformer_flax.decoding import allow_pixels
+from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
 
 
 @dataclass(frozen=True)
@@ -35,12 +23,10 @@ class PredictOptions:
     then 1.
     """
 
-    images: Annotated[
-        tyro.conf.Positional[tuple[str, ...]],
-        tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
-    ]
+    images: Images
     """Image files, folders to search to any depth, or - for an image on standard input."""
-    checkpoint: options.Checkpoint = None
+    checkpoint: options.ExportedCheckpoint = None
+    engine: options.Engine = None
     top_k: int = 5
     """Number of classes to give for each image."""
     image_size: options.InferenceSize = None
@@ -50,83 +36,41 @@ class PredictOptions:
     """Print a line of JSON per image, with "image" and either "predictions" or "error"."""
 
 
-class Item(NamedTuple):
-    """An image to classify: its name, and either its pixels or why they cannot be read."""
-
-    name: str
-    image: Image.Image | None
-    error: DataError | None
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parsed = options.parse(PredictOptions, "predict", arguments)
     if not parsed.images:
         raise ConfigError("no image was named; expected files, folders, or - for standard input")
 
-    # These import jax, which takes a second; help and bad usage are answered without it.
-    from bottleneck_transformer_flax.conversion.loading import load_pretrained
+    # This imports jax, which takes a second; help and bad usage are answered without it.
     from bottleneck_transformer_flax.inference.predictor import Predictor
 
     allow_pixels(parsed.max_pixels)
     checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
-    pretrained = load_pretrained(checkpoint, image_size=parsed.image_size)
-    predictor = Predictor(pretrained, batch_size=parsed.batch_size, top_k=parsed.top_k)
+    predictor = Predictor(
+        checkpoint,
+        image_size=parsed.image_size,
+        batch_size=parsed.batch_size,
+        top_k=parsed.top_k,
+        engine=parsed.engine,
+    )
     if not parsed.json:
         print(f"model  {checkpoint}")
     failed = False
-    items = _items(parsed.images)
-    while group := list(itertools.islice(items, predictor.batch_size)):
-        rankings = iter(predictor([item.image for item in group if item.image is not None]))
-        for item in group:
-            if item.image is None:
-                failed = True
-                _report_error(item, as_json=parsed.json)
-            else:
-                _report(item.name, next(rankings), as_json=parsed.json)
-        # Whoever reads from a pipe gets each batch as soon as it is done.
+
+    def report_error(name: str, error: DataError) -> None:
+        nonlocal failed
+        failed = True
+        _report_error(name, error, as_json=parsed.json)
+
+    for name, prediction in results_of_images(parsed.images, predictor.stream, report_error):
+        # Whoever reads from a pipe gets each prediction as soon as it is made.
+        _report(name, prediction.ranking, as_json=parsed.json)
         print(end="", flush=True)
     return 1 if failed else 0
 
 
-def _items(names: Iterable[str]) -> Iterator[Item]:
-    for name in names:
-        if name == "-":
-            given = io.BytesIO(b"" if sys.stdin is None else sys.stdin.buffer.read())
-            given.name = "standard input"
-            yield _decode(given.name, given)
-        elif Path(name).is_dir():
-            own_output: list[str] = []
-            try:
-                files = list(files_below(Path(name), own_output))
-            except DataError as error:
-                yield Item(name, None, error)
-                continue
-            if own_output:
-                print_notes([f"{name}: {left_out(own_output)}"])
-            found = sorted(filter(has_image_suffix, files))
-            if undecoded := count_undecoded(files):
-                yield Item(name, None, DataError(f"{name}: has {describe_undecoded(undecoded)}"))
-            elif not found:
-                yield Item(name, None, DataError(f"{name}: the folder holds no images"))
-            for path in (str(Path(name) / file) for file in found):
-                item = _decode(path, path)
-                if isinstance(item.error, OwnFigureError):
-                    print_notes([f"left out {item.error}"])
-                else:
-                    yield item
-        else:
-            yield _decode(name, name)
-
-
-def _decode(name: str, file: str | io.BytesIO) -> Item:
-    try:
-        return Item(name, decode_image(file), None)
-    except DataError as error:
-        return Item(name, None, error)
-
-
-def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> None:
+def _report(name: str, ranking: Sequence[tuple[str, float]], *, as_json: bool) -> None:
     if as_json:
         predictions = [{"class": label, "probability": value} for label, value in ranking]
         print(json.dumps({"image": name, "predictions": predictions}))
@@ -141,7 +85,7 @@ def _report(name: str, ranking: list[tuple[str, float]], *, as_json: bool) -> No
     Console(highlight=False, emoji=False).print(table)
 
 
-def _report_error(item: Item, *, as_json: bool) -> None:
+def _report_error(name: str, error: DataError, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"image": item.name, "error": str(item.error)}))
-    print(f"botnet: error: {item.error}", file=sys.stderr)
+        print(json.dumps({"image": name, "error": str(error)}))
+    print(f"botnet: error: {error}", file=sys.stderr)

@@ -208,10 +208,11 @@ def _predict(
     pretrained: "Pretrained", source: "ImageSource", parsed: ReportOptions, notes: list[str]
 ) -> "Predictions":
     from bottleneck_transformer_flax.data.bad_images import BadImages
+    from bottleneck_transformer_flax.inference.models import FlaxModel
 
     bad_images = BadImages(skip=True)
     predictions = score(
-        pretrained,
+        FlaxModel(pretrained),
         source,
         batch_size=parsed.batch_size,
         num_workers=parsed.num_workers,

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -48,10 +49,9 @@ class Evaluator:
         self.batch_size = batch_size
         self._num_workers = num_workers
         self._devices = devices
-        self._transform = EvaluationTransform(preprocessing)
+        self._preprocessing = preprocessing
         self._num_classes = model.config.num_classes
         top_k = min(5, self._num_classes)
-        self._keeps_logits = keep_logits
         self._engine = Engine(
             model, preprocessing, top_k=top_k, keep_logits=keep_logits, devices=devices
         )
@@ -81,42 +81,86 @@ class Evaluator:
         Raises:
             DataError: when there are no images, or one cannot be read and is not to be left out.
         """
-        if not len(source):
-            raise DataError("there are no images to evaluate; choose a split that has some")
-        batches = evaluation_batches(
+        return evaluate(
+            partial(self._engine, variables),
             source,
-            self._transform,
+            self._preprocessing,
+            num_classes=self._num_classes,
             batch_size=self.batch_size,
             num_workers=self._num_workers,
-            process_shard=(0, 1) if self._devices is None else self._devices.process_shard,
+            devices=self._devices,
             bad_images=bad_images,
+            on_batch=on_batch,
+            should_stop=should_stop,
         )
-        scores: list[Scores] = []
-        with contextlib.closing(batches):
-            for batch in batches:
-                if should_stop is not None and self._any_process(should_stop()):
-                    return None
-                labels = np.where(batch["valid"], batch["label"], NO_LABEL)
-                scores.append(self._engine(variables, batch["image"], labels))
-                if on_batch is not None:
-                    on_batch(min(len(source), len(scores) * self.batch_size))
-        return self._predictions(source, scores)
 
-    def _any_process(self, flag: bool) -> bool:
-        return flag if self._devices is None else bool(self._devices.any_process(flag))
 
-    def _predictions(self, source: ImageSource, scores: list[Scores]) -> Predictions:
-        columns = zip(*scores, strict=True)
-        top_classes, top_probabilities, logits, losses, labels = map(np.concatenate, columns)
-        # Batches come in the order of the source, so a row's index is its position there.
-        positions = np.flatnonzero(labels != NO_LABEL)
-        return Predictions(
-            num_classes=self._num_classes,
-            positions=positions.astype(np.int32),
-            labels=labels[positions],
-            top_classes=top_classes[positions],
-            top_probabilities=top_probabilities[positions],
-            losses=losses[positions],
-            source_digest=digest(source),
-            logits=logits[positions] if self._keeps_logits else None,
-        )
+def evaluate(
+    score: Callable[[np.ndarray, np.ndarray], Scores],
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    *,
+    num_classes: int,
+    batch_size: int,
+    num_workers: int | None = None,
+    devices: DataParallel | None = None,
+    bad_images: BadImages | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Predictions | None:
+    """Score every image of a source once, whatever computes the scores.
+
+    Args:
+        score: from uint8 images of the model's size and their labels to their scores.
+        source: images, labelled with the model's classes.
+        preprocessing: how images become the model's input.
+        num_classes: number of the model's classes.
+        batch_size: images computed together, in all processes.
+        num_workers: as for ``Evaluator``.
+        devices: as for ``Evaluator``.
+        bad_images: as for ``Evaluator.__call__``, and so are the other arguments, the result and
+            the errors.
+        on_batch: see there.
+        should_stop: see there.
+    """
+    if not len(source):
+        raise DataError("there are no images to evaluate; choose a split that has some")
+    batches = evaluation_batches(
+        source,
+        EvaluationTransform(preprocessing),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        process_shard=(0, 1) if devices is None else devices.process_shard,
+        bad_images=bad_images,
+    )
+    scores: list[Scores] = []
+    with contextlib.closing(batches):
+        for batch in batches:
+            if should_stop is not None and _in_any_process(should_stop(), devices):
+                return None
+            labels = np.where(batch["valid"], batch["label"], NO_LABEL)
+            scores.append(score(batch["image"], labels))
+            if on_batch is not None:
+                on_batch(min(len(source), len(scores) * batch_size))
+    return _predictions(source, scores, num_classes)
+
+
+def _in_any_process(flag: bool, devices: DataParallel | None) -> bool:
+    return flag if devices is None else bool(devices.any_process(flag))
+
+
+def _predictions(source: ImageSource, scores: list[Scores], num_classes: int) -> Predictions:
+    columns = zip(*scores, strict=True)
+    top_classes, top_probabilities, logits, losses, labels = map(np.concatenate, columns)
+    # Batches come in the order of the source, so a row's index is its position there.
+    positions = np.flatnonzero(labels != NO_LABEL)
+    return Predictions(
+        num_classes=num_classes,
+        positions=positions.astype(np.int32),
+        labels=labels[positions],
+        top_classes=top_classes[positions],
+        top_probabilities=top_probabilities[positions],
+        losses=losses[positions],
+        source_digest=digest(source),
+        logits=logits[positions] if logits.shape[1] else None,
+    )

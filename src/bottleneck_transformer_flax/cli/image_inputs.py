@@ -1,0 +1,110 @@
+"""Images that a user names: files, folders searched to any depth, and standard input."""
+
+import io
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import tyro
+
+from bottleneck_transformer_flax.cli.console import print_notes
+from bottleneck_transformer_flax.data.sources.walking import files_below, left_out
+from bottleneck_transformer_flax.decoding import ImageInput
+from bottleneck_transformer_flax.errors import DataError, OwnFigureError
+from bottleneck_transformer_flax.image_formats import (
+    count_undecoded,
+    describe_undecoded,
+    has_image_suffix,
+)
+
+Images = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
+]
+"""The option of commands that take images."""
+
+
+@runtime_checkable
+class HasError(Protocol):
+    """What was computed of an image, or why it could not be."""
+
+    @property
+    def error(self) -> DataError | None:
+        """Why the image cannot be read."""
+        ...
+
+
+Result = TypeVar("Result", bound=HasError)
+ReportError = Callable[[str, DataError], None]
+
+
+class Named(NamedTuple):
+    """An image and its name, or why there is none; whether it was found in a folder."""
+
+    name: str
+    image: ImageInput | DataError
+    in_folder: bool = False
+
+
+def results_of_images(
+    names: Iterable[str],
+    stream: Callable[[Iterator[ImageInput | DataError]], Iterator[Result]],
+    report_error: ReportError,
+) -> Iterator[tuple[str, Result]]:
+    """What a stream makes of every image, with the image's name.
+
+    Figures that botnet drew are left out of folders, with a note.
+
+    Args:
+        names: files, folders, or - for standard input.
+        stream: from images to one result each, in their order.
+        report_error: called, in the place of a result, with every image that cannot be read, and
+            with every folder that has no images, or some that cannot be decoded.
+    """
+    under_way: deque[Named] = deque()
+
+    def images() -> Iterator[ImageInput | DataError]:
+        for named in _find_images(names):
+            under_way.append(named)
+            yield named.image
+
+    for result in stream(images()):
+        name, _, in_folder = under_way.popleft()
+        if result.error is None:
+            yield name, result
+        elif in_folder and isinstance(result.error, OwnFigureError):
+            print_notes([f"left out {result.error}"])
+        else:
+            report_error(name, result.error)
+
+
+def _find_images(names: Iterable[str]) -> Iterator[Named]:
+    for name in names:
+        if name == "-":
+            given = io.BytesIO(b"" if sys.stdin is None else sys.stdin.buffer.read())
+            given.name = "standard input"
+            yield Named(given.name, given)
+        elif not Path(name).is_dir():
+            yield Named(name, name)
+        else:
+            yield from _images_below(name)
+
+
+def _images_below(folder: str) -> Iterator[Named]:
+    own_output: list[str] = []
+    try:
+        files = list(files_below(Path(folder), own_output))
+    except DataError as error:
+        yield Named(folder, error)
+        return
+    if own_output:
+        print_notes([f"{folder}: {left_out(own_output)}"])
+    found = sorted(filter(has_image_suffix, files))
+    if undecoded := count_undecoded(files):
+        yield Named(folder, DataError(f"{folder}: has {describe_undecoded(undecoded)}"))
+    elif not found:
+        yield Named(folder, DataError(f"{folder}: the folder holds no images"))
+    for path in (str(Path(folder) / file) for file in found):
+        yield Named(path, path, in_folder=True)
