@@ -8,7 +8,9 @@ from importlib import import_module
 from bottleneck_transformer_flax.errors import BoTNetError, ConfigError
 
 COMMANDS = {
-    **dict.fromkeys(("inference", "training", "attention", "attention-training"), "networks"),
+    **dict.fromkeys(
+        ("inference", "export", "training", "attention", "attention-training"), "networks"
+    ),
     "data": "data",
     "start-up": "start_up",
     "gpu": "gpu",

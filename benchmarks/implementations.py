@@ -94,12 +94,21 @@ NETWORKS = {
     ),
     "timm": Implementation("torch_peers", packages=_TIMM),
     COMPILED: Implementation("torch_peers", {"compiled": True}, packages=_TIMM),
-    "onnxruntime": Implementation(
-        "onnx_peers", {"runtime": "onnxruntime"}, ("inference",), (*_ONNX, "onnxruntime")
-    ),
-    "openvino": Implementation(
-        "onnx_peers", {"runtime": "openvino"}, ("inference",), (*_ONNX, "openvino")
-    ),
+    **{
+        runtime: Implementation(
+            "onnx_peers", {"runtime": runtime}, ("inference", "export"), (*_ONNX, runtime)
+        )
+        for runtime in ("onnxruntime", "openvino")
+    },
+    **{
+        f"exported-{runtime}": Implementation(
+            "exported",
+            {"runtime": runtime},
+            ("inference", "export"),
+            ("jax2onnx", "onnxruntime", runtime),
+        )
+        for runtime in ("onnxruntime", "openvino")
+    },
     "ours-remat": Implementation("ours", {"execution": Execution(remat=True)}, ("training",)),
 }
 READERS = {

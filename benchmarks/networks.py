@@ -23,11 +23,12 @@ from bottleneck_transformer_flax.models.variants import get_variant
 
 DESCRIPTIONS = {
     "inference": "Measure the logits of a batch of normalised images.",
+    "export": "Measure this library's ONNX export beside PyTorch's of timm's network.",
     "training": "Measure a training step: an update of every parameter by SGD with momentum.",
     "attention": "Measure the last stage's attention layer over a grid.",
     "attention-training": "Measure the last stage's attention layer with all its gradients.",
 }
-_BATCH_SIZES = {"inference": [1, 8], "training": [8]}
+_BATCH_SIZES = {"inference": [1, 8], "export": [1, 8], "training": [8]}
 
 
 def run(workload: str, arguments: Sequence[str]) -> int:
@@ -103,7 +104,8 @@ def _cases(workload: str, options: argparse.Namespace) -> Iterator[Case]:
     for size in sizes:
         for batch_size in dict.fromkeys(options.batch_sizes):
             yield Case(
-                workload=cast(Workload, workload),
+                workload=cast(Workload, "inference" if workload == "export" else workload),
+                section="export" if workload == "export" else "",
                 variant=options.variant,
                 config=variant.config,
                 size=size,

@@ -3,6 +3,7 @@
 The only argument is the README, whose Python is run as it stands.
 """
 
+import contextlib
 import json
 import re
 import subprocess
@@ -22,8 +23,21 @@ from bottleneck_transformer_flax import load_pretrained
 def main(readme: Path) -> None:
     package = Path(str(files("bottleneck_transformer_flax")))
     assert "site-packages" in package.parts, f"the source tree is tested, not the wheel: {package}"
-    assert (package / "py.typed").is_file(), "py.typed is missing from the wheel"
-    check_snippet(readme.read_text("utf-8"))
+    for name in (
+        "py.typed",
+        "export/onnxruntime_web/LICENSE",
+        "export/onnxruntime_web/ort.js",
+        "export/onnxruntime_web/ort.wasm.gz",
+        "export/page/index.html",
+        "export/page/page.css",
+        "export/page/page.js",
+        "export/samples/cat.jpg",
+    ):
+        assert (package / name).is_file(), f"{name} is missing from the wheel"
+    snippets = readme.read_text("utf-8")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Image.new("RGB", (40, 30), "red").save("cat.jpg")
+        check_snippet(snippets)
     check_command_line()
     print("the wheel works: 1 passed, 0 failed")
 

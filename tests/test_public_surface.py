@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import bottleneck_transformer_flax
 
@@ -20,6 +21,7 @@ FIXED = {
     "save_pretrained",
     "resize_relative_positions",
     "replace_head",
+    "Predictor",
 }
 
 README = Path(__file__).parents[1] / "README.md"
@@ -70,8 +72,10 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.slow
-def test_the_readmes_python_runs_verbatim():
-    first, second = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+def test_the_readmes_python_runs_verbatim(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), "red").save("cat.jpg")
+    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     names = {}
     exec(first, names)
     assert tuple(names["config"].stage_sizes) == (3, 4, 23, 12)
@@ -93,3 +97,7 @@ def test_the_readmes_python_runs_verbatim():
     assert names["attention"]["c5/block_1"].shape == (8, 4, 4, 4, 4, 4)
     other = names["model"].apply(names["variables"], jnp.zeros((1, 56, 64, 3)))
     assert other.shape == (1, 3)
+
+    exec(third, names)
+    assert names["name"] in names["prediction"].ranking[0]
+    assert 0.1 < names["probability"] <= 1

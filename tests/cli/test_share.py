@@ -1,8 +1,20 @@
 """``botnet share``, and a shared model wherever a checkpoint is asked for."""
 
+import jax
+import numpy as np
 import pytest
+import torch
 
-from bottleneck_transformer_flax import load_pretrained
+from bottleneck_transformer_flax import (
+    BoTNet,
+    Preprocessing,
+    get_config,
+    load_pretrained,
+    save_pretrained,
+)
+from bottleneck_transformer_flax.models.flops import abstract_variables
+from reference.timm_networks import timm
+from reference.variables import random_variables
 from training.tiny import assert_same_bits
 
 
@@ -39,3 +51,29 @@ def test_a_mistyped_path_or_name_asks_the_hub_for_nothing(fails, hub, tmp_path, 
     told = fails(2, "share", "insects", "--checkpoint", "botnet_tiny")
     assert "is not the name of a hub repository" in told
     assert (hub.asked, hub.repositories) == ([], {})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("logged_in")
+def test_timm_loads_what_was_shared_of_a_model_that_it_has(call, hub, tmp_path, monkeypatch):
+    """At another size and with other classes than timm's own weights, twice."""
+    monkeypatch.chdir(tmp_path)
+    size, classes = (96, 128), ("ant", "bee", "cat")
+    model = BoTNet(config=get_config("eca_botnext26ts_256", num_classes=3))
+    preprocessing = Preprocessing(size=size, crop=0.9, mean=(0.1, 0.2, 0.3))
+    for seed in (0, 1):
+        variables = random_variables(abstract_variables(model, size), seed=seed)
+        save_pretrained("own", model, variables, preprocessing, classes)
+        called = call("share", "lab/insects", "--checkpoint", "own")
+        assert called.code == 0, called
+        assert "timm.create_model('hf-hub:lab/insects@timm', pretrained=True)" in called.out
+        theirs = timm.create_model("hf-hub:lab/insects@timm", pretrained=True).eval()
+        images = np.random.default_rng(2).standard_normal((2, *size, 3), np.float32)
+        with torch.no_grad():
+            logits = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+        expected = np.asarray(jax.jit(model.apply)(variables, images))
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert list(theirs.pretrained_cfg["mean"]) == [0.1, 0.2, 0.3]
+    assert theirs.pretrained_cfg["label_names"] == list(classes)
+    # Our own files are on the main branch as before.
+    assert load_pretrained("lab/insects").classes == classes

@@ -31,21 +31,24 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository: its commits, oldest first, and the tags on them."""
+    """A repository: its commits, oldest first, the tags on them, and other branches than main."""
 
     private: bool = False
     commits: list[Commit] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, list[Commit]] = field(default_factory=dict)
 
-    def commit(self, message, files):
-        name = hashlib.sha1(f"{len(self.commits)} {message} {sorted(files)}".encode()).hexdigest()
-        self.commits.append(Commit(message, files, name))
+    def commit(self, message, files, revision="main"):
+        commits = self.branches.get(revision, self.commits)
+        name = hashlib.sha1(f"{len(commits)} {message} {sorted(files)}".encode()).hexdigest()
+        commits.append(Commit(message, files, name))
         return name
 
     def version(self, revision):
-        """The commit that "main", a tag or a commit's name means."""
-        by_name = {commit.name: commit for commit in self.commits}
-        by_name["main"] = self.commits[-1]
+        """The commit that a branch, a tag or a commit's name means."""
+        branches = self.branches | {"main": self.commits}
+        by_name = {commit.name: commit for commits in branches.values() for commit in commits}
+        by_name |= {name: commits[-1] for name, commits in branches.items()}
         return by_name[self.tags.get(revision, revision)]
 
 
@@ -124,6 +127,13 @@ class Hub:
             self.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
         return httpx2.Response(409 if there else 200, json={"url": f"{self.endpoint}/{name}"})
 
+    def branch(self, request, name, revision):
+        repository = self.repositories[name]
+        if revision in repository.branches:
+            return httpx2.Response(409, json={"error": "Reference already exists"})
+        repository.branches[revision] = [repository.version("main")]
+        return httpx2.Response(200)
+
     def check_card(self, request):
         refused = "license: bad" in json.loads(request.content)["content"]
         errors = [{"message": '"license" must be known'}] if refused else []
@@ -140,7 +150,7 @@ class Hub:
         files = dict(self.repositories[name].version(revision).files)
         header, *added = (json.loads(line)["value"] for line in request.content.splitlines())
         files |= {file["path"]: base64.b64decode(file["content"]) for file in added}
-        commit = self.repositories[name].commit(header["summary"], files)
+        commit = self.repositories[name].commit(header["summary"], files, revision)
         address = f"{self.endpoint}/{name}/commit/{commit}"
         return httpx2.Response(200, json={"commitUrl": address, "commitOid": commit})
 
@@ -157,6 +167,7 @@ ROUTES = {
     f"(?:HEAD|GET) /{NAME}/resolve/([^/]+)/(.+)": Hub.resolve,
     "POST /api/repos/create": Hub.create,
     "POST /api/validate-yaml": Hub.check_card,
+    f"POST /api/models/{NAME}/branch/(.+)": Hub.branch,
     f"POST /api/models/{NAME}/preupload/(.+)": Hub.before_upload,
     f"POST /api/models/{NAME}/commit/(.+)": Hub.commit,
 }

@@ -146,6 +146,22 @@ def upload_pretrained(
     return str(url)
 
 
+def upload_revision(folder: Path, repository: str, revision: str, *, message: str) -> None:
+    """Upload a folder's files to a branch of a repository, made from its main branch if need be.
+
+    Raises:
+        CheckpointError: when writing is not permitted, or the hub cannot be reached.
+    """
+    with _hub_errors(repository, uploading=True):
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=True)
+        hub.create_branch(repository, branch=revision, exist_ok=True)
+        hub.upload_folder(
+            repo_id=repository, folder_path=folder, revision=revision, commit_message=message
+        )
+
+
 def _complete_directory(directory: Path) -> Path:
     """Find the pretrained directory to share, and check that no file is missing."""
     folder = find_pretrained(directory)

@@ -11,10 +11,12 @@ COMMANDS = {
     "evaluate": "score a trained model on a data set",
     "report": "write a page about a run",
     "predict": "classify images",
+    "explain": "draw what a model attends to in an image",
+    "features": "write the pooled features of images, for search and clustering",
     "data": "pack a data set into a few large files, or draw it as training sees it",
     "variants": "list the models, with their size, cost and published weights",
     "import": "convert another project's checkpoint to a pretrained directory",
-    "export": "convert a model to another project's checkpoint",
+    "export": "write a model as a file that runs elsewhere: ONNX, a web page, StableHLO, timm's",
     "share": "upload a model to the Hugging Face hub",
 }
 

@@ -1,5 +1,6 @@
 """Conversion between other projects' checkpoints and this package's models, in both directions."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
+from bottleneck_transformer_flax.checkpoints.pretrained_files import CONFIG, WEIGHTS
 from bottleneck_transformer_flax.conversion.distribuuuu import DISTRIBUUUU
 from bottleneck_transformer_flax.conversion.mapping import (
     Arrays,
@@ -18,7 +20,7 @@ from bottleneck_transformer_flax.conversion.mapping import (
     to_torch,
 )
 from bottleneck_transformer_flax.conversion.public_weights import ProjectName
-from bottleneck_transformer_flax.conversion.timm import TIMM
+from bottleneck_transformer_flax.conversion.timm import TIMM, timm_config
 from bottleneck_transformer_flax.conversion.torch_files import write_safetensors
 from bottleneck_transformer_flax.data import imagenet
 from bottleneck_transformer_flax.errors import CheckpointError, ConfigError, first_of
@@ -132,6 +134,28 @@ def export_checkpoint(pretrained: Pretrained, path: str | Path, project: Project
     arrays = to_torch(list(PROJECTS[project].mapping(config)), variables)
     write_safetensors(Path(path), arrays)
     return variant.name
+
+
+def write_timm_repository(pretrained: Pretrained, folder: Path, licence: str | None) -> None:
+    """Write the files that make a repository one of timm's: its configuration and its weights.
+
+    Args:
+        pretrained: a model of one of timm's variants.
+        folder: an empty folder.
+        licence: licence of the weights.
+
+    Raises:
+        CheckpointError: as ``export_checkpoint``.
+    """
+    variant = export_checkpoint(pretrained, folder / WEIGHTS, "timm")
+    config = json.dumps(timm_config(pretrained, variant, licence), indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(f"{config}\n", encoding="utf-8")
+
+
+def is_of_timm(pretrained: Pretrained) -> bool:
+    """Whether timm has this model."""
+    variant = find_variant(pretrained.model.config)
+    return variant is not None and variant.name in PROJECTS["timm"].variants
 
 
 def _unusable(name: str, trained_size: tuple[int, int] | None, size: tuple[int, int]) -> str:

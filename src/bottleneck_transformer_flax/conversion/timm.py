@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.conversion.mapping import (
     CONVOLUTION_1D,
     LINEAR,
@@ -155,6 +156,42 @@ def read_timm_config(path: Path, repository: str) -> TimmConfig:
             f"{file} does not describe one of timm's models: {reason(error)}; expected the file as "
             "timm writes it"
         ) from error
+
+
+def timm_config(pretrained: Pretrained, variant: str, licence: str | None) -> dict[str, Any]:
+    """What the ``config.json`` of a repository in timm's format holds, for ``read_timm_config``.
+
+    Args:
+        pretrained: the model.
+        variant: timm's name of it.
+        licence: licence of the weights.
+    """
+    preprocessing, stride = pretrained.preprocessing, pretrained.model.config.total_stride
+    # timm rounds a grid's size down when it builds the tables, and up when it computes.
+    size = [-(-side // stride) * stride for side in preprocessing.size]
+    return {
+        "architecture": variant,
+        "num_classes": len(pretrained.classes),
+        "num_features": len(pretrained.variables["params"]["head"]["kernel"]),
+        "global_pool": "avg",
+        "model_args": {"img_size": size},
+        "label_names": list(pretrained.classes),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, *size],
+            "fixed_input_size": True,
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": preprocessing.crop,
+            "crop_mode": "center",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": len(pretrained.classes),
+            "pool_size": [side // stride for side in size],
+            "first_conv": "stem.conv1.conv",
+            "classifier": "head.fc",
+            "license": licence,
+        },
+    }
 
 
 def _check_supported(model_args: dict[str, Any], crop_mode: str | None, file: str) -> None:

@@ -1,0 +1,5 @@
+"""Records may be built of what JSON has, as in the other upper rooms."""
+
+from training import tiny
+
+__all__ = ["tiny"]
