@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training.tiny import write_classes
+
 GOOD = ("data/val/ant/0.png", "data/val/bee/1.png", "data/val/cat/2.png")
 
 
@@ -66,6 +68,13 @@ def test_a_summary_says_what_was_compared(call, finished_run):
 )
 def test_what_cannot_be_written_is_told_at_once(fails, finished_run, arguments, told):
     assert told in fails(2, "export", *arguments)
+
+
+def test_calibration_images_of_other_classes_are_refused(fails, finished_run):
+    write_classes(Path("others"), {"dog": 3, "elk": 3})
+    told = fails(1, "export", "--format", "int8", "--out", "model.onnx", "--data", "others")
+    assert "'dog', 'elk'" in told
+    assert not Path("model.onnx").exists()
 
 
 def test_a_place_that_cannot_be_written_to_is_named(fails, finished_run):

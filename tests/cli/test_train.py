@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
 from rich.console import Console
@@ -17,7 +18,9 @@ from bottleneck_transformer_flax.cli.train_options import parse
 from bottleneck_transformer_flax.conversion.public_weights import PUBLIC_WEIGHTS
 from bottleneck_transformer_flax.data import datasets
 from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.datasets import load_splits
 from bottleneck_transformer_flax.distributed import StopRequest
+from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.training.defaults import Choice
 from bottleneck_transformer_flax.training.tensorboard import TensorBoard
 from bottleneck_transformer_flax.training.trainer import Outcome
@@ -235,3 +238,14 @@ def test_the_first_signal_requests_a_stop_and_the_second_ends_at_once(monkeypatc
         assert ended == [True]
     assert "resume from the last checkpoint with: botnet train --resume" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_image_has_the_probabilities_of_the_run_s_own_evaluation(call, run):
+    lines = [json.loads(line) for line in call("predict", "data/val", "--json").out.splitlines()]
+    names = [line["image"].removeprefix("data/val/") for line in lines]
+    predictions = Predictions.load(Path(run, "predictions.npz"))
+    source = load_splits("data").validation
+    for row, position in enumerate(predictions.positions):
+        line = lines[names.index(source.names[position])]
+        probabilities = [one["probability"] for one in line["predictions"]]
+        np.testing.assert_allclose(probabilities, predictions.top_probabilities[row], rtol=1e-5)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from jax.export import deserialize
 
@@ -71,6 +72,15 @@ def test_an_onnx_file_of_every_kind_of_model_gives_what_the_model_does(name, tmp
     for key, values in expected.items():
         scale = max(1, np.abs(values).max())
         np.testing.assert_allclose(outputs[key], values, rtol=0, atol=1e-4 * scale)
+
+
+def test_no_runtime_warns_of_a_file(tmp_path, capfd):
+    path = tmp_path / "model.onnx"
+    write_onnx(pretrained_of("botnet_t3"), path)
+    capfd.readouterr()
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    OnnxModel(path, engine="openvino")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_raw_takes_normalised_images_and_gives_logits(tmp_path):

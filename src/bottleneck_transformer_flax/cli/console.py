@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -62,6 +63,12 @@ class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The rate of a task that counts images."""
         return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
+
+
+def spinner(text: str) -> AbstractContextManager[object]:
+    """What is under way, on standard error; nothing where that is not a terminal."""
+    console = Console(stderr=True, emoji=False)
+    return console.status(Text(one_line(text))) if console.is_terminal else nullcontext()
 
 
 def counting_progress(console: Console) -> Progress:

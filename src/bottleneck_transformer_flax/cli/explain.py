@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import spinner
 from bottleneck_transformer_flax.decoding import ImageInput, allow_pixels
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def run(arguments: Sequence[str]) -> int:
     image: ImageInput = parsed.image
     if parsed.image == "-":
         image = io.BytesIO(b"" if sys.stdin is None else sys.stdin.buffer.read())
-    found = explain(pretrained, image, positions=parsed.at, block=parsed.block)
-    save_png(_draw(found, parsed.image), out)
+    with spinner(f"explaining {parsed.image}"):
+        found = explain(pretrained, image, positions=parsed.at, block=parsed.block)
+        save_png(_draw(found, parsed.image), out)
     if parsed.json:
         described = {"checkpoint": checkpoint, "image": parsed.image, "out": str(out)}
         print(json.dumps(described | _values(found)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bottleneck_transformer_flax.cli import options
+from bottleneck_transformer_flax.cli.console import spinner
 from bottleneck_transformer_flax.cli.model_images import choose_images, images_of
 from bottleneck_transformer_flax.errors import ConfigError
 
@@ -90,7 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     summary = {"checkpoint": checkpoint, "format": chosen, "file": str(parsed.out)}
     lines = {"model": checkpoint, "written": str(parsed.out)}
     write = {"timm": _write_timm, "int8": _write_int8}.get(chosen, _write_proved)
-    values, told = write(parsed, chosen, checkpoint, pretrained)
+    with spinner(f"exporting {checkpoint}"):
+        values, told = write(parsed, chosen, checkpoint, pretrained)
     if parsed.json:
         print(json.dumps(summary | values))
     else:
