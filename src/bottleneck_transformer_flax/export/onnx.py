@@ -81,7 +81,7 @@ def write_onnx(
 
 
 def _traced(function: ExportedFunction) -> Any:
-    """The graph as jax2onnx writes it."""
+    """The graph as jax2onnx writes it, with what it computes or holds twice once."""
     # It says for each shape that it computes that this has no type.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with (
@@ -91,20 +91,26 @@ def _traced(function: ExportedFunction) -> Any:
         jax.numpy_dtype_promotion("standard"),
     ):
         warnings.simplefilter("ignore")
+        import onnx_ir
         from jax2onnx import to_onnx
+        from onnx_ir.passes import common
 
         images = jax.ShapeDtypeStruct(("b", *function.image_size, 3), function.dtype)
-        return to_onnx(
+        model = to_onnx(
             function.call,
             inputs=[images],
             opset=OPSET,
             input_names=[INPUT],
             output_names=list(function.names),
+            return_mode="ir",
         )
+        common.DeduplicateInitializersPass(size_limit=2**31)(model)
+        common.CommonSubexpressionEliminationPass()(model)
+        return onnx_ir.to_proto(model)
 
 
 def _clean(graph: Any) -> Any:
-    """The graph with constants folded, and without duplicates and unused initializers.
+    """The graph with constants folded, and without unused nodes and initializers.
 
     Only what holds on every machine: no layout or fusion that one kind of processor likes.
     """
