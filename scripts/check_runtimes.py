@@ -8,6 +8,7 @@ in float32; 0.02 in 8 bits, where runtimes round differently). Takes some minute
 """
 
 import subprocess
+import sys
 import tempfile
 import venv
 from pathlib import Path
@@ -24,8 +25,9 @@ from bottleneck_transformer_flax.inference.onnx_model import INPUT, new_session
 RUNTIMES = ("onnxruntime==1.18.1", "openvino==2024.6.0", "numpy<2")
 
 PROGRAM = """
-import glob
+import glob, sys
 import numpy as np, onnxruntime, openvino
+bad = False
 for path in sorted(glob.glob("*.onnx")):
     given = np.load(path + ".npz")
     images, expected = given["images"], [given[f"output_{i}"] for i in range(len(given) - 1)]
@@ -37,7 +39,8 @@ for path in sorted(glob.glob("*.onnx")):
     for runtime, values in outputs.items():
         worst = max(float(abs(a - b).max()) for a, b in zip(values, expected))
         print(f"{runtime:<22} {path:<16} largest difference {worst:.1e}")
-        assert worst <= (0.02 if "int8" in path else 1e-4)
+        bad |= not worst <= (0.02 if "int8" in path else 1e-4)
+sys.exit(bad)
 """
 
 
@@ -48,8 +51,9 @@ def main() -> None:
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv/bin/python"
         subprocess.run([python, "-m", "pip", "install", "--quiet", *RUNTIMES], check=True)
-        subprocess.run([python, "-c", PROGRAM], cwd=folder, check=True)
-    print("every file runs in the oldest runtimes")
+        code = subprocess.run([python, "-c", PROGRAM], cwd=folder).returncode
+    print("a file differs" if code else "every file runs in the oldest runtimes")
+    sys.exit(code)
 
 
 def export_all(folder: Path) -> None:
@@ -63,9 +67,9 @@ def export_all(folder: Path) -> None:
     ):
         write_onnx(pretrained, folder / f"{name}.onnx", outputs=outputs)
     write_int8(pretrained, folder / "int8.onnx", splits.train, splits.validation, num_workers=0)
-    noise = np.random.default_rng(0).integers(256, size=(3, *pretrained.preprocessing.size, 3))
+    scored = [np.asarray(splits.validation.open(index).decode()) for index in range(8)]
     for path in folder.glob("*.onnx"):
-        images = noise.astype(np.uint8)
+        images = np.stack(scored)
         if path.stem == "raw":
             images = pretrained.preprocessing.normalize(images)
         outputs_of = new_session(path).run(None, {INPUT: images})
