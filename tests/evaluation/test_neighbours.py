@@ -25,7 +25,7 @@ def labelled(count, seed, classes=4, size=5):
 
 
 def votes_by_hand(known, feature, k, classes):
-    """Of one image, in float64."""
+    """Share of the votes of each class for one image, in float64."""
     similarities = [
         float(feature @ other) / math.sqrt(float(feature @ feature) * float(other @ other))
         for other in known.features.astype(np.float64)

@@ -229,12 +229,11 @@ def _write_timm(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """As ``_write_proved``, for the format that holds weights alone."""
     from bottleneck_transformer_flax.conversion.convert import export_checkpoint
+    from bottleneck_transformer_flax.conversion.timm import timm_image_size
 
     variant = export_checkpoint(pretrained, parsed.out, "timm")
     num_classes, image_size = len(pretrained.classes), pretrained.preprocessing.size
-    # timm rounds a grid's size down when it builds the tables, and up when it computes.
-    stride = pretrained.model.config.total_stride
-    img_size = tuple(-(-side // stride) * stride for side in image_size)
+    img_size = timm_image_size(pretrained)
     values = {
         "variant": variant,
         "num_classes": num_classes,

@@ -167,8 +167,7 @@ def timm_config(pretrained: Pretrained, variant: str, licence: str | None) -> di
         licence: licence of the weights.
     """
     preprocessing, stride = pretrained.preprocessing, pretrained.model.config.total_stride
-    # timm rounds a grid's size down when it builds the tables, and up when it computes.
-    size = [-(-side // stride) * stride for side in preprocessing.size]
+    size = list(timm_image_size(pretrained))
     return {
         "architecture": variant,
         "num_classes": len(pretrained.classes),
@@ -192,6 +191,16 @@ def timm_config(pretrained: Pretrained, variant: str, licence: str | None) -> di
             "license": licence,
         },
     }
+
+
+def timm_image_size(pretrained: Pretrained) -> tuple[int, int]:
+    """(height, width) to build timm's model for: whole strides.
+
+    timm rounds a grid's size down when it builds the tables, and up when it computes.
+    """
+    stride = pretrained.model.config.total_stride
+    height, width = (-(-side // stride) * stride for side in pretrained.preprocessing.size)
+    return height, width
 
 
 def _check_supported(model_args: dict[str, Any], crop_mode: str | None, file: str) -> None:

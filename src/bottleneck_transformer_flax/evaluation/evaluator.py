@@ -1,13 +1,14 @@
 """One pass of a model over a labelled set of images."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 
 import numpy as np
 
 from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.data.bad_images import BadImages
+from bottleneck_transformer_flax.data.batches import Batch
 from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource
 from bottleneck_transformer_flax.distributed import DataParallel
@@ -123,6 +124,42 @@ def evaluate(
         on_batch: see there.
         should_stop: see there.
     """
+    scores: list[Scores] = []
+    batches = batches_of(
+        source,
+        preprocessing,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        devices=devices,
+        bad_images=bad_images,
+        on_batch=on_batch,
+    )
+    with contextlib.closing(batches):
+        for batch in batches:
+            if should_stop is not None and _in_any_process(should_stop(), devices):
+                return None
+            labels = np.where(batch["valid"], batch["label"], NO_LABEL)
+            scores.append(score(batch["image"], labels))
+    return _predictions(source, scores, num_classes)
+
+
+def batches_of(
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    num_workers: int | None = None,
+    devices: DataParallel | None = None,
+    bad_images: BadImages | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Generator[Batch, None, None]:
+    """Every image of a source once, as evaluation sees it; ``on_batch`` after each batch's use.
+
+    See ``evaluate`` for the arguments.
+
+    Raises:
+        DataError: when there are no images, or one cannot be read and is not to be left out.
+    """
     if not len(source):
         raise DataError("there are no images to evaluate; choose a split that has some")
     batches = evaluation_batches(
@@ -133,16 +170,11 @@ def evaluate(
         process_shard=(0, 1) if devices is None else devices.process_shard,
         bad_images=bad_images,
     )
-    scores: list[Scores] = []
     with contextlib.closing(batches):
-        for batch in batches:
-            if should_stop is not None and _in_any_process(should_stop(), devices):
-                return None
-            labels = np.where(batch["valid"], batch["label"], NO_LABEL)
-            scores.append(score(batch["image"], labels))
+        for count, batch in enumerate(batches, start=1):
+            yield batch
             if on_batch is not None:
-                on_batch(min(len(source), len(scores) * batch_size))
-    return _predictions(source, scores, num_classes)
+                on_batch(min(len(source), count * batch_size))
 
 
 def _in_any_process(flag: bool, devices: DataParallel | None) -> bool:

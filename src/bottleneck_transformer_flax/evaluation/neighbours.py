@@ -4,18 +4,16 @@ The weighted vote of Wu et al. 2018, "Unsupervised Feature Learning via Non-Para
 Discrimination", arXiv 1805.01978, section 3.4, which later work on features scores them by.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource
-from bottleneck_transformer_flax.errors import ConfigError, DataError
+from bottleneck_transformer_flax.errors import ConfigError
+from bottleneck_transformer_flax.evaluation.evaluator import batches_of
 from bottleneck_transformer_flax.evaluation.predictions import Predictions, digest
 from bottleneck_transformer_flax.preprocessing import Preprocessing
 
@@ -63,23 +61,18 @@ def compute_features(
     Raises:
         DataError: when there are no images, or one cannot be read and is not to be left out.
     """
-    if not len(source):
-        raise DataError("there are no images to compute features of; choose a split that has some")
-    batches = evaluation_batches(
+    rows, labels, valid = [], [], []
+    for batch in batches_of(
         source,
-        EvaluationTransform(preprocessing),
+        preprocessing,
         batch_size=batch_size,
         num_workers=num_workers,
         bad_images=bad_images,
-    )
-    rows, labels, valid = [], [], []
-    with contextlib.closing(batches):
-        for batch in batches:
-            rows.append(features(batch["image"]))
-            labels.append(batch["label"])
-            valid.append(batch["valid"])
-            if on_batch is not None:
-                on_batch(min(len(source), len(rows) * batch_size))
+        on_batch=on_batch,
+    ):
+        rows.append(features(batch["image"]))
+        labels.append(batch["label"])
+        valid.append(batch["valid"])
     # Batches come in the order of the source, so a row's index is its position there.
     positions = np.flatnonzero(np.concatenate(valid))
     return LabelledFeatures(
