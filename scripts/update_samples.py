@@ -18,9 +18,9 @@ LONGEST_SIDE = 360
 
 def main() -> None:
     for name, pixels in (
-        ("cat", data.chelsea()),  # type: ignore[no-untyped-call]
-        ("coffee", data.coffee()),  # type: ignore[no-untyped-call]
-        ("rocket", data.rocket()),  # type: ignore[no-untyped-call]
+        ("cat", data.chelsea()),
+        ("coffee", data.coffee()),
+        ("rocket", data.rocket()),
     ):
         image = Image.fromarray(pixels)
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
