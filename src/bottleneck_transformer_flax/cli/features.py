@@ -11,14 +11,13 @@ from rich.console import Console
 
 from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import counting_progress
-from bottleneck_transformer_flax.cli.image_inputs import Images, results_of_images
-from bottleneck_transformer_flax.decoding import allow_pixels
+from bottleneck_transformer_flax.cli.image_inputs import PredictorOptions, results_of_images
 from bottleneck_transformer_flax.errors import ConfigError, DataError, require_extra
 from bottleneck_transformer_flax.files import atomic_file
 
 
-@dataclass(frozen=True)
-class FeaturesOptions:
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(PredictorOptions):
     """Write the pooled features of images, which the model's last layer classifies.
 
     A .npz file holds "names" and "features", (images, features) of float32; a .parquet file has
@@ -26,15 +25,8 @@ class FeaturesOptions:
     exit code is then 1.
     """
 
-    images: Images
-    """Image files, folders to search to any depth, or - for an image on standard input."""
     out: Path
     """The .npz or .parquet file to write."""
-    checkpoint: options.ExportedCheckpoint = None
-    engine: options.Engine = None
-    image_size: options.InferenceSize = None
-    max_pixels: options.MaxPixels = None
-    batch_size: options.BatchSize = 32
     json: bool = False
     """Print a summary as one line of JSON."""
 
@@ -42,24 +34,11 @@ class FeaturesOptions:
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parsed = options.parse(FeaturesOptions, "features", arguments)
-    if not parsed.images:
-        raise ConfigError("no image was named; expected files, folders, or - for standard input")
     if parsed.out.suffix not in (".npz", ".parquet"):
         raise ConfigError(f"--out is {parsed.out}; expected the name of a .npz or .parquet file")
     if parsed.out.suffix == ".parquet":
         require_extra("data", ["pyarrow"], "a .parquet file", ConfigError)
-
-    # This imports jax, which takes a second; help and bad usage are answered without it.
-    from bottleneck_transformer_flax.inference.predictor import Predictor
-
-    allow_pixels(parsed.max_pixels)
-    checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
-    predictor = Predictor(
-        checkpoint,
-        image_size=parsed.image_size,
-        batch_size=parsed.batch_size,
-        engine=parsed.engine,
-    )
+    checkpoint, predictor = parsed.load()
     names: list[str] = []
     rows: list[np.ndarray] = []
     failures = 0

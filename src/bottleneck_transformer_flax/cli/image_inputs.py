@@ -4,26 +4,25 @@ import io
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import tyro
 
+from bottleneck_transformer_flax.cli import options
 from bottleneck_transformer_flax.cli.console import print_notes
 from bottleneck_transformer_flax.data.sources.walking import files_below, left_out
-from bottleneck_transformer_flax.decoding import ImageInput
-from bottleneck_transformer_flax.errors import DataError, OwnFigureError
+from bottleneck_transformer_flax.decoding import ImageInput, allow_pixels
+from bottleneck_transformer_flax.errors import ConfigError, DataError, OwnFigureError
 from bottleneck_transformer_flax.image_formats import (
     count_undecoded,
     describe_undecoded,
     has_image_suffix,
 )
 
-Images = Annotated[
-    tyro.conf.Positional[tuple[str, ...]],
-    tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
-]
-"""The option of commands that take images."""
+if TYPE_CHECKING:
+    from bottleneck_transformer_flax.inference.predictor import Predictor
 
 
 @runtime_checkable
@@ -34,6 +33,41 @@ class HasError(Protocol):
     def error(self) -> DataError | None:
         """Why the image cannot be read."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorOptions:
+    """The options of commands that compute something of every image that is named."""
+
+    images: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(required)"),
+    ]
+    """Image files, folders to search to any depth, or - for an image on standard input."""
+    checkpoint: options.ExportedCheckpoint = None
+    engine: options.Engine = None
+    image_size: options.InferenceSize = None
+    max_pixels: options.MaxPixels = None
+    batch_size: options.BatchSize = 32
+
+    def load(self, *, top_k: int = 1) -> "tuple[str, Predictor]":
+        """The checkpoint to use, and a predictor with its model."""
+        if not self.images:
+            raise ConfigError(
+                "no image was named; expected files, folders, or - for standard input"
+            )
+        # This imports jax, which takes a second; help and bad usage are answered without it.
+        from bottleneck_transformer_flax.inference.predictor import Predictor
+
+        allow_pixels(self.max_pixels)
+        checkpoint, _ = options.choose_checkpoint(self.checkpoint)
+        return checkpoint, Predictor(
+            checkpoint,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            top_k=top_k,
+            engine=self.engine,
+        )
 
 
 Result = TypeVar("Result", bound=HasError)

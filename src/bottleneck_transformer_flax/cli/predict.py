@@ -10,28 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from bottleneck_transformer_flax.cli import options
-from bottleneck_transformer_flax.cli.image_inputs import Images, results_of_images
-from bottleneck_transformer_flax.decoding import allow_pixels
-from bottleneck_transformer_flax.errors import ConfigError, DataError, one_line
+from bottleneck_transformer_flax.cli.image_inputs import PredictorOptions, results_of_images
+from bottleneck_transformer_flax.errors import DataError, one_line
 
 
-@dataclass(frozen=True)
-class PredictOptions:
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(PredictorOptions):
     """Classify images: the likeliest classes and their probabilities.
 
     A file that cannot be read is reported and the others are still classified; the exit code is
     then 1.
     """
 
-    images: Images
-    """Image files, folders to search to any depth, or - for an image on standard input."""
-    checkpoint: options.ExportedCheckpoint = None
-    engine: options.Engine = None
     top_k: int = 5
     """Number of classes to give for each image."""
-    image_size: options.InferenceSize = None
-    max_pixels: options.MaxPixels = None
-    batch_size: options.BatchSize = 32
     json: bool = False
     """Print a line of JSON per image, with "image" and either "predictions" or "error"."""
 
@@ -39,21 +31,7 @@ class PredictOptions:
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parsed = options.parse(PredictOptions, "predict", arguments)
-    if not parsed.images:
-        raise ConfigError("no image was named; expected files, folders, or - for standard input")
-
-    # This imports jax, which takes a second; help and bad usage are answered without it.
-    from bottleneck_transformer_flax.inference.predictor import Predictor
-
-    allow_pixels(parsed.max_pixels)
-    checkpoint, _ = options.choose_checkpoint(parsed.checkpoint)
-    predictor = Predictor(
-        checkpoint,
-        image_size=parsed.image_size,
-        batch_size=parsed.batch_size,
-        top_k=parsed.top_k,
-        engine=parsed.engine,
-    )
+    checkpoint, predictor = parsed.load(top_k=parsed.top_k)
     if not parsed.json:
         print(f"model  {checkpoint}")
     failed = False
