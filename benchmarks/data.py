@@ -53,8 +53,8 @@ def run(arguments: Sequence[str]) -> int:
         results = Results(options, "data", draw=draw)
         pace = Pace(rounds=options.rounds, turn_seconds=_TURN_SECONDS, fewest_calls=_BATCHES_AHEAD)
         for case in cases:
-            with started(READERS) as worker, progress() as say:
-                results.add(measure(case, readers, worker, pace, say=say))
+            with started(READERS) as workers, progress() as say:
+                results.add(measure(case, readers, workers, pace, say=say))
         if skipped:
             results.add(skipped)
     return results.finish()

@@ -137,13 +137,13 @@ def time_attention(settings: Settings) -> list[Row]:
         for name in names
     }
     rows: list[Row] = []
-    with started(backends) as worker:
+    with started(backends) as workers:
         for grid, batch_size in settings.timed_grids:
             for workload in ATTENTION:
                 case = settings.case(SPEED, workload, grid, batch_size)
                 # Both are in bfloat16; correctness has a section of its own.
                 case = replace(case, largest_difference=float("inf"))
-                rows += measure(case, list(backends), worker, settings.pace)
+                rows += measure(case, list(backends), workers, settings.pace)
     return rows
 
 
@@ -179,8 +179,8 @@ def time_headline(settings: Settings) -> list[Row]:
 def _measure(
     case: Case, names: Mapping[str, Implementation], pace: Pace, compared: Case | None = None
 ) -> list[Row]:
-    with started(names) as worker:
-        return measure(case, list(names), worker, pace, compared=compared)
+    with started(names) as workers:
+        return measure(case, list(names), workers, pace, compared=compared)
 
 
 SECTIONS: Mapping[str, Callable[[Settings], list[Row]]] = {

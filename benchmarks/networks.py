@@ -40,8 +40,8 @@ def run(workload: str, arguments: Sequence[str]) -> int:
     results = Results(options, workload, draw=draw)
     for case in cases:
         # New processes for every case, so that the peak of their memory is the case's own.
-        with started(NETWORKS, options.freed_memory) as worker, progress() as say:
-            rows = measure(case, names, worker, Pace(rounds=options.rounds), say=say)
+        with started(NETWORKS, options.freed_memory) as workers, progress() as say:
+            rows = measure(case, names, workers, Pace(rounds=options.rounds), say=say)
         results.add(rows)
     if skipped:
         results.add(skipped)

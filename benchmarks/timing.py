@@ -136,13 +136,26 @@ def relative_difference(outputs: Outputs, expected: Outputs) -> float | None:
     return float(np.max(differences)) if differences else None
 
 
+class Workers(NamedTuple):
+    """Processes that measure.
+
+    Attributes:
+        named: function from a name to its worker, which starts when it is first asked for.
+        folder: where they read and write, which is removed when they have ended: one that is still
+            at work would fill it again.
+    """
+
+    named: Callable[[str], Worker]
+    folder: Path
+
+
 @contextlib.contextmanager
 def started(
     implementations: Mapping[str, Implementation], freed_memory: FreedMemory = "kept"
-) -> Iterator[Callable[[str], Worker]]:
-    """Yield a function from a name to its worker, which starts when it is first asked for."""
+) -> Iterator[Workers]:
+    """Yield the workers of implementations, and end them."""
     workers: dict[str, Worker] = {}
-    with contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
 
         def worker(name: str) -> Worker:
             if name not in workers:
@@ -152,13 +165,13 @@ def started(
                 workers[name] = stack.enter_context(contextlib.closing(made))
             return workers[name]
 
-        yield worker
+        yield Workers(worker, Path(folder))
 
 
 def measure(
     work: Work,
     names: Sequence[str],
-    worker: Callable[[str], Worker],
+    workers: Workers,
     pace: Pace,
     *,
     compared: Work | None = None,
@@ -169,7 +182,7 @@ def measure(
     Args:
         work: the work to time.
         names: names of the implementations; the others are compared with the first.
-        worker: function from a name to its worker, from ``started``.
+        workers: what ``started`` yields.
         pace: how often and how long each is timed.
         compared: work whose outputs are compared, if not those of ``work``.
         say: called with what is being done.
@@ -178,10 +191,10 @@ def measure(
         WorkerError: when the first implementation fails, or one breaks down while it is timed.
     """
     rows = {name: replace(work.row(), implementation=name) for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        ready = _build_all(rows, work, compared, worker, Path(folder), say)
-        products = _build_products(work, worker, Path(folder)) if work.flops else []
-        turns = take_turns([*ready, *products], pace, say)
+    folder = Path(tempfile.mkdtemp(dir=workers.folder))
+    ready = _build_all(rows, work, compared, workers.named, folder, say)
+    products = _build_products(work, workers.named, folder) if work.flops else []
+    turns = take_turns([*ready, *products], pace, say)
     peak = min((statistics.median(turns[each.name].seconds) for each in products), default=None)
     for each in ready:
         row = timed_row(rows[each.name], turns[each.name], turns[names[0]], work.batch_size)

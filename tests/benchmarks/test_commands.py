@@ -142,7 +142,7 @@ def test_a_command_measures(call, tmp_path, command, arguments, rows, read_csv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay_seconds", [0.5, 8.0])
+@pytest.mark.parametrize("delay_seconds", [0.5, 4.0, 8.0])
 def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path, delay_seconds, wait_for_states):
     """While its processes start, or take turns; Ctrl-C reaches all of them."""
     (tmp_path / "temporary").mkdir()

@@ -1,6 +1,8 @@
 """Outputs are compared before anything is timed; all take turns; medians are of the rounds."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from benchmarks import timing
 from benchmarks.cases import Case
 from benchmarks.implementations import PRODUCT_SIDE
 from benchmarks.results import Row
-from benchmarks.timing import Pace, Turns, measure, relative_difference, take_turns, timed_row
+from benchmarks.timing import (
+    Pace,
+    Turns,
+    Workers,
+    measure,
+    relative_difference,
+    take_turns,
+    timed_row,
+)
 from benchmarks.workers import Report, UnableError, WorkerError
 from bottleneck_transformer_flax.models.variants import get_config
 
@@ -48,13 +58,14 @@ class Fake:
 
 def run(*names, compared=None, rounds=3):
     workers = {}
-    rows = measure(
-        CASE,
-        names,
-        lambda name: workers.setdefault(name, Fake(name)),
-        Pace(rounds=rounds),
-        compared=compared,
-    )
+    with TemporaryDirectory() as folder:
+        rows = measure(
+            CASE,
+            names,
+            Workers(lambda name: workers.setdefault(name, Fake(name)), Path(folder)),
+            Pace(rounds=rounds),
+            compared=compared,
+        )
     return {row.implementation: row for row in rows}, workers
 
 
