@@ -61,6 +61,8 @@ def test_an_onnx_file_of_every_kind_of_model_gives_what_the_model_does(name, tmp
     onnx.checker.check_model(graph, full_check=True)
     assert {entry.version for entry in graph.opset_import if not entry.domain} == {OPSET}
     assert graph.ir_version <= 10
+    # onnxruntime takes several times as long for an Einsum as for the MatMul that it stands for.
+    assert "Einsum" not in {node.op_type for node in graph.graph.node}
     used = {name for node in graph.graph.node for name in node.input}
     assert {one.name for one in graph.graph.initializer} <= used
     images = images_of(name, 3)

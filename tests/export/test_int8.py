@@ -56,6 +56,9 @@ def test_what_cannot_be_quantised_well_stays_in_float32(quantised):
     for node in softmaxes:
         readers = [reader.op_type for reader in graph.node if node.output[0] in reader.input]
         assert "QuantizeLinear" not in readers
+    # The keys, the relative embeddings of rows and of columns, and the values.
+    products = [node for node in graph.node if node.op_type in ("MatMul", "FusedMatMul")]
+    assert [is_quantised(node) for node in products] == [False] * 4
 
 
 def test_the_file_says_what_it_is_and_predicts(quantised):

@@ -166,8 +166,11 @@ def _leave_out_scalar_biases(graph: Any) -> None:
 
 
 def _kept_in_float32(graph: Any) -> list[str]:
-    """Names of the first convolution and of the products without weights."""
-    weights = {one.name for one in graph.graph.initializer}
+    """Names of the first convolution and of attention's products, which have no matrix of weights.
+
+    Those of queries with relative embeddings have a matrix for each row or column.
+    """
+    weights = {one.name for one in graph.graph.initializer if len(one.dims) == 2}
     convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv"]
     products = [
         node.name

@@ -9,7 +9,7 @@ import numpy as np
 
 from bottleneck_transformer_flax.axes import Array, Float
 from bottleneck_transformer_flax.errors import ConfigError
-from bottleneck_transformer_flax.layers.einsum import einsum_float32
+from bottleneck_transformer_flax.layers.matrix_product import matmul_float32
 
 
 def relative_embeddings(table: Float[Array, "rows d"], length: int) -> Float[Array, "q k d"]:
@@ -46,9 +46,23 @@ def axis_logits(
     """The two terms of ``relative_logits``, by the row of the key and by its column; float32."""
     _, h, w, _, _ = query.shape
     return (
-        einsum_float32("bhwnd,hkd->bnhwk", query, relative_embeddings(height_table, h)),
-        einsum_float32("bhwnd,wld->bnhwl", query, relative_embeddings(width_table, w)),
+        _axis_logits(query, relative_embeddings(height_table, h), axis=1),
+        _axis_logits(query, relative_embeddings(width_table, w), axis=2),
     )
+
+
+def _axis_logits(
+    query: Float[Array, "b h w n d"], embeddings: Float[Array, "q k d"], *, axis: int
+) -> Float[Array, "b n h w k"]:
+    """Products of the queries at each place along an axis with the embeddings of that place.
+
+    As a batch of matrix products, which every runtime of exported models has a fast kernel for.
+    """
+    queries = jnp.moveaxis(query, axis, 0)
+    length, *others, d = queries.shape
+    products = matmul_float32(queries.reshape(length, -1, d), embeddings.swapaxes(1, 2))
+    logits = jnp.moveaxis(products.reshape(length, *others, length), 0, axis)
+    return logits.transpose(0, 3, 1, 2, 4)
 
 
 def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "new_rows d"]:

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.export import is_symbolic_dim
 
 from bottleneck_transformer_flax.axes import Array, Float
-from bottleneck_transformer_flax.layers.einsum import einsum_float32
+from bottleneck_transformer_flax.layers.matrix_product import matmul_float32
 from bottleneck_transformer_flax.layers.remat import SAVED
 
 _MAX_WEIGHTS = 2**21
@@ -48,7 +48,7 @@ def _forward(
             row_max = jnp.max(logits, axis=-1, keepdims=True)
             weights = jnp.exp(logits - row_max)
             row_sum = jnp.sum(weights, axis=-1, keepdims=True)
-            output = einsum_float32("qk,kv->qv", weights.astype(v.dtype), v) / row_sum
+            output = matmul_float32(weights.astype(v.dtype), v) / row_sum
             return output.astype(v.dtype), (row_max + jnp.log(row_sum))[:, 0]
 
         row_logits, column_logits = _axis_logits(q, height_table, width_table, h=h, w=w)
@@ -74,13 +74,13 @@ def _backward(residuals: Residuals, output_gradient: Array) -> Residuals:
             dk, dv = sums
             q, row_logits, column_logits, logsumexp, do, delta = block
             weights = jnp.exp(_logits(k, q, row_logits, column_logits) - logsumexp[:, None])
-            dlogits = weights * (einsum_float32("qv,kv->qk", do, v) - delta[:, None])
+            dlogits = weights * (matmul_float32(do, v.T) - delta[:, None])
             on_grid = dlogits.reshape(-1, h, w)
             rounded = dlogits.astype(q.dtype)
             # Transposed, (d, k), because XLA on CPU takes twice as long for (k, d).
-            dk += einsum_float32("qd,qk->dk", q, rounded)
-            dv += einsum_float32("qv,qk->vk", do, weights.astype(do.dtype))
-            dq = einsum_float32("qk,kd->qd", rounded, k)
+            dk += matmul_float32(q.T, rounded)
+            dv += matmul_float32(do.T, weights.astype(do.dtype))
+            dq = matmul_float32(rounded, k)
             return (dk, dv), (dq, jnp.sum(on_grid, axis=2), jnp.sum(on_grid, axis=1))
 
         (row_logits, column_logits), axis_gradients = jax.vjp(
@@ -113,8 +113,7 @@ def _axis_logits(
     product for all queries is faster than one for each row or column of them.
     """
     row_logits, column_logits = (
-        einsum_float32("hwd,rd->hwr", q.reshape(h, w, -1), table)
-        for table in (height_table, width_table)
+        matmul_float32(q.reshape(h, w, -1), table.T) for table in (height_table, width_table)
     )
     row_logits = jnp.swapaxes(_offsets_to_keys(jnp.swapaxes(row_logits, 0, 1)), 0, 1)
     return row_logits.reshape(h * w, h), _offsets_to_keys(column_logits).reshape(h * w, w)
@@ -140,7 +139,7 @@ def _logits(
     row_logits: Float[Array, "q h"],
     column_logits: Float[Array, "q w"],
 ) -> Float[Array, "q k"]:
-    content = einsum_float32("qd,kd->qk", q, k)
+    content = matmul_float32(q, k.T)
     position = row_logits[:, :, None] + column_logits[:, None, :]
     return content + position.reshape(content.shape)
 

@@ -4,7 +4,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from bottleneck_transformer_flax.axes import Array, Float
-from bottleneck_transformer_flax.layers.einsum import einsum_float32
+from bottleneck_transformer_flax.layers.matrix_product import matmul_float32
 from bottleneck_transformer_flax.layers.relative_position import relative_logits
 from bottleneck_transformer_flax.layers.remat import SAVED
 
@@ -23,7 +23,7 @@ def attention_logits(
         height_table: (2h − 1, d) embeddings of the row offset.
         width_table: (2w − 1, d) embeddings of the column offset.
     """
-    content = einsum_float32("bnqd,bnkd->bnqk", _heads_first(query), _heads_first(key))
+    content = matmul_float32(_heads_first(query), _heads_first(key).swapaxes(-1, -2))
     return content, relative_logits(query, height_table, width_table)
 
 
