@@ -142,6 +142,8 @@ def new_session(path: Path) -> Any:
     session_options = onnxruntime.SessionOptions()
     # Errors only.
     session_options.log_severity_level = 3
+    # Threads that spin while they wait take a core from those that decode images.
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with reraise(Exception, CheckpointError, f"{path} cannot be loaded as ONNX"):
         return onnxruntime.InferenceSession(
             path, session_options, providers=["CPUExecutionProvider"]
