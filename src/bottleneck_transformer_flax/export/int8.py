@@ -15,12 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from bottleneck_transformer_flax.augmentation.image import EvaluationTransform
 from bottleneck_transformer_flax.checkpoints.pretrained import Pretrained
 from bottleneck_transformer_flax.data.bad_images import BadImages
-from bottleneck_transformer_flax.data.loader import evaluation_batches
 from bottleneck_transformer_flax.data.sources.base import ImageSource, select
-from bottleneck_transformer_flax.evaluation.evaluator import evaluate
+from bottleneck_transformer_flax.evaluation.evaluator import batches_of, evaluate
 from bottleneck_transformer_flax.evaluation.predictions import Predictions
 from bottleneck_transformer_flax.export.onnx import write_onnx
 from bottleneck_transformer_flax.files import atomic_file
@@ -109,9 +107,9 @@ def _calibration_batches(
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     count = min(CALIBRATION_IMAGES, len(source))
     spread = select(source, np.arange(count) * len(source) // count)
-    for batch in evaluation_batches(
+    for batch in batches_of(
         spread,
-        EvaluationTransform(pretrained.preprocessing),
+        pretrained.preprocessing,
         batch_size=_BATCH_SIZE,
         num_workers=num_workers,
         bad_images=bad_images,
