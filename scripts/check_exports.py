@@ -1,5 +1,5 @@
-"""Export whole networks with random weights in every float32 format for other runtimes, and print
-how far each file is from ``apply``, on random and on real images at batch 1, 2 and 5 (at most 1e-4).
+"""Export whole networks with random weights to ONNX, StableHLO, HTML and Triton, and print how far
+each file is from ``apply``, on random and on real images at batch 1, 2 and 5 (at most 1e-4).
 
     PYTHONPATH=tests .venv/bin/python scripts/check_exports.py [VARIANT …]
 
